@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// This file is what a person sees: the commands up, down, status and env.
+
+// up builds and starts the cluster, or finds it running, and tells how far it is.
+func up(ctx context.Context, l layout) error {
+	begin := time.Now()
+	var printing sync.Mutex
+	say := func(format string, args ...any) {
+		printing.Lock()
+		defer printing.Unlock()
+		fmt.Printf("%5.0fs  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, args...))
+	}
+	if given := givenCluster(l); given != "" {
+		return useGiven(ctx, l, given, say)
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("the cluster needs root (network, cgroups, containers); or set KUBECONFIG to use one you have")
+	}
+	if err := os.MkdirAll(l.cache, 0o755); err != nil {
+		return err
+	}
+	unlock, err := lock(filepath.Join(l.cache, "lock"), func() { say("waiting for another cluster command that is at work") })
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	packages := make(chan error, 1)
+	go func() { packages <- installPackages(ctx, say) }()
+	bins, err := buildAll(ctx, l, nil, say)
+	if err := errors.Join(err, <-packages); err != nil {
+		return err
+	}
+	in, err := currentInputs(l, bins)
+	if err != nil {
+		return err
+	}
+	if s, err := readStatus(l); err == nil && s.Ready && s.Inputs == in.Hash && s.alive() {
+		say("the cluster is running already (started from %s)", s.Checkout)
+		return sayUse(say)
+	}
+	ended, err := endAll(l)
+	if err != nil {
+		return err
+	}
+	if ended > 0 {
+		say("ended the %d processes of the cluster that ran before", ended)
+	}
+	if err := startSupervisor(l, in); err != nil {
+		return err
+	}
+	if err := follow(ctx, l, say); err != nil {
+		return err
+	}
+	say("the cluster is ready")
+	return sayUse(say)
+}
+
+// alive tells whether the supervisor that wrote the status is still there.
+func (s status) alive() bool {
+	for _, pid := range ownProcesses() {
+		if pid == s.Pid {
+			return true
+		}
+	}
+	return false
+}
+
+// startSupervisor starts this program again, in the background and in a mount namespace of its own.
+func startSupervisor(l layout, in inputs) error {
+	for _, dir := range []string{l.logs(), l.pki(""), l.conf(""), l.data(""), l.tool("")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(l.inputsFile(), b, 0o644); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	logFile, err := os.Create(l.log("supervisor"))
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	cmd := exec.Command(self, "supervise")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = l.checkout, logFile, logFile
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNS}
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "KUBECONFIG=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting the supervisor: %w", err)
+	}
+	return cmd.Process.Release()
+}
+
+// follow prints each part as it gets ready, until all are or one fails.
+func follow(ctx context.Context, l layout, say func(string, ...any)) error {
+	said := map[string]bool{}
+	for begin, lastSaid := time.Now(), time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted; what was started goes on, `make cluster` again takes it up and `make cluster-down` ends it")
+		}
+		s, err := readStatus(l)
+		if err != nil {
+			if time.Since(begin) > 10*time.Second {
+				return fmt.Errorf("the supervisor does not come up: %s", tail(l.log("supervisor")))
+			}
+			continue
+		}
+		left := []string{}
+		for _, p := range s.Parts {
+			if p.State == "ready" && !said[p.Name] {
+				said[p.Name], lastSaid = true, time.Now()
+				say("ready %-24s %2d of %d, after %.1f s", p.Name, len(said), len(s.Parts), p.Seconds)
+			} else if p.State == "starting" {
+				left = append(left, p.Name)
+			}
+		}
+		switch {
+		case s.Failed != "":
+			name, _, _ := strings.Cut(s.Failed, ":")
+			return fmt.Errorf("%s\n%s\nThe logs of all parts are in %s", s.Failed, tail(l.log(name)), l.logs())
+		case s.Ready:
+			return nil
+		case !s.alive():
+			return fmt.Errorf("the supervisor ended: %s", tail(l.log("supervisor")))
+		case time.Since(lastSaid) > 15*time.Second:
+			lastSaid = time.Now()
+			say("waiting for %s", strings.Join(left, ", "))
+		}
+	}
+}
+
+// tail returns the last lines of a log, with its name.
+func tail(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) == 0 {
+		return path + " is empty"
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	for i := range lines {
+		lines[i] = lines[i][:min(len(lines[i]), 300)]
+	}
+	return "last lines of " + path + ":\n  " + strings.Join(lines[max(0, len(lines)-15):], "\n  ")
+}
+
+func down(l layout) error {
+	if os.Geteuid() != 0 {
+		return errors.New("ending the cluster needs root, as starting it did")
+	}
+	kubeProxy, _ := cachedBinary(l, "kube-proxy")
+	ended, err := endAll(l)
+	if err != nil {
+		return err
+	}
+	if err := removeNetwork(l, kubeProxy); err != nil {
+		return err
+	}
+	fmt.Printf("ended %d processes; the built binaries stay in %s\n", ended, filepath.Join(l.cache, "bin"))
+	return nil
+}
+
+func printStatus(w io.Writer, l layout) error {
+	s, err := readStatus(l)
+	if errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintln(w, "no cluster runs; `make cluster` starts one")
+		return nil
+	} else if err != nil {
+		return err
+	}
+	state := "starting"
+	switch {
+	case !s.alive():
+		state = fmt.Sprintf("not supervised (%d processes are left); `make cluster` starts it anew", len(ownProcesses()))
+	case s.Failed != "":
+		state = "failed: " + s.Failed
+	case s.Ready:
+		state = "ready"
+	}
+	fmt.Fprintf(w, "cluster: %s\nstarted from: %s\nlogs: %s\n\n%-26s %-10s %8s %8s %8s\n", state, s.Checkout, l.logs(), "part", "state", "seconds", "pid", "restarts")
+	for _, p := range s.Parts {
+		fmt.Fprintf(w, "%-26s %-10s %8.1f %8s %8d\n", p.Name, p.State, p.Seconds, strings.TrimPrefix(fmt.Sprint(p.Pid), "0"), p.Restarts)
+	}
+	return nil
+}
+
+// printEnv prints what a shell needs to use the cluster: eval "$(cluster env)".
+func printEnv(w io.Writer, l layout) error {
+	if given := givenCluster(l); given != "" {
+		dirs := []string{}
+		for _, name := range tools {
+			path, err := cachedBinary(l, name)
+			if err != nil {
+				return err
+			}
+			dirs = append(dirs, filepath.Dir(path))
+		}
+		fmt.Fprintf(w, "export PATH=%q:\"$PATH\"\n", strings.Join(dirs, ":"))
+		return nil
+	}
+	if s, err := readStatus(l); err != nil || !s.Ready || !s.alive() {
+		return errors.New("no cluster is ready: `make cluster` starts one")
+	}
+	fmt.Fprintf(w, `export KUBECONFIG=%q
+export KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q
+export CANARY_TEST_MESH=%q CANARY_TEST_PROMETHEUS=%q
+export PATH=%q:"$PATH"
+`, l.kubeconfig(), registryAddr, baseImage, meshAdmin, prometheus, l.tool(""))
+	return nil
+}
+
+// givenCluster returns the kubeconfig of a cluster that the user named, or "" for the one that is started here.
+func givenCluster(l layout) string {
+	if given := os.Getenv("KUBECONFIG"); given != l.kubeconfig() {
+		return given
+	}
+	return ""
+}
+
+// useGiven looks whether the cluster that the user named has what the scenarios need, and builds only the commands.
+func useGiven(ctx context.Context, l layout, kubeconfig string, say func(string, ...any)) error {
+	bins, err := buildAll(ctx, l, tools, say)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	if os.Getenv("KO_DOCKER_REPO") == "" {
+		missing = append(missing, "KO_DOCKER_REPO is not set: name the registry that this cluster pulls from, for the images that ko builds")
+	}
+	for _, crd := range []string{"virtualservices.networking.istio.io", "pipelineruns.tekton.dev"} {
+		cmd := exec.CommandContext(ctx, bins["kubectl"], "--kubeconfig", kubeconfig, "get", "crd", crd)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			missing = append(missing, fmt.Sprintf("%s: %s", crd, strings.TrimSpace(string(out))))
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the cluster of KUBECONFIG=%s cannot be used:\n  %s", kubeconfig, strings.Join(missing, "\n  "))
+	}
+	say("using the cluster of KUBECONFIG=%s; nothing was started", kubeconfig)
+	say("not run that way: what needs the Envoy stand-in, which reaches pods only on its own machine; the scenarios name it")
+	return nil
+}
+
+// sayUse says how a person reaches the cluster.
+func sayUse(say func(string, ...any)) error {
+	say("use it: eval \"$(make -s cluster-env)\", then kubectl, tkn, ko; Prometheus is http://%s", prometheus)
+	say("be a caller in the mesh: curl -x http://127.0.0.1:15001 http://SERVICE.NAMESPACE/")
+	return nil
+}

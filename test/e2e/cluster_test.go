@@ -1,0 +1,177 @@
+//go:build e2e
+
+// Package e2e holds the scenarios that run on a real cluster: `make e2e`.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	istio "istio.io/client-go/pkg/clientset/versioned"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// cluster is what a scenario works with. The addresses are empty on a cluster that the user named by KUBECONFIG: there
+// the stand-in, which reaches pods only on its own machine, does not run.
+type cluster struct {
+	kube       kubernetes.Interface
+	istio      istio.Interface
+	mesh       string // address of the stand-in's administration
+	prometheus string // address
+}
+
+func connect(t *testing.T) *cluster {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		t.Fatalf("KUBECONFIG=%q names no cluster (run it by `make e2e`): %v", os.Getenv("KUBECONFIG"), err)
+	}
+	return &cluster{
+		kube: kubernetes.NewForConfigOrDie(config), istio: istio.NewForConfigOrDie(config),
+		mesh: os.Getenv("CANARY_TEST_MESH"), prometheus: os.Getenv("CANARY_TEST_PROMETHEUS"),
+	}
+}
+
+// namespace makes a namespace for one scenario and removes it afterwards.
+func (c *cluster) namespace(t *testing.T, prefix string) string {
+	t.Helper()
+	ns, err := c.kube.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.kube.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	return ns.Name
+}
+
+// caller starts a sidecar of the stand-in in that namespace and returns where it listens.
+func (c *cluster) caller(t *testing.T, namespace string) string {
+	t.Helper()
+	callers := "http://" + c.mesh + "/callers/" + namespace + "/client"
+	var answer struct{ Address string }
+	send(t, http.MethodPut, callers, &answer)
+	t.Cleanup(func() { send(t, http.MethodDelete, callers, nil) })
+	return answer.Address
+}
+
+func send(t *testing.T, method, address string, answer any) {
+	t.Helper()
+	req, err := http.NewRequest(method, address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s: %s (%v)", method, address, resp.Status, body, err)
+	}
+	if answer != nil {
+		if err := json.Unmarshal(body, answer); err != nil {
+			t.Fatalf("%s %s: %v in %s", method, address, err, body)
+		}
+	}
+}
+
+// run runs a command as a person would, and fails the test when it fails.
+func run(t *testing.T, stdin string, name string, args ...string) string {
+	t.Helper()
+	out, err := try(t, stdin, name, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// try runs a command that may fail and returns all that it printed.
+func try(t *testing.T, stdin string, name string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = "../.." // the project, from where people run things
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// apply builds the images that the files name, and applies them.
+func apply(t *testing.T, namespace string, files ...string) {
+	t.Helper()
+	args := []string{"resolve", "--base-import-paths", "--sbom=none", "--platform=linux/" + goarch(t)}
+	for _, f := range files {
+		args = append(args, "-f", f)
+	}
+	cmd := exec.CommandContext(t.Context(), "ko", args...)
+	cmd.Dir = "../.."
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	yaml, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("ko %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	run(t, string(yaml), "kubectl", "apply", "-n", namespace, "-f", "-")
+}
+
+func goarch(t *testing.T) string { return strings.TrimSpace(run(t, "", "go", "env", "GOARCH")) }
+
+// query asks Prometheus and returns the value of each series by one of its labels.
+func (c *cluster) query(t *testing.T, promQL, label string) map[string]float64 {
+	t.Helper()
+	var answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string
+				Value  [2]any
+			}
+		}
+	}
+	send(t, http.MethodGet, "http://"+c.prometheus+"/api/v1/query?query="+url.QueryEscape(promQL), &answer)
+	values := map[string]float64{}
+	for _, r := range answer.Data.Result {
+		v, err := strconv.ParseFloat(fmt.Sprint(r.Value[1]), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values[r.Metric[label]] = v
+	}
+	return values
+}
+
+// eventually asks until the answer is "" and fails with the last answer otherwise.
+func eventually(t *testing.T, within time.Duration, ask func() string) {
+	t.Helper()
+	var last string
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if last = ask(); last == "" {
+			return
+		}
+	}
+	t.Fatalf("after %s: %s", within, last)
+}
+
+// within99 tells whether k of n is inside the interval that holds 99 % of what a share of p gives (normal
+// approximation of the binomial, z = 2.5758).
+func within99(k, n int, p float64) bool {
+	return math.Abs(float64(k)-p*float64(n)) <= 2.5758*math.Sqrt(float64(n)*p*(1-p))
+}

@@ -1,0 +1,241 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/canary-tasks/canary-tasks/test/load"
+)
+
+const (
+	v1, v2 = "1.0.0", "2.0.0"
+	rate   = 100 // requests per second
+)
+
+// TestRoute is the ground that everything else stands on: requests go through a route that istiod made, are divided over
+// real pods as its weights say, and are counted by Prometheus; a PipelineRun changes the weights.
+func TestRoute(t *testing.T) {
+	c := connect(t)
+	ns := c.namespace(t, "route")
+	apply(t, ns, "test/e2e/testdata/web.yaml", "tasks/shift-weight", "test/e2e/testdata/pipeline.yaml")
+	run(t, "", "kubectl", "rollout", "status", "-n", ns, "deployment/web", "deployment/web-primary", "--timeout=90s")
+
+	t.Run("an invalid VirtualService is refused by istiod", func(t *testing.T) {
+		out, err := try(t, "", "kubectl", "create", "-n", ns, "-f", "test/e2e/testdata/invalid.yaml")
+		if err == nil || !strings.Contains(out, `admission webhook "validation.istio.io" denied the request`) {
+			t.Fatalf("not refused by the webhook: %v\n%s", err, out)
+		}
+	})
+
+	t.Run("80/20 is what callers and Prometheus see", func(t *testing.T) {
+		c.needsStandIn(t)
+		proxy := c.ready(t, ns)
+		before := map[string]map[string]float64{"source": {}, "destination": {}}
+		var counts load.Counts
+		for round := 1; ; round++ {
+			counts = c.divided(t, ns, proxy, before)
+			if within99(counts.Of(v2), counts.Total(), 0.2) {
+				break
+			}
+			// One round in a hundred is outside its 99 % interval by chance; two in a row are not.
+			if round == 2 {
+				t.Fatalf("the candidate's share is not 20 %%, twice: %s", counts)
+			}
+			t.Logf("outside the 99 %% interval once, measuring again: %s", counts)
+		}
+	})
+
+	t.Run("a header match is honoured", func(t *testing.T) {
+		c.needsStandIn(t)
+		proxy := c.ready(t, ns)
+		for range 20 {
+			if got := run(t, "", "curl", "-sS", "-x", "http://"+proxy, "-H", "x-version: next", "http://web."+ns+"/"); got != v2 {
+				t.Fatalf("the route for x-version: next was answered by %q", got)
+			}
+		}
+	})
+
+	t.Run("a PipelineRun changes the split under its own ServiceAccount", func(t *testing.T) {
+		var traffic *load.Run
+		if c.mesh != "" {
+			traffic = start(t, ns, c.ready(t, ns), 90*time.Second)
+		}
+		out, err := c.shift(t, ns, "default", 40)
+		if err == nil || !strings.Contains(out, "forbidden") {
+			t.Fatalf("an account without the Role could change the split: %v\n%s", err, out)
+		}
+		if got := c.weights(t, ns); got != "web-primary=80 web-canary=20" {
+			t.Fatalf("after the refusal: %s", got)
+		}
+		out, err = c.shift(t, ns, "shift-weight", 40)
+		t.Logf("the log of the PipelineRun:\n%s", out)
+		if err != nil || !strings.Contains(out, "web-canary has 40 %, web-primary 60 %") {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if got := c.weights(t, ns); got != "web-primary=60 web-canary=40" {
+			t.Fatalf("after the PipelineRun: %s", got)
+		}
+		if out, err := c.shift(t, ns, "shift-weight", 40); err != nil || !strings.Contains(out, "nothing was written") {
+			t.Fatalf("the same again wrote: %v\n%s", err, out)
+		}
+		if out, err := c.shift(t, ns, "shift-weight", 140); err == nil || !strings.Contains(out, `parameter weight is "140"`) {
+			t.Fatalf("a wrong weight was not named: %v\n%s", err, out)
+		}
+		if traffic == nil {
+			t.Log("not run here: what callers saw meanwhile (needs the stand-in, which reaches pods only on its own machine)")
+			return
+		}
+		traffic.Stop()
+		samples := traffic.Samples()
+		counts, late := load.Count(samples), load.Counts{}
+		after := slices.IndexFunc(samples, func(s load.Sample) bool { return s.Split == "web-primary=60,web-canary=40" })
+		if after < 0 {
+			t.Fatalf("no request was divided 60/40: %s", counts)
+		}
+		late = load.Count(samples[after:])
+		t.Logf("in all: %s; since the first request by the new split: %s", counts, late)
+		if counts.Failed() != 0 {
+			t.Errorf("requests failed: %s", counts)
+		}
+		if !within99(late.Of(v2), late.Total(), 0.4) {
+			t.Logf("outside the 99 %% interval around 40 %%: %s", late)
+		}
+	})
+
+	t.Run("from the write to the first request by the new split", func(t *testing.T) {
+		c.needsStandIn(t)
+		traffic := start(t, ns, c.ready(t, ns), time.Minute)
+		var delays []time.Duration
+		for i := range 10 {
+			time.Sleep(time.Second)
+			weight := 30 + i
+			want := fmt.Sprintf("web-primary=%d,web-canary=%d", 100-weight, weight)
+			patch, err := json.Marshal([]map[string]any{
+				{"op": "add", "path": "/spec/http/1/route/0/weight", "value": 100 - weight},
+				{"op": "add", "path": "/spec/http/1/route/1/weight", "value": weight},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			written := time.Now()
+			if _, err := c.istio.NetworkingV1().VirtualServices(ns).Patch(t.Context(), "web", types.JSONPatchType, patch, metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 30*time.Second, func() string {
+				for _, s := range traffic.Samples() {
+					if s.Split == want {
+						delays = append(delays, s.Sent.Sub(written))
+						return ""
+					}
+				}
+				return "no request was divided " + want
+			})
+		}
+		traffic.Stop()
+		slices.Sort(delays)
+		t.Logf("10 writes at %d requests/s: median %s, least %s, most %s", rate, delays[5].Round(time.Millisecond),
+			delays[0].Round(time.Millisecond), delays[9].Round(time.Millisecond))
+		if counts := load.Count(traffic.Samples()); counts.Failed() != 0 {
+			t.Errorf("requests failed: %s", counts)
+		}
+	})
+}
+
+// needsStandIn skips on a cluster that the user named, and says so.
+func (c *cluster) needsStandIn(t *testing.T) {
+	t.Helper()
+	if c.mesh == "" {
+		t.Skip("not run on this cluster: traffic goes through the stand-in, which reaches pods only on its own machine")
+	}
+}
+
+// ready returns the address of a caller whose route answers.
+func (c *cluster) ready(t *testing.T, ns string) string {
+	t.Helper()
+	proxy := c.caller(t, ns)
+	eventually(t, 30*time.Second, func() string {
+		out, err := try(t, "", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-x", "http://"+proxy, "http://web."+ns+"/")
+		if err != nil || out != "200" {
+			return fmt.Sprintf("the route answers %s (%v)", out, err)
+		}
+		return ""
+	})
+	return proxy
+}
+
+func start(t *testing.T, ns, proxy string, length time.Duration) *load.Run {
+	t.Helper()
+	r, err := load.Start(t.Context(), load.Plan{URL: "http://web." + ns + "/", Proxy: proxy, Rate: rate, For: length})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Stop)
+	return r
+}
+
+// divided sends load for 30 s and checks that both sides of the mesh counted in Prometheus exactly what the generator
+// counted. before is what was there already, and is brought up to date.
+func (c *cluster) divided(t *testing.T, ns, proxy string, before map[string]map[string]float64) load.Counts {
+	t.Helper()
+	seen := func(reporter string) map[string]float64 {
+		return c.query(t, fmt.Sprintf(`sum by (destination_workload) (istio_requests_total{reporter=%q,source_workload="client",source_workload_namespace=%q})`, reporter, ns), "destination_workload")
+	}
+	// The first requests, which only asked whether the route answers, have to be scraped first.
+	time.Sleep(11 * time.Second)
+	for reporter := range before {
+		before[reporter] = seen(reporter)
+	}
+	traffic := start(t, ns, proxy, 30*time.Second)
+	traffic.Wait()
+	counts := load.Count(traffic.Samples())
+	if counts.Failed() != 0 {
+		t.Fatalf("requests failed: %s", counts)
+	}
+	want := map[string]float64{"web-primary": float64(counts.Of(v1)), "web": float64(counts.Of(v2))}
+	for reporter, had := range before {
+		eventually(t, 30*time.Second, func() string {
+			got := seen(reporter)
+			for workload := range got {
+				got[workload] -= had[workload]
+			}
+			if !maps.Equal(got, want) {
+				return fmt.Sprintf("Prometheus, reporter=%s: %v; the generator: %v", reporter, got, want)
+			}
+			return ""
+		})
+	}
+	t.Logf("%d requests at %d/s: %s: the candidate has %.2f %%; Prometheus counts the same at source and destination",
+		counts.Total(), rate, counts, 100*float64(counts.Of(v2))/float64(counts.Total()))
+	return counts
+}
+
+// shift starts the Pipeline as a person would, and returns its log; the error is tkn's exit code.
+func (c *cluster) shift(t *testing.T, ns, account string, weight int) (string, error) {
+	t.Helper()
+	return try(t, "", "tkn", "pipeline", "start", "shift", "-n", ns, "-p", fmt.Sprintf("weight=%d", weight),
+		"--serviceaccount", account, "--showlog", "--exit-with-pipelinerun-error")
+}
+
+// weights reads the split from the API server.
+func (c *cluster) weights(t *testing.T, ns string) string {
+	t.Helper()
+	vs, err := c.istio.NetworkingV1().VirtualServices(ns).Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parts []string
+	for _, d := range vs.Spec.Http[1].Route {
+		parts = append(parts, fmt.Sprintf("%s=%d", d.Destination.Host, d.Weight))
+	}
+	return strings.Join(parts, " ")
+}
