@@ -102,6 +102,7 @@ func clusterParts(l layout, bins built) []part {
 				"--etcd-servers", "http://"+etcdAddr, "--bind-address", nodeIP, "--advertise-address", nodeIP, "--secure-port", "6443",
 				"--service-cluster-ip-range", serviceCIDR, "--authorization-mode", "Node,RBAC",
 				"--enable-admission-plugins", "NodeRestriction", "--allow-privileged", "--profiling=false",
+				"--kubelet-preferred-address-types", "InternalIP",
 				"--client-ca-file", l.pki("ca.crt"), "--tls-cert-file", l.pki("apiserver.crt"), "--tls-private-key-file", l.pki("apiserver.key"),
 				"--kubelet-client-certificate", l.pki("apiserver-kubelet.crt"), "--kubelet-client-key", l.pki("apiserver-kubelet.key"),
 				"--kubelet-certificate-authority", l.pki("ca.crt"),

@@ -95,6 +95,29 @@ func send(t *testing.T, method, address string, answer any) {
 	}
 }
 
+// ask sends one request through a caller's proxy, as its application would. headers are names and values in turn.
+func ask(t *testing.T, proxy, address string, headers ...string) (status int, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: proxy}), DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(content)
+}
+
 // run runs a command as a person would, and fails the test when it fails.
 func run(t *testing.T, stdin string, name string, args ...string) string {
 	t.Helper()

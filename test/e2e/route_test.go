@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ const (
 func TestRoute(t *testing.T) {
 	c := connect(t)
 	ns := c.namespace(t, "route")
-	apply(t, ns, "test/e2e/testdata/web.yaml", "tasks/shift-weight", "test/e2e/testdata/pipeline.yaml")
+	apply(t, ns, "test/e2e/testdata/web.yaml", "tasks/shift-weight", "pipelines/shift-weight")
 	run(t, "", "kubectl", "rollout", "status", "-n", ns, "deployment/web", "deployment/web-primary", "--timeout=90s")
 
 	t.Run("an invalid VirtualService is refused by istiod", func(t *testing.T) {
@@ -59,8 +60,9 @@ func TestRoute(t *testing.T) {
 		c.needsStandIn(t)
 		proxy := c.ready(t, ns)
 		for range 20 {
-			if got := run(t, "", "curl", "-sS", "-x", "http://"+proxy, "-H", "x-version: next", "http://web."+ns+"/"); got != v2 {
-				t.Fatalf("the route for x-version: next was answered by %q", got)
+			status, body := ask(t, proxy, "http://web."+ns+"/", "x-version", "next")
+			if status != http.StatusOK || body != v2 {
+				t.Fatalf("the route for x-version: next was answered %d %q", status, body)
 			}
 		}
 	})
@@ -164,9 +166,8 @@ func (c *cluster) ready(t *testing.T, ns string) string {
 	t.Helper()
 	proxy := c.caller(t, ns)
 	eventually(t, 30*time.Second, func() string {
-		out, err := try(t, "", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-x", "http://"+proxy, "http://web."+ns+"/")
-		if err != nil || out != "200" {
-			return fmt.Sprintf("the route answers %s (%v)", out, err)
+		if status, body := ask(t, proxy, "http://web."+ns+"/"); status != http.StatusOK {
+			return fmt.Sprintf("the route answers %d %s", status, body)
 		}
 		return ""
 	})
@@ -208,6 +209,7 @@ func (c *cluster) divided(t *testing.T, ns, proxy string, before map[string]map[
 			for workload := range got {
 				got[workload] -= had[workload]
 			}
+			maps.DeleteFunc(got, func(_ string, n float64) bool { return n == 0 })
 			if !maps.Equal(got, want) {
 				return fmt.Sprintf("Prometheus, reporter=%s: %v; the generator: %v", reporter, got, want)
 			}
@@ -222,7 +224,8 @@ func (c *cluster) divided(t *testing.T, ns, proxy string, before map[string]map[
 // shift starts the Pipeline as a person would, and returns its log; the error is tkn's exit code.
 func (c *cluster) shift(t *testing.T, ns, account string, weight int) (string, error) {
 	t.Helper()
-	return try(t, "", "tkn", "pipeline", "start", "shift", "-n", ns, "-p", fmt.Sprintf("weight=%d", weight),
+	return try(t, "", "tkn", "pipeline", "start", "shift-weight", "-n", ns, "-p", fmt.Sprintf("weight=%d", weight),
+		"-p", "virtualService=web", "-p", "route=main", "-p", "stable=web-primary", "-p", "candidate=web-canary",
 		"--serviceaccount", account, "--showlog", "--exit-with-pipelinerun-error")
 }
 
