@@ -51,8 +51,9 @@ func Load(ctx context.Context, lookup envconfig.Lookuper) (ShiftWeight, error) {
 		}
 	}
 	weight, err := strconv.ParseUint(v.Weight, 10, 32)
-	if v.Weight != "" && (err != nil || weight > 100) {
-		errs = append(errs, fmt.Errorf("parameter weight is %q: give a whole number from 0 to 100", v.Weight))
+	// 010 is ten to some readers and eight to others.
+	if v.Weight != "" && (err != nil || weight > 100 || strconv.FormatUint(weight, 10) != v.Weight) {
+		errs = append(errs, fmt.Errorf("parameter weight is %q: give a whole number from 0 to 100, without leading zeros", v.Weight))
 	}
 	return ShiftWeight{
 		Route: routing.Route{

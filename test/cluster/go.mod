@@ -23,6 +23,7 @@ tool (
 require (
 	github.com/coredns/coredns v1.14.3
 	github.com/google/go-containerregistry v0.21.8
+	golang.org/x/mod v0.38.0
 )
 
 require (
@@ -380,7 +381,6 @@ require (
 	goa.design/goa/v3 v3.28.0 // indirect
 	golang.org/x/crypto v0.54.0 // indirect
 	golang.org/x/exp v0.0.0-20260312153236-7ab1446f8b90 // indirect
-	golang.org/x/mod v0.38.0 // indirect
 	golang.org/x/net v0.57.0 // indirect
 	golang.org/x/oauth2 v0.36.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect

@@ -61,9 +61,10 @@ func readStatus(l layout) (status, error) {
 
 // supervisor starts parts in the order of what they need, side by side where it can, and keeps them running.
 type supervisor struct {
-	l  layout
-	mu sync.Mutex
-	s  status
+	l         layout
+	processes sync.WaitGroup // the loops that keep processes running
+	mu        sync.Mutex
+	s         status
 }
 
 // supervise is the background process: it makes the cluster's mount namespace a place of its own, starts every part
@@ -88,14 +89,26 @@ func supervise(ctx context.Context, l layout) error {
 		return err
 	}
 	parts := clusterParts(l, in.Binaries)
-	sv := &supervisor{l: l, s: status{Pid: os.Getpid(), Checkout: l.checkout, Inputs: in.Hash}}
-	ready := map[string]chan struct{}{}
+	sv := newSupervisor(l, parts)
+	sv.s.Checkout, sv.s.Inputs = l.checkout, in.Hash
+	sv.run(ctx, parts)
+	return nil
+}
+
+func newSupervisor(l layout, parts []part) *supervisor {
+	sv := &supervisor{l: l, s: status{Pid: os.Getpid()}}
 	for _, p := range parts {
 		sv.s.Parts = append(sv.s.Parts, partStatus{Name: p.name, State: "waiting"})
+	}
+	return sv
+}
+
+// run starts the parts and keeps them running until ctx ends; then it waits until they have ended too.
+func (sv *supervisor) run(ctx context.Context, parts []part) {
+	ready := map[string]chan struct{}{}
+	for _, p := range parts {
 		ready[p.name] = make(chan struct{})
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var starting sync.WaitGroup
 	for i, p := range parts {
 		starting.Go(func() {
@@ -113,10 +126,16 @@ func supervise(ctx context.Context, l layout) error {
 			close(ready[p.name])
 		})
 	}
-	starting.Wait()
-	sv.set(func(s *status) { s.Ready = s.Failed == "" && ctx.Err() == nil })
-	<-ctx.Done()
-	return nil
+	started := make(chan struct{})
+	go func() { starting.Wait(); close(started) }()
+	select {
+	case <-started:
+		sv.set(func(s *status) { s.Ready = s.Failed == "" })
+		<-ctx.Done()
+	case <-ctx.Done(): // a part that failed leaves others waiting for it
+		<-started
+	}
+	sv.processes.Wait()
 }
 
 // start brings one part up and returns when it is ready.
@@ -144,7 +163,7 @@ func (sv *supervisor) bringUp(running context.Context, stop context.CancelCauseF
 		if err != nil {
 			return err
 		}
-		go sv.keepRunning(running, stop, i, p, logFile)
+		sv.processes.Go(func() { sv.keepRunning(running, stop, i, p, logFile) })
 	}
 	if p.ready == nil {
 		return nil
