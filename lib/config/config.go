@@ -50,9 +50,9 @@ func Load(ctx context.Context, lookup envconfig.Lookuper) (ShiftWeight, error) {
 			errs = append(errs, fmt.Errorf("parameter %s is missing: give %s", required.parameter, required.meaning))
 		}
 	}
-	weight, err := strconv.ParseUint(v.Weight, 10, 32)
+	weight, err := strconv.ParseInt(v.Weight, 10, 32)
 	// 010 is ten to some readers and eight to others.
-	if v.Weight != "" && (err != nil || weight > 100 || strconv.FormatUint(weight, 10) != v.Weight) {
+	if v.Weight != "" && (err != nil || weight < 0 || weight > 100 || strconv.FormatInt(weight, 10) != v.Weight) {
 		errs = append(errs, fmt.Errorf("parameter weight is %q: give a whole number from 0 to 100, without leading zeros", v.Weight))
 	}
 	return ShiftWeight{

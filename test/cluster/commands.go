@@ -179,7 +179,7 @@ func down(l layout) error {
 	if err != nil {
 		return err
 	}
-	if err := removeNetwork(l, kubeProxy); err != nil {
+	if err := removeNetwork(kubeProxy); err != nil {
 		return err
 	}
 	fmt.Printf("ended %d processes; the built binaries stay in %s\n", ended, filepath.Join(l.cache, "bin"))

@@ -151,7 +151,7 @@ func removeRun(l layout) error {
 }
 
 // removeNetwork takes away the bridge and kube-proxy's rules.
-func removeNetwork(l layout, kubeProxy string) error {
+func removeNetwork(kubeProxy string) error {
 	if _, err := os.Stat("/sys/class/net/" + bridge); err == nil {
 		if out, err := exec.Command("ip", "link", "delete", bridge).CombinedOutput(); err != nil {
 			return fmt.Errorf("removing the bridge %s: %w: %s", bridge, err, bytes.TrimSpace(out))

@@ -83,7 +83,7 @@ func clusterParts(l layout, bins built) []part {
 	}
 
 	return []part{
-		{name: "network", do: func(ctx context.Context) error { return makeNetwork(ctx) }},
+		{name: "network", do: makeNetwork},
 		{name: "files", do: func(context.Context) error { return errors.Join(makePKI(l), writeConf(l), linkTools(l, bins)) }},
 		{name: "etcd", after: []string{"files"},
 			command: process(nil, "etcd", "--data-dir", l.data("etcd"), "--unsafe-no-fsync",
@@ -215,7 +215,7 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 	} {
 		found, err := filepath.Glob(filepath.Join(tekton, "config", pattern))
 		if err != nil || len(found) == 0 {
-			return "", fmt.Errorf("Tekton's module has no config/%s: %w", pattern, err)
+			return "", fmt.Errorf("the module of Tekton has no config/%s: %w", pattern, err)
 		}
 		files = append(files, found...)
 	}

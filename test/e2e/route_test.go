@@ -99,12 +99,12 @@ func TestRoute(t *testing.T) {
 		}
 		traffic.Stop()
 		samples := traffic.Samples()
-		counts, late := load.Count(samples), load.Counts{}
+		counts := load.Count(samples)
 		after := slices.IndexFunc(samples, func(s load.Sample) bool { return s.Split == "web-primary=60,web-canary=40" })
 		if after < 0 {
 			t.Fatalf("no request was divided 60/40: %s", counts)
 		}
-		late = load.Count(samples[after:])
+		late := load.Count(samples[after:])
 		t.Logf("in all: %s; since the first request by the new split: %s", counts, late)
 		if counts.Failed() != 0 {
 			t.Errorf("requests failed: %s", counts)

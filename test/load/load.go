@@ -88,7 +88,8 @@ func Start(ctx context.Context, plan Plan) (*Run, error) {
 	if plan.Timeout == 0 {
 		plan.Timeout = 10 * time.Second
 	}
-	attacker := vegeta.NewAttacker(vegeta.Timeout(plan.Timeout), vegeta.MaxBody(256), vegeta.Redirects(vegeta.NoFollow),
+	// On a kept connection that breaks, the client would ask once more by itself.
+	attacker := vegeta.NewAttacker(vegeta.KeepAlive(false), vegeta.Timeout(plan.Timeout), vegeta.MaxBody(256), vegeta.Redirects(vegeta.NoFollow),
 		vegeta.Proxy(http.ProxyURL(&url.URL{Scheme: "http", Host: plan.Proxy})))
 	targets := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: plan.URL})
 	results := attacker.Attack(targets, vegeta.Rate{Freq: plan.Rate, Per: time.Second}, plan.For, "load")

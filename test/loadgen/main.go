@@ -22,8 +22,8 @@ func main() {
 	flag.DurationVar(&plan.For, "for", 30*time.Second, "how long")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	failed, err := run(ctx, plan)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "loadgen:", err)
 		os.Exit(2)

@@ -34,8 +34,9 @@ func main() {
 	admin := flag.String("admin", "127.0.0.1:15099", "`address` to serve callers' administration and Prometheus on")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *istiod, *admin); err != nil {
+	err := run(ctx, *istiod, *admin)
+	stop()
+	if err != nil {
 		slog.Error("mesh ended", "err", err)
 		os.Exit(1)
 	}
@@ -66,7 +67,7 @@ func run(ctx context.Context, istiod, admin string) error {
 		}
 		reply(w, map[string]string{"address": c.address})
 	})
-	mux.HandleFunc("DELETE /callers/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("DELETE /callers/{namespace}/{name}", func(_ http.ResponseWriter, r *http.Request) {
 		m.remove(r.PathValue("namespace"), r.PathValue("name"))
 	})
 	mux.HandleFunc("PUT /reporters/{side}", func(w http.ResponseWriter, r *http.Request) {
@@ -128,7 +129,7 @@ func (m *mesh) add(kind, namespace, name, listen string) (*caller, error) {
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	context.AfterFunc(ctx, func() { server.Close() })
-	go c.follower.run(ctx)
+	go c.run(ctx)
 	go func() { _ = server.Serve(listener) }()
 	m.callers[key] = c
 	return c, nil

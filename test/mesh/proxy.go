@@ -213,6 +213,8 @@ func (c *caller) attempt(req *http.Request, pod upstream, rec record, perTry tim
 	transport := http1
 	if rec.grpc {
 		transport = http2
+	} else if out.Body == nil || out.Body == http.NoBody {
+		out.Body = io.NopCloser(strings.NewReader("")) // the transport sends what it could replay once more by itself
 	}
 	resp, err := transport.RoundTrip(out)
 	if err != nil {

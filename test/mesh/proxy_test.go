@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -129,12 +130,14 @@ func pods(cluster, workload string, addresses ...string) *endpoint.ClusterLoadAs
 		if err != nil {
 			panic(err)
 		}
-		var number uint32
-		fmt.Sscan(port, &number)
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			panic(err)
+		}
 		all = append(all, &endpoint.LbEndpoint{
 			HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: &core.Address{
 				Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{Address: host,
-					PortSpecifier: &core.SocketAddress_PortValue{PortValue: number}}}}}},
+					PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(number)}}}}}},
 			Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": {Fields: map[string]*structpb.Value{
 				"workload": structpb.NewStringValue(workload + ";shop;web;latest;Kubernetes")}}}},
 		})
@@ -417,4 +420,24 @@ func TestASideCanBeSwitchedOff(t *testing.T) {
 	get(t, client, "http://web.shop/")
 	m.wantCounted(t, "destination", map[string]int{"web-primary 200 -": 1})
 	m.wantCounted(t, "source", map[string]int{"web-primary 200 -": 1})
+}
+
+// Envoy sends a request once more only where the route says so; Go's client would, when a kept connection breaks.
+func TestABrokenConnectionIsNotHidden(t *testing.T) {
+	t.Parallel()
+	asked := new(atomic.Int64)
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if asked.Add(1)%2 == 0 {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	t.Cleanup(s.Close)
+	m, _, client := start(t, split(0, 100, nil), pods(stable, "web-primary"), pods(candidate, "web", strings.TrimPrefix(s.URL, "http://")))
+	for range 10 {
+		get(t, client, "http://web.shop/")
+	}
+	if n := asked.Load(); n != 10 {
+		t.Errorf("the pod was asked %d times", n)
+	}
+	m.wantCounted(t, "source", map[string]int{"web 200 -": 5, "web 503 UC": 5})
 }

@@ -255,7 +255,7 @@ func (r retries) again(o outcome) bool {
 	return o.status >= 500 && has("5xx") ||
 		o.status >= 502 && o.status <= 504 && has("gateway-error") ||
 		o.status == http.StatusConflict && has("retriable-4xx") ||
-		slices.Contains(r.statuses, uint32(o.status)) && has("retriable-status-codes") ||
+		slices.ContainsFunc(r.statuses, func(s uint32) bool { return int(s) == o.status }) && has("retriable-status-codes") ||
 		o.grpcStatus != "" && grpcConditions[o.grpcStatus] != "" && has(grpcConditions[o.grpcStatus])
 }
 
