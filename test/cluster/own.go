@@ -79,6 +79,10 @@ func ownProcesses() []int {
 		if err != nil || !bytes.Contains(b, []byte("/"+cgroupName+"/")) {
 			continue
 		}
+		// Who has ended and was not waited for is still listed, in state Z after the name in parentheses.
+		if stat, err := os.ReadFile(filepath.Join(filepath.Dir(f), "stat")); err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			continue
+		}
 		if pid, err := strconv.Atoi(strings.Split(f, "/")[2]); err == nil && pid != os.Getpid() {
 			pids = append(pids, pid)
 		}
