@@ -228,10 +228,10 @@ func printEnv(w io.Writer, l layout) error {
 		return errors.New("no cluster is ready: `make cluster` starts one")
 	}
 	fmt.Fprintf(w, `export KUBECONFIG=%q
-export KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q
+export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q
 export CANARY_TEST_MESH=%q CANARY_TEST_PROMETHEUS=%q
 export PATH=%q:"$PATH"
-`, l.kubeconfig(), registryAddr, baseImage, meshAdmin, prometheus, l.tool(""))
+`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, meshAdmin, prometheus, l.tool(""))
 	return nil
 }
 
@@ -256,7 +256,8 @@ func useGiven(ctx context.Context, l layout, kubeconfig string, say func(string,
 	for _, crd := range []string{"virtualservices.networking.istio.io", "pipelineruns.tekton.dev"} {
 		cmd := exec.CommandContext(ctx, bins["kubectl"], "--kubeconfig", kubeconfig, "get", "crd", crd)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			missing = append(missing, fmt.Sprintf("%s: %s", crd, strings.TrimSpace(string(out))))
+			said := strings.TrimSpace(string(out)) // what went wrong is in the last line
+			missing = append(missing, fmt.Sprintf("%s: %s", crd, said[strings.LastIndex(said, "\n")+1:]))
 		}
 	}
 	if len(missing) > 0 {
