@@ -7,7 +7,7 @@ export GOWORK := off
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
 gotest = go test -race -shuffle=on -count=1
 
-.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e
+.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo generate pipeline
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,14 @@ lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the 
 
 e2e: cluster ## the scenarios on the cluster
 	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e -count=1 -v -timeout 30m ./e2e/...
+
+demo: cluster ## four releases on the cluster, one after the other, and how each ended
+	eval "$$(.bin/cluster env)" && go -C test build -o $(CURDIR)/.bin/ ./demo && .bin/demo
+
+STEPS ?= 10
+
+generate pipeline: ## write the Tasks, the Pipeline and their READMEs out of the code; STEPS=20 makes a longer Pipeline
+	go run ./tasks/generate -steps $(STEPS)
 
 .bin/cluster: FORCE
 	@$(call build,test/cluster,.)

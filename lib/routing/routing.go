@@ -1,136 +1,62 @@
-// Package routing reads and writes how an Istio VirtualService divides traffic between the stable version of a
-// workload and its candidate.
+// Package routing reads how an Istio VirtualService divides traffic between stable and the candidate, and plans how to change it.
 //
-// A write is a JSON Patch of the two weights and nothing else: routes, headers, mirrors and fields that this program
-// does not know stay as they are. It is refused by the API server when anything changed since it was planned, and is
-// then planned again.
+// A change is a JSON Patch of the two weights and nothing else: routes, headers, mirrors and fields that this program does not know stay
+// as they are. The annotation canary-tasks.dev/fence says which release may write: every change tests it, so that a step of a release
+// that was taken over can no longer move traffic.
 package routing
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
+	"slices"
+	"strconv"
 	"strings"
-	"time"
 
 	networking "istio.io/api/networking/v1alpha3"
 	istiov1 "istio.io/client-go/pkg/apis/networking/v1"
-	istio "istio.io/client-go/pkg/clientset/versioned/typed/networking/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// FieldManager is the name under which the weights are written.
-const FieldManager = "canary-tasks"
-
-// Percent is a share of the traffic, from 0 to 100.
-type Percent int32
-
-// Route says which route of which VirtualService divides the traffic, and between which hosts.
+// Route says which route divides the traffic, and between which hosts.
 type Route struct {
-	Namespace      string
-	VirtualService string
-	Name           string // of the HTTP route; empty: the only one that leads to both hosts
-	Stable         string // host of the destination that serves today
-	Candidate      string // host of the destination that is being released
+	Name      string // of the HTTP route; empty: the only one that leads to both hosts
+	Stable    string // host of the destination that serves
+	Candidate string // host of the destination that is being released
 }
 
-func (r Route) String() string { return "VirtualService " + r.Namespace + "/" + r.VirtualService }
-
-// maxConflicts bounds how often a write is planned again because somebody else wrote in between.
-const maxConflicts = 5
-
-// SetWeight gives the candidate that share of the route's traffic and stable the rest. written is false when it was so
-// already: then nothing is written. Errors name the VirtualService and what would help.
-func SetWeight(ctx context.Context, client istio.VirtualServicesGetter, r Route, candidate Percent) (written bool, err error) {
-	if candidate < 0 || candidate > 100 {
-		return false, fmt.Errorf("weight %d is not a percentage from 0 to 100", candidate)
-	}
-	services := client.VirtualServices(r.Namespace)
-	for conflicts := 0; ; conflicts++ {
-		vs, err := services.Get(ctx, r.VirtualService, metav1.GetOptions{})
-		if err != nil {
-			return false, fmt.Errorf("reading %s: %w", r, err)
-		}
-		patch, err := planWeight(vs, r, candidate)
-		if err != nil {
-			return false, fmt.Errorf("%s: %w", r, err)
-		}
-		if patch == nil {
-			return false, nil
-		}
-		body, err := json.Marshal(patch)
-		if err != nil {
-			return false, err
-		}
-		_, err = services.Patch(ctx, vs.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager})
-		if err == nil {
-			return true, nil
-		}
-		if !changedMeanwhile(err) || conflicts == maxConflicts {
-			return false, fmt.Errorf("writing weight %d to %s: %w", candidate, r, err)
-		}
-		select {
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		case <-time.After(50 * time.Millisecond << conflicts):
-		}
-	}
+// Split is how a route of a VirtualService divides the traffic now.
+type Split struct {
+	Stable    int32 // weight; the two make 100
+	Candidate int32 // weight
+	Fence     string
+	object    *kube.Object
+	route     int // index of the HTTP route
+	stable    int // index of stable's destination
+	candidate int // index of the candidate's destination
+	hosts     [2]string
 }
 
-// changedMeanwhile tells a failed test of the patch (422, without causes) and a conflict (409) from a refusal.
-func changedMeanwhile(err error) bool {
-	if apierrors.IsConflict(err) {
-		return true
+// Find reads the split. The error says which routes the VirtualService has and what would help.
+func Find(object *kube.Object, r Route) (Split, error) {
+	var vs istiov1.VirtualService
+	if err := kube.Decode(object.Object, &vs); err != nil {
+		return Split{}, fmt.Errorf("reading VirtualService %s: %w", object.GetName(), err)
 	}
-	status, ok := err.(apierrors.APIStatus)
-	return ok && status.Status().Code == http.StatusUnprocessableEntity &&
-		(status.Status().Details == nil || len(status.Status().Details.Causes) == 0)
-}
-
-// operation is one of a JSON Patch (RFC 6902).
-type operation struct {
-	Op    string `json:"op"`
-	Path  string `json:"path"`
-	Value any    `json:"value"`
-}
-
-// planWeight returns the patch that gives the candidate its share, or nil where it has it.
-func planWeight(vs *istiov1.VirtualService, r Route, candidate Percent) ([]operation, error) {
-	index, stable, cand, err := findRoute(&vs.Spec, vs.Namespace, r)
-	if err != nil {
-		return nil, err
-	}
-	destinations := vs.Spec.Http[index].Route
-	if destinations[stable].Weight == int32(100-candidate) && destinations[cand].Weight == int32(candidate) {
-		return nil, nil
-	}
-	path := func(destination int, field string) string {
-		return fmt.Sprintf("/spec/http/%d/route/%d/%s", index, destination, field)
-	}
-	return []operation{
-		{"test", "/metadata/resourceVersion", vs.ResourceVersion},
-		{"test", path(stable, "destination/host"), destinations[stable].Destination.Host},
-		{"test", path(cand, "destination/host"), destinations[cand].Destination.Host},
-		// "add" replaces a weight that is there; one of zero is not.
-		{"add", path(stable, "weight"), 100 - candidate},
-		{"add", path(cand, "weight"), candidate},
-	}, nil
-}
-
-// findRoute returns the index of the HTTP route that leads to the two hosts, and of its two destinations.
-func findRoute(spec *networking.VirtualService, namespace string, r Route) (route, stable, candidate int, err error) {
-	var found []int
-	for i, h := range spec.Http {
+	var found []Split
+	for i, h := range vs.Spec.Http {
 		if r.Name != "" && h.Name != r.Name {
 			continue
 		}
-		if s, c := destinationsOf(h, namespace, r); s >= 0 && c >= 0 && len(h.Route) == 2 {
-			found = append(found, i)
-			route, stable, candidate = i, s, c
+		s, c := destinations(h, vs.Namespace, r)
+		if s < 0 || c < 0 || len(h.Route) != 2 {
+			continue
 		}
+		found = append(found, Split{
+			Stable: h.Route[s].Weight, Candidate: h.Route[c].Weight, Fence: vs.Annotations[workload.FenceAnnotation],
+			object: object, route: i, stable: s, candidate: c,
+			hosts: [2]string{h.Route[s].Destination.Host, h.Route[c].Destination.Host},
+		})
 	}
 	named := ""
 	if r.Name != "" {
@@ -138,25 +64,21 @@ func findRoute(spec *networking.VirtualService, namespace string, r Route) (rout
 	}
 	switch len(found) {
 	case 1:
-		return route, stable, candidate, nil
+		return found[0], nil
 	case 0:
-		return 0, 0, 0, fmt.Errorf("no HTTP route%s leads to exactly the destinations %s and %s; it has %s", named, r.Stable, r.Candidate, describe(spec))
+		return Split{}, fmt.Errorf("no HTTP route%s leads to exactly the destinations %s and %s; it has %s", named, r.Stable, r.Candidate, describe(&vs.Spec))
 	default:
-		return 0, 0, 0, fmt.Errorf("%d HTTP routes%s lead to %s and %s: name one of them (route); it has %s", len(found), named, r.Stable, r.Candidate, describe(spec))
+		return Split{}, fmt.Errorf("%d HTTP routes%s lead to %s and %s: name one of them (route); it has %s", len(found), named, r.Stable, r.Candidate, describe(&vs.Spec))
 	}
 }
 
-func destinationsOf(h *networking.HTTPRoute, namespace string, r Route) (stable, candidate int) {
-	stable, candidate = -1, -1
-	for i, d := range h.Route {
-		switch fullHost(d.GetDestination().GetHost(), namespace) {
-		case fullHost(r.Stable, namespace):
-			stable = i
-		case fullHost(r.Candidate, namespace):
-			candidate = i
-		}
+func destinations(h *networking.HTTPRoute, namespace string, r Route) (stable, candidate int) {
+	index := func(host string) int {
+		return slices.IndexFunc(h.Route, func(d *networking.HTTPRouteDestination) bool {
+			return fullHost(d.GetDestination().GetHost(), namespace) == fullHost(host, namespace)
+		})
 	}
-	return stable, candidate
+	return index(r.Stable), index(r.Candidate)
 }
 
 // fullHost completes a short host as Istio does: with the namespace of the VirtualService.
@@ -181,4 +103,75 @@ func describe(spec *networking.VirtualService) string {
 		return "no HTTP routes"
 	}
 	return strings.Join(routes, "; ")
+}
+
+// Shift plans the write that gives the candidate its weight, in percent, and stable the rest; nil when it has it. The write is refused
+// unless the fence is that of the epoch.
+func (s Split) Shift(candidate int32, epoch int64) *kube.Write {
+	if s.has(candidate) {
+		return nil
+	}
+	test := kube.Operation{Op: "test", Path: kube.AnnotationPath(workload.FenceAnnotation), Value: fence(epoch)}
+	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append([]kube.Operation{test}, s.weights(candidate)...)}
+}
+
+// Raise plans the write that fences off every earlier epoch and, in the same request, sets the weight; nil when both are so.
+func (s Split) Raise(candidate int32, epoch int64) *kube.Write {
+	if s.Fence == fence(epoch) && s.has(candidate) {
+		return nil
+	}
+	patch := append([]kube.Operation{kube.Unchanged(s.object)}, kube.Annotate(s.object, workload.FenceAnnotation, fence(epoch))...)
+	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append(patch, s.weights(candidate)...)}
+}
+
+// Fenced tells whether the fence is that of the epoch.
+func (s Split) Fenced(epoch int64) bool { return s.Fence == fence(epoch) }
+
+func (s Split) has(candidate int32) bool {
+	return s.Candidate == candidate && s.Stable == 100-candidate
+}
+
+func fence(epoch int64) string { return strconv.FormatInt(epoch, 10) }
+
+// weights are the operations that set both weights, for the destinations that were read. "add" replaces a weight that is there; one of
+// zero is not.
+func (s Split) weights(candidate int32) []kube.Operation {
+	path := func(destination int, field string) string {
+		return fmt.Sprintf("/spec/http/%d/route/%d/%s", s.route, destination, field)
+	}
+	return []kube.Operation{
+		{Op: "test", Path: path(s.stable, "destination/host"), Value: s.hosts[0]},
+		{Op: "test", Path: path(s.candidate, "destination/host"), Value: s.hosts[1]},
+		{Op: "add", Path: path(s.stable, "weight"), Value: 100 - candidate},
+		{Op: "add", Path: path(s.candidate, "weight"), Value: candidate},
+	}
+}
+
+// New is a VirtualService that leads hosts to stable, and to the candidate with weight 0.
+func New(hosts, gateways []string, r Route, labels map[string]any, epoch int64) map[string]any {
+	destination := func(host string, weight int64) map[string]any {
+		return map[string]any{"destination": map[string]any{"host": host}, "weight": weight}
+	}
+	spec := map[string]any{
+		"hosts": anys(hosts),
+		"http":  []any{map[string]any{"route": []any{destination(r.Stable, 100), destination(r.Candidate, 0)}}},
+	}
+	if r.Name != "" {
+		spec["http"].([]any)[0].(map[string]any)["name"] = r.Name
+	}
+	if !slices.Equal(gateways, []string{"mesh"}) {
+		spec["gateways"] = anys(gateways)
+	}
+	return map[string]any{
+		"metadata": map[string]any{"labels": labels, "annotations": map[string]any{workload.FenceAnnotation: fence(epoch)}},
+		"spec":     spec,
+	}
+}
+
+func anys(from []string) []any {
+	var into []any
+	for _, v := range from {
+		into = append(into, v)
+	}
+	return into
 }

@@ -1,185 +1,203 @@
 package routing
 
 import (
-	"errors"
-	"net/http"
+	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	networking "istio.io/api/networking/v1alpha3"
-	istiov1 "istio.io/client-go/pkg/apis/networking/v1"
-	"istio.io/client-go/pkg/clientset/versioned/fake"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	clienttesting "k8s.io/client-go/testing"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	"sigs.k8s.io/yaml"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-var web = Route{Namespace: "shop", VirtualService: "web", Stable: "web-primary", Candidate: "web-canary"}
+var shop = Route{Stable: "shop-primary", Candidate: "shop-canary"}
 
-func to(host string, weight int32) *networking.HTTPRouteDestination {
-	return &networking.HTTPRouteDestination{Destination: &networking.Destination{Host: host}, Weight: weight}
+// virtualService is one with these routes, as the API server has it.
+func virtualService(t *testing.T, metadata, routes string) *kube.Object {
+	t.Helper()
+	o := &kube.Object{}
+	text := "metadata: {name: shop, namespace: web, resourceVersion: '7'" + metadata + "}\nspec:\n  hosts: [shop]\n  aFieldOfTheFuture: {keep: me}\n  http:\n" + routes
+	if err := yaml.Unmarshal([]byte(text), &o.Object); err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
 
-func virtualService(routes ...*networking.HTTPRoute) *istiov1.VirtualService {
-	return &istiov1.VirtualService{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", ResourceVersion: "7"},
-		Spec:       networking.VirtualService{Hosts: []string{"web"}, Http: routes},
+// patched is the object as the API server makes it out of a write, which must not fail.
+func patched(t *testing.T, o *kube.Object, w *kube.Write) *kube.Object {
+	t.Helper()
+	after, err := apply(t, o, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return after
+}
+
+func apply(t *testing.T, o *kube.Object, w *kube.Write) (*kube.Object, error) {
+	t.Helper()
+	before, err := json.Marshal(o.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	operations, err := json.Marshal(w.Patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := jsonpatch.DecodePatch(operations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := patch.Apply(before)
+	if err != nil {
+		return nil, err
+	}
+	changed := &kube.Object{}
+	if err := json.Unmarshal(after, &changed.Object); err != nil {
+		t.Fatal(err)
+	}
+	return changed, nil
+}
+
+func find(t *testing.T, o *kube.Object, r Route) Split {
+	t.Helper()
+	s, err := Find(o, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+const fenced = ", annotations: {canary-tasks.dev/fence: '3', theirs: kept}"
+
+// Only the weights change: other routes, headers, mirrors and fields that nobody here knows stay.
+func TestShiftChangesTheWeightsOnly(t *testing.T) {
+	t.Parallel()
+	routes := func(weights string) string {
+		return `
+  - name: pinned
+    match: [{headers: {x-version: {exact: next}}}]
+    route: [{destination: {host: shop-canary}}]
+  - name: main
+    somethingNew: [1, 2]
+    mirror: {host: audit}
+    headers: {request: {set: {a: b}}}
+    route:
+    - {destination: {host: shop-canary.web.svc.cluster.local, port: {number: 80}}, headers: {response: {set: {c: d}}}` + strings.Split(weights, "/")[1] + `}
+    - {destination: {host: shop-primary}` + strings.Split(weights, "/")[0] + `}
+`
+	}
+	before := virtualService(t, fenced, routes(", weight: 100/"))
+	s := find(t, before, shop)
+	if s.Stable != 100 || s.Candidate != 0 || !s.Fenced(3) || s.Fenced(2) {
+		t.Errorf("read %+v", s)
+	}
+	want := virtualService(t, fenced, routes(", weight: 60/, weight: 40"))
+	after := patched(t, before, s.Shift(40, 3))
+	wantJSON, gotJSON := asJSON(t, want), asJSON(t, after)
+	if diff := cmp.Diff(wantJSON, gotJSON); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	if w := find(t, after, shop).Shift(40, 3); w != nil {
+		t.Errorf("the same again writes %v", w.Patch)
+	}
+	if w := find(t, after, shop).Raise(40, 3); w != nil {
+		t.Errorf("the same fence again writes %v", w.Patch)
+	}
+	if w := find(t, after, shop).Raise(0, 4); w == nil {
+		t.Error("a higher fence writes nothing")
 	}
 }
 
-func TestPlanWeight(t *testing.T) {
+func asJSON(t *testing.T, o *kube.Object) any {
+	t.Helper()
+	b, err := json.Marshal(o.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+const both = `
+  - name: main
+    route: [{destination: {host: shop-primary}, weight: 80}, {destination: {host: shop-canary}, weight: 20}]
+`
+
+// A write is refused when another release fenced this one off, or somebody changed the destinations.
+func TestWritesAreRefused(t *testing.T) {
 	t.Parallel()
+	before := virtualService(t, fenced, both)
+	s := find(t, before, shop)
 	for _, c := range []struct {
-		desc   string
-		vs     *istiov1.VirtualService
-		route  Route
-		weight Percent
-		want   []operation
+		desc string
+		now  *kube.Object
+		w    *kube.Write
 	}{
-		{
-			desc: "as it is",
-			vs:   virtualService(&networking.HTTPRoute{Route: []*networking.HTTPRouteDestination{to("web-primary", 80), to("web-canary", 20)}}), route: web, weight: 20,
-		},
-		{
-			desc: "among other routes, the candidate first, full host names, zero weight not written",
-			vs: virtualService(
-				&networking.HTTPRoute{Name: "pin", Route: []*networking.HTTPRouteDestination{to("web-canary", 0)}},
-				&networking.HTTPRoute{Name: "three", Route: []*networking.HTTPRouteDestination{to("web-canary", 1), to("web-primary", 98), to("old", 1)}},
-				&networking.HTTPRoute{Route: []*networking.HTTPRouteDestination{to("web-canary.shop.svc.cluster.local", 0), to("web-primary", 100)}}),
-			route: web, weight: 40,
-			want: []operation{
-				{"test", "/metadata/resourceVersion", "7"},
-				{"test", "/spec/http/2/route/1/destination/host", "web-primary"},
-				{"test", "/spec/http/2/route/0/destination/host", "web-canary.shop.svc.cluster.local"},
-				{"add", "/spec/http/2/route/1/weight", Percent(60)},
-				{"add", "/spec/http/2/route/0/weight", Percent(40)},
-			},
-		},
-		{
-			desc: "the named one of two",
-			vs: virtualService(
-				&networking.HTTPRoute{Name: "a", Route: []*networking.HTTPRouteDestination{to("web-primary", 100), to("web-canary", 0)}},
-				&networking.HTTPRoute{Name: "b", Route: []*networking.HTTPRouteDestination{to("web-primary", 100), to("web-canary", 0)}}),
-			route: Route{Namespace: "shop", VirtualService: "web", Name: "b", Stable: "web-primary", Candidate: "web-canary"}, weight: 0,
-		},
+		{"another epoch", virtualService(t, strings.Replace(fenced, "3", "4", 1), both), s.Shift(40, 3)},
+		{"no fence", virtualService(t, "", both), s.Shift(40, 3)},
+		{"destinations swapped", virtualService(t, fenced, strings.Replace(strings.Replace(strings.Replace(both, "shop-primary", "x", 1), "shop-canary", "shop-primary", 1), "x", "shop-canary", 1)), s.Shift(40, 3)},
+		{"written meanwhile", func() *kube.Object { o := virtualService(t, fenced, both); o.SetResourceVersion("8"); return o }(), s.Raise(0, 4)},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			got, err := planWeight(c.vs, c.route, c.weight)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(c.want, got); diff != "" {
-				t.Errorf("(-want, +got)\n%s", diff)
+			if _, err := apply(t, c.now, c.w); err == nil {
+				t.Error("it was accepted")
 			}
 		})
 	}
 }
 
-func TestPlanWeightRefuses(t *testing.T) {
+func TestRaise(t *testing.T) {
 	t.Parallel()
-	both := func(name string) *networking.HTTPRoute {
-		return &networking.HTTPRoute{Name: name, Route: []*networking.HTTPRouteDestination{to("web-primary", 100), to("web-canary", 0)}}
+	for _, metadata := range []string{"", fenced, ", annotations: {theirs: kept}"} {
+		before := virtualService(t, metadata, both)
+		after := patched(t, before, find(t, before, shop).Raise(0, 4))
+		s := find(t, after, shop)
+		if !s.Fenced(4) || s.Candidate != 0 || s.Stable != 100 {
+			t.Errorf("from %q: %+v", metadata, s)
+		}
+		if strings.Contains(metadata, "theirs") && after.GetAnnotations()["theirs"] != "kept" {
+			t.Errorf("from %q: annotations %v", metadata, after.GetAnnotations())
+		}
 	}
-	named := web
-	named.Name = "main"
-	for _, c := range []struct {
-		desc  string
-		vs    *istiov1.VirtualService
-		route Route
-		want  string
-	}{
-		{"no routes", virtualService(), web, "it has no HTTP routes"},
-		{"another host", virtualService(&networking.HTTPRoute{Route: []*networking.HTTPRouteDestination{to("web", 0)}}), web, `it has http[0] "" -> web=0`},
-		{"the same short host of another namespace", virtualService(&networking.HTTPRoute{Route: []*networking.HTTPRouteDestination{
-			to("web-primary", 100), to("web-canary.other.svc.cluster.local", 0)}}), web, "no HTTP route leads to exactly"},
-		{"two that could be meant", virtualService(both("a"), both("b")), web, "2 HTTP routes lead to web-primary and web-canary: name one of them"},
-		{"none of that name", virtualService(both("a")), named, `no HTTP route named "main"`},
+}
+
+func TestFindRefuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ desc, routes, name, want string }{
+		{"no routes", "  # none", "", "it has no HTTP routes"},
+		{"another host", "  - route: [{destination: {host: shop}}]", "", `it has http[0] "" -> shop=0`},
+		{"the same short host of another namespace", "  - route: [{destination: {host: shop-primary}}, {destination: {host: shop-canary.other.svc.cluster.local}}]", "", "no HTTP route leads to exactly"},
+		{"three destinations", "  - route: [{destination: {host: shop-primary}}, {destination: {host: shop-canary}}, {destination: {host: old}}]", "", "no HTTP route leads to exactly"},
+		{"two that could be meant", both + strings.Replace(both, "main", "other", 1), "", "2 HTTP routes lead to shop-primary and shop-canary: name one of them"},
+		{"none of that name", both, "other", `no HTTP route named "other"`},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			if _, err := planWeight(c.vs, c.route, 20); err == nil || !strings.Contains(err.Error(), c.want) {
+			r := shop
+			r.Name = c.name
+			if _, err := Find(virtualService(t, "", c.routes), r); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v does not say %q", err, c.want)
 			}
 		})
 	}
-}
-
-// failing returns a client whose first patches end with these errors.
-func failing(errs ...error) (*fake.Clientset, *int) {
-	client := fake.NewSimpleClientset(virtualService(&networking.HTTPRoute{
-		Route: []*networking.HTTPRouteDestination{to("web-primary", 100), to("web-canary", 0)}}))
-	patches := 0
-	client.PrependReactor("patch", "virtualservices", func(clienttesting.Action) (bool, runtime.Object, error) {
-		patches++
-		if patches <= len(errs) {
-			return true, nil, errs[patches-1]
-		}
-		return false, nil, nil
-	})
-	return client, &patches
-}
-
-var (
-	resource   = schema.GroupResource{Group: "networking.istio.io", Resource: "virtualservices"}
-	conflict   = apierrors.NewConflict(resource, "web", errors.New("written meanwhile"))
-	failedTest = apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", "testing failed", 0, false)
-)
-
-func TestSetWeight(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		desc    string
-		errs    []error
-		patches int
-	}{
-		{"at once", nil, 1},
-		{"after a conflict and a failed test", []error{conflict, failedTest}, 3},
-	} {
-		t.Run(c.desc, func(t *testing.T) {
-			t.Parallel()
-			client, patches := failing(c.errs...)
-			written, err := SetWeight(t.Context(), client.NetworkingV1(), web, 20)
-			if err != nil || !written || *patches != c.patches {
-				t.Fatalf("written %t by %d patches, %v; want true by %d", written, *patches, err, c.patches)
-			}
-			vs, err := client.NetworkingV1().VirtualServices("shop").Get(t.Context(), "web", metav1.GetOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := vs.Spec.Http[0].Route; d[0].Weight != 80 || d[1].Weight != 20 {
-				t.Errorf("weights %d/%d, want 80/20", d[0].Weight, d[1].Weight)
-			}
-			if written, err := SetWeight(t.Context(), client.NetworkingV1(), web, 20); err != nil || written {
-				t.Errorf("the same again: written %t, %v", written, err)
-			}
-		})
+	r := shop
+	r.Name = "other"
+	if s := find(t, virtualService(t, "", both+strings.Replace(both, "main", "other", 1)), r); s.route != 1 {
+		t.Errorf("found route %d", s.route)
 	}
 }
 
-func TestSetWeightFails(t *testing.T) {
+func TestNewLeadsToStable(t *testing.T) {
 	t.Parallel()
-	refused := apierrors.NewInvalid(schema.GroupKind{Kind: "VirtualService"}, "web", nil)
-	refused.ErrStatus.Details.Causes = []metav1.StatusCause{{Message: "weight: no"}}
-	for _, c := range []struct {
-		desc    string
-		errs    []error
-		patches int
-	}{
-		{"the API server refuses it", []error{refused}, 1},
-		{"forbidden", []error{apierrors.NewForbidden(resource, "web", errors.New("no"))}, 1},
-		{"somebody else writes all the time", []error{conflict, conflict, conflict, conflict, conflict, conflict, conflict}, maxConflicts + 1},
-	} {
-		t.Run(c.desc, func(t *testing.T) {
-			t.Parallel()
-			client, patches := failing(c.errs...)
-			_, err := SetWeight(t.Context(), client.NetworkingV1(), web, 20)
-			if err == nil || !strings.Contains(err.Error(), "writing weight 20 to VirtualService shop/web") || *patches != c.patches {
-				t.Errorf("%d patches (want %d), %v", *patches, c.patches, err)
-			}
-		})
+	o := &kube.Object{Object: New([]string{"shop"}, []string{"mesh"}, shop, map[string]any{"a": "b"}, 5)}
+	s := find(t, o, shop)
+	if s.Stable != 100 || s.Candidate != 0 || !s.Fenced(5) {
+		t.Errorf("%+v", s)
 	}
 }

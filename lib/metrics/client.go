@@ -1,0 +1,101 @@
+// Package metrics reads out of Prometheus how many requests stable and the candidate answered, and how.
+//
+// It takes raw samples of Istio's counters and adds up their increases itself: rate() and increase() extrapolate, and do not see the first
+// value of a series, which for a new version is its first burst of errors (observer.go). A look is at the scrapes since a moment, which is
+// when the candidate got its weight; times are Prometheus' own.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+	"github.com/prometheus/client_golang/api"
+	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/model"
+)
+
+// ErrQuery says that Prometheus did not answer, or not with what was asked for. It says nothing of the release.
+var ErrQuery = errors.New("query failed")
+
+// Client asks one Prometheus.
+type Client struct {
+	api     v1.API
+	address string
+}
+
+// The limits of one query: an attempt's time, and the waits between attempts.
+const (
+	attemptTime = 10 * time.Second
+	retries     = 3
+	leastWait   = 200 * time.Millisecond
+	mostWait    = 3 * time.Second
+)
+
+// New returns a client of the Prometheus at an address: an absolute http or https URL; a query string is sent with every query.
+func New(address string) (*Client, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%q is not an address with http:// or https://", address)
+	}
+	if u.User != nil {
+		return nil, fmt.Errorf("the address of Prometheus (host %s) has a password in it, which would be seen in logs: leave it out", u.Host)
+	}
+	rc := retryablehttp.NewClient()
+	rc.Logger = nil
+	rc.RetryMax = retries
+	rc.Backoff = backoff
+	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler // the server's own message, not "giving up"
+	rc.HTTPClient.Timeout = attemptTime
+	client, err := api.NewClient(api.Config{Address: address, RoundTripper: &retryablehttp.RoundTripper{Client: rc}})
+	if err != nil {
+		return nil, fmt.Errorf("making a client of Prometheus: %w", err)
+	}
+	return &Client{api: v1.NewAPI(client), address: u.Host}, nil
+}
+
+// backoff waits as long as the server asks for, but not longer than mostWait, with jitter.
+func backoff(least, most time.Duration, attempt int, resp *http.Response) time.Duration {
+	least, most = leastWait, mostWait
+	wait := min(retryablehttp.DefaultBackoff(least, most, attempt, resp), most)
+	return wait/2 + rand.N(wait/2+1)
+}
+
+// Ready proves that a Prometheus answers.
+func (c *Client) Ready(ctx context.Context) error {
+	v, err := c.query(ctx, "vector(1)", time.Time{})
+	if err != nil {
+		return err
+	}
+	if vector, ok := v.(model.Vector); !ok || len(vector) != 1 || vector[0].Value != 1 {
+		return fmt.Errorf("%w: what answers at %s is no Prometheus: vector(1) is %v", ErrQuery, c.address, v)
+	}
+	return nil
+}
+
+// query asks for the value of an expression. A warning is a failure: the answer may not be whole.
+func (c *Client) query(ctx context.Context, expression string, at time.Time) (model.Value, error) {
+	v, warnings, err := c.api.Query(ctx, expression, at)
+	var apiErr *v1.Error
+	switch {
+	case errors.As(err, &apiErr):
+		return nil, fmt.Errorf("%w: Prometheus at %s: %s %s %s", ErrQuery, c.address, apiErr.Type, apiErr.Msg, first(apiErr.Detail))
+	case err != nil:
+		return nil, fmt.Errorf("%w: Prometheus at %s: %w", ErrQuery, c.address, err)
+	case len(warnings) > 0:
+		return nil, fmt.Errorf("%w: Prometheus at %s warns: %s", ErrQuery, c.address, strings.Join(warnings, "; "))
+	}
+	return v, nil
+}
+
+// first is the beginning of a body, on one line.
+func first(body string) string {
+	body = strings.Join(strings.Fields(body), " ")
+	return body[:min(len(body), 200)]
+}

@@ -1,0 +1,195 @@
+package release
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+)
+
+// apiserver speaks as much of the Kubernetes API as a release needs: get, create and JSON Patch, with resourceVersions. Deployments are
+// rolled out at once, unless stuck says otherwise. The real one is in test/e2e.
+type apiserver struct {
+	t       *testing.T
+	mu      sync.Mutex
+	objects map[string]map[string]any // "deployments/shop"
+	version int
+	writes  []string        // "patch deployments/shop", in order; events and reviews are left out
+	budget  int             // how many writes are carried out before the connection breaks; negative: all
+	stuck   map[string]bool // Deployments that never get ready
+	denied  map[string]bool // "verb resource" that a review denies
+	onWrite func(string)    // called after each write, with the lock held
+	events  []string
+}
+
+func newAPIServer(t *testing.T, manifests ...string) *apiserver {
+	t.Helper()
+	a := &apiserver{t: t, objects: map[string]map[string]any{}, budget: -1, stuck: map[string]bool{}, denied: map[string]bool{}}
+	for _, m := range manifests {
+		a.apply(m)
+	}
+	return a
+}
+
+var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
+	"VirtualService": "virtualservices"}
+
+// apply puts an object as somebody else would: kubectl, Helm.
+func (a *apiserver) apply(manifest string) {
+	a.t.Helper()
+	var o map[string]any
+	if err := yaml.Unmarshal([]byte(manifest), &o); err != nil {
+		a.t.Fatal(err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := resources[o["kind"].(string)] + "/" + o["metadata"].(map[string]any)["name"].(string)
+	a.put(key, o)
+}
+
+// put stores an object and does what a controller would. The lock is held.
+func (a *apiserver) put(key string, o map[string]any) {
+	a.version++
+	metadata := o["metadata"].(map[string]any)
+	if metadata["namespace"] == nil {
+		metadata["namespace"] = "web"
+	}
+	metadata["resourceVersion"] = fmt.Sprint(a.version)
+	if strings.HasPrefix(key, "deployments/") {
+		metadata["generation"] = a.version
+		replicas := o["spec"].(map[string]any)["replicas"]
+		if replicas == nil {
+			replicas = 1
+		}
+		o["status"] = map[string]any{"observedGeneration": a.version, "replicas": replicas, "updatedReplicas": replicas, "availableReplicas": replicas}
+		if a.stuck[key] {
+			o["status"] = map[string]any{"observedGeneration": a.version, "replicas": replicas, "updatedReplicas": replicas, "availableReplicas": 0}
+		}
+	}
+	a.objects[key] = o
+}
+
+// client returns a client of the server.
+func (a *apiserver) client() *kube.Client {
+	s := httptest.NewServer(a)
+	a.t.Cleanup(s.Close)
+	c, err := kube.New(&rest.Config{Host: s.URL}, "web")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return c
+}
+
+func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		a.t.Error(err)
+	}
+	parts := strings.Split(r.URL.Path, "/")
+	resource, name := parts[len(parts)-1], ""
+	if r.Method != http.MethodPost {
+		resource, name = parts[len(parts)-2], parts[len(parts)-1]
+	}
+	answer := func(status int, v any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(v)
+	}
+	refuse := func(status int, reason string) {
+		answer(status, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason, "message": reason, "details": map[string]any{"name": name}})
+	}
+	var sent map[string]any
+	if r.Method == http.MethodPost {
+		if err := json.Unmarshal(body, &sent); err != nil {
+			a.t.Error(err)
+		}
+	}
+	switch resource {
+	case "selfsubjectaccessreviews":
+		q := sent["spec"].(map[string]any)["resourceAttributes"].(map[string]any)
+		sent["status"] = map[string]any{"allowed": !a.denied[fmt.Sprint(q["verb"], " ", q["resource"])]}
+		answer(http.StatusCreated, sent)
+		return
+	case "events":
+		a.events = append(a.events, fmt.Sprint(sent["message"]))
+		sent["metadata"].(map[string]any)["name"] = fmt.Sprint(len(a.events))
+		answer(http.StatusCreated, sent)
+		return
+	}
+	if r.Method == http.MethodPost {
+		name, _ = sent["metadata"].(map[string]any)["name"].(string)
+	}
+	key := resource + "/" + name
+	now := a.objects[key]
+	if r.Method == http.MethodGet {
+		if now == nil {
+			refuse(http.StatusNotFound, "NotFound")
+			return
+		}
+		answer(http.StatusOK, now)
+		return
+	}
+	if a.budget == 0 {
+		panic(http.ErrAbortHandler) // the step is killed
+	}
+	switch {
+	case r.Method == http.MethodPost && now != nil:
+		refuse(http.StatusConflict, "AlreadyExists")
+		return
+	case r.Method == http.MethodPost:
+		a.put(key, sent)
+	case now == nil:
+		refuse(http.StatusNotFound, "NotFound")
+		return
+	default:
+		before, _ := json.Marshal(now)
+		patch, err := jsonpatch.DecodePatch(body)
+		if err != nil {
+			a.t.Error(err)
+		}
+		after, err := patch.Apply(before)
+		if err != nil {
+			answer(http.StatusUnprocessableEntity, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "message": err.Error()})
+			return
+		}
+		var changed map[string]any
+		if err := json.Unmarshal(after, &changed); err != nil {
+			a.t.Error(err)
+		}
+		a.put(key, changed)
+	}
+	a.budget--
+	did := strings.ToLower(r.Method) + " " + key
+	a.writes = append(a.writes, did)
+	if a.onWrite != nil {
+		a.onWrite(did)
+	}
+	answer(http.StatusOK, a.objects[key])
+}
+
+// versions are the resourceVersions of all objects but the lock.
+func (a *apiserver) versions() map[string]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	versions := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(a.objects)) {
+		if key != "configmaps/shop-canary-release" {
+			versions[key] = a.objects[key]["metadata"].(map[string]any)["resourceVersion"].(string)
+		}
+	}
+	return versions
+}

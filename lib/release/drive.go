@@ -1,0 +1,142 @@
+// Package release runs a release: what each of the five steps does, and the record in which they meet.
+//
+// A step observes a snapshot of the cluster (snapshot.go), a pure function plans what to do about it, and drive carries the plan out and
+// observes again, until the plan is done. There is no other state: a step that was killed is run again and goes on from what it finds.
+// One file a step: init.go, shift.go, analyze.go, promote.go, rollback.go.
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/config"
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+)
+
+// Release is a step at work on a target.
+type Release struct {
+	Client *kube.Client
+	Report *report.Reporter
+	Step   config.Step
+	// Config is what canary-init read; nil in the later steps, which take it from the record.
+	Config *config.Config
+	// Results is the path of one of the step's Tekton results; empty: none are written.
+	Results string
+}
+
+// plan is what a step does next: one of writes, a wait, or being done.
+type plan struct {
+	writes []kube.Write
+	wait   *pause
+	done   *result
+}
+
+// pause is waiting: observing again, until something changed or the limit is over.
+type pause struct {
+	key   string        // what is waited for: the time begins anew with another one
+	text  string        // what to tell people; empty: nothing
+	limit time.Duration // 0: until the step is ended
+	then  func() plan   // what to do when the limit is over
+}
+
+// result is how a step ended.
+type result struct {
+	code    report.Code
+	text    string // the last line of the log
+	warning bool   // it is worth a warning event
+	results map[string]string
+}
+
+func ended(code report.Code, format string, args ...any) plan {
+	return plan{done: &result{code: code, text: fmt.Sprintf(format, args...), warning: code != report.Done}}
+}
+
+const (
+	pollInterval = time.Second      // between two looks at the cluster while something is waited for
+	sayInterval  = 30 * time.Second // between two lines that say the same
+	maxConflicts = 20
+)
+
+// drive observes, plans and applies until the plan is done. It returns an error that is a *report.Error where the plan ended with another
+// code than Done.
+func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) plan) error {
+	var waiting *pause
+	var since, said time.Time
+	conflicts := 0
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return report.Errorf(report.Undecided, "ended before it was done: %v", err)
+		}
+		s, err := r.observe(ctx, what)
+		if err != nil {
+			return err
+		}
+		p := next(s)
+		if p.wait != nil {
+			if waiting == nil || waiting.key != p.wait.key {
+				since, said = s.now, time.Time{}
+			}
+			if p.wait.text != "" && (waiting == nil || waiting.text != p.wait.text || s.now.Sub(said) > sayInterval) {
+				r.Report.Say("%s", p.wait.text)
+				said = s.now
+			}
+			waiting = p.wait
+			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
+				sleep(ctx, min(pollInterval, nonZero(p.wait.limit-s.now.Sub(since), pollInterval)))
+				continue
+			}
+			p = p.wait.then()
+		}
+		for _, w := range p.writes {
+			if err = r.Client.Do(ctx, w); err != nil {
+				break
+			}
+			if w.Say != "" {
+				r.Report.Event(ctx, false, "%s", w.Say)
+			}
+		}
+		switch {
+		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
+			conflicts++
+			sleep(ctx, 100*time.Millisecond)
+		case err != nil:
+			return err
+		case p.done != nil:
+			return r.finish(ctx, *p.done)
+		}
+	}
+}
+
+// finish writes the results and says how the step ended.
+func (r *Release) finish(ctx context.Context, d result) error {
+	if err := report.Results(r.Results, d.results); err != nil {
+		return err
+	}
+	if d.code != report.Done {
+		if d.warning {
+			r.Report.Event(ctx, true, "%s", d.text)
+		}
+		return &report.Error{Code: d.code, Text: d.text}
+	}
+	if d.text != "" {
+		r.Report.Say("%s", d.text)
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func nonZero(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}

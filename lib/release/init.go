@@ -1,0 +1,331 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/config"
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// Init is the step canary-init: it checks everything, takes the lock, makes or repairs the layout, finds the revision and brings the
+// candidate up. problems are the mistakes that were found without a cluster; nothing is changed when there are any.
+func (r *Release) Init(ctx context.Context, problems config.Problems) error {
+	first := true
+	return r.drive(ctx, scope{services: true, copies: true}, func(s *snapshot) plan {
+		if first {
+			first = false
+			if found := append(problems, r.check(ctx, s)...); len(found) > 0 {
+				return ended(report.Misconfig, "%v", found)
+			}
+		}
+		return r.planInit(s)
+	})
+}
+
+// planInit is what canary-init does next.
+func (r *Release) planInit(s *snapshot) plan {
+	cfg, record := r.Config, s.record
+	ns := r.Client.Namespace
+	free := record == nil || record.Phase.ended()
+	switch {
+	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires):
+		return r.planBusy(s)
+	case free && s.mine(cfg.RunID) && record.Outcome != "": // this step ran before
+		return plan{done: &result{text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
+			results: initResults(record.Outcome, s.revision, nil)}}
+	}
+	if record != nil && s.primary != nil && !cfg.RetryRejected {
+		if was := record.rejection(s.revision); was != nil {
+			return ended(report.Rejected, "%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, or run again with retryRejected=true",
+				s.id(ns), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
+		}
+	}
+	if s.primary == nil && record != nil && record.Stable.Revision != "" {
+		return ended(report.Misconfig, "%s was made by a release (revision %s) and is gone: it is not made again out of a candidate that nobody judged. Restore the Deployment, or delete the ConfigMap %s to begin anew",
+			s.layout.Primary(), record.Stable.Revision, s.layout.Record())
+	}
+	fresh := s.primary != nil && workload.RevisionOf(s.primary.Deployment) == s.revision
+	if fresh && free && s.settled() {
+		return r.planEnd(s, Unchanged)
+	}
+	if free || !s.mine(cfg.RunID) {
+		return plan{writes: []kube.Write{s.write(r.begin(s), "")}}
+	}
+	if s.split != nil && !s.split.Fenced(record.Epoch) { // the first write to the mesh: nobody who came before may move traffic
+		return plan{writes: []kube.Write{*s.split.Raise(0, record.Epoch)}}
+	}
+	if s.primary != nil && s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
+		return plan{writes: []kube.Write{s.primary.fence(record.Epoch)}}
+	}
+	if p, done := r.planLayout(s); !done {
+		return p
+	}
+	if record.Stable.Revision == "" { // there was nothing to compare with
+		return r.planInitialized(s)
+	}
+	if fresh {
+		return r.planEnd(s, Unchanged)
+	}
+	return r.planCandidate(s)
+}
+
+// planBusy is what to do while another run holds the target.
+func (r *Release) planBusy(s *snapshot) plan {
+	cfg, record := r.Config, s.record
+	same := record.Candidate.Revision == s.revision
+	if !same && cfg.Takeover && (record.Phase == Progressing || record.Phase == Initializing) && record.Stable.Revision != "" {
+		return plan{writes: []kube.Write{s.write(r.begin(s), fmt.Sprintf("New revision detected! Restarting analysis for %s: run %s, which released revision %s, is superseded",
+			s.id(r.Client.Namespace), record.Run, record.Candidate.Revision))}}
+	}
+	busy := fmt.Sprintf("%s is held by run %s (phase %s, revision %s, until %s at the latest)", s.id(r.Client.Namespace), record.Run, record.Phase,
+		record.Candidate.Revision, record.Expires.UTC().Format("15:04:05"))
+	if cfg.OnBusy == "fail" {
+		return ended(report.Busy, "%s; nothing was changed", busy)
+	}
+	return plan{wait: &pause{key: "busy", text: "Waiting: " + busy, limit: cfg.Deadline.Duration, then: func() plan {
+		return ended(report.Busy, "%s; nothing was changed", busy)
+	}}}
+}
+
+// begin is the record of a release that takes the lock.
+func (r *Release) begin(s *snapshot) *Record {
+	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, Epoch: 1, Phase: Initializing, Config: *r.Config,
+		Expires:   s.now.Add(r.Config.Deadline.Duration + 5*time.Minute).UTC(),
+		Candidate: s.candidate()}
+	if s.record != nil {
+		next.Epoch, next.Rejected = s.record.Epoch+1, s.record.Rejected
+	}
+	if s.primary != nil {
+		next.Stable = s.stable()
+	}
+	return next
+}
+
+func (s *snapshot) candidate() Version {
+	v := Version{Revision: s.revision, Template: workload.TemplateOf(s.target.object), Replicas: workload.Replicas(s.target.Deployment)}
+	for _, m := range v.Template.Mounts() {
+		if _, ok := s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}]; ok {
+			v.Copied = append(v.Copied, m)
+		}
+	}
+	return v
+}
+
+func (s *snapshot) stable() Version {
+	revision := workload.RevisionOf(s.primary.Deployment)
+	if revision == "" {
+		revision = "unknown" // made by Flagger or by hand
+	}
+	return Version{Revision: revision, Template: workload.TemplateOf(s.primary.object), Replicas: workload.Replicas(s.primary.Deployment)}
+}
+
+// settled tells whether the layout is as it is between releases, and stable has all the traffic.
+func (s *snapshot) settled() bool {
+	return s.service != nil && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
+}
+
+func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
+
+// fence plans the write that lets only this epoch change a Deployment.
+func (d *deployment) fence(epoch int64) kube.Write {
+	patch := append([]kube.Operation{kube.Unchanged(d.object)}, kube.Annotate(d.object, workload.FenceAnnotation, epochText(epoch))...)
+	return kube.Write{Kind: kube.Deployment, Name: d.Name, Patch: patch}
+}
+
+// planLayout makes what is missing of the layout, in an order in which whatever has traffic serves. done is true when nothing is.
+func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
+	cfg, record := r.Config, s.record
+	selector, err := workload.SelectorOf(s.target.Deployment)
+	if err != nil {
+		return ended(report.Misconfig, "Deployment %s: %v", s.layout.Target, err), false
+	}
+	if writes := s.copyMounts(); len(writes) > 0 {
+		return plan{writes: writes}, false
+	}
+	if s.primary == nil {
+		replicas := max(workload.Replicas(s.target.Deployment), 1)
+		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.layout.Primary(),
+			Say:    fmt.Sprintf("Creating %s.%s out of %s, revision %s", s.layout.Primary(), r.Client.Namespace, s.layout.Target, s.revision),
+			Create: workload.NewPrimary(s.target.object, selector, s.revision, s.contents, replicas, epochText(record.Epoch)),
+		}}}, false
+	}
+	if p, ready := r.planRollout(s, s.primary, "stable"); !ready {
+		return p, false
+	}
+	var writes []kube.Write
+	service := func(name string, selects map[string]string, ports []any) {
+		writes = append(writes, kube.Write{Kind: kube.Service, Name: name, Create: workload.NewService(s.layout.Target, selects, ports)})
+	}
+	ports := workload.ServicePorts(s.service, s.target.Deployment, cfg.Port)
+	if s.primaryService == nil {
+		service(s.layout.PrimaryService(), selector.Stable, ports)
+	}
+	if s.canaryService == nil {
+		service(s.layout.CanaryService(), selector.Candidate, ports)
+	}
+	if s.service == nil {
+		service(s.layout.Service, selector.Stable, ports)
+	}
+	if len(writes) > 0 {
+		return plan{writes: writes}, false
+	}
+	if s.virtualService == nil {
+		// Proxies learn of the Services before a route leads to them.
+		return r.settle("services", cfg.Drain.Duration, func() plan {
+			return plan{writes: []kube.Write{{Kind: kube.VirtualService, Name: s.layout.VirtualService,
+				Create: routing.New(cfg.Hosts, cfg.Gateways, s.route, map[string]any{workload.TargetLabel: s.layout.Target}, record.Epoch)}}}
+		}), false
+	}
+	if s.split == nil {
+		return ended(report.Misconfig, "VirtualService %s: %v", s.layout.VirtualService, s.splitError), false
+	}
+	if !workload.Selects(s.service, selector.Stable) {
+		return plan{writes: []kube.Write{workload.SelectStable(s.service, s.layout.Target, selector.Stable)}}, false
+	}
+	return plan{}, true
+}
+
+// settle waits so that proxies have what was written before.
+func (r *Release) settle(key string, d time.Duration, then func() plan) plan {
+	if d <= 0 {
+		return then()
+	}
+	return plan{wait: &pause{key: key, limit: d, then: then}}
+}
+
+// copyMounts makes copies of what the target mounts, under the revision's name.
+func (s *snapshot) copyMounts() []kube.Write {
+	var writes []kube.Write
+	if s.primary != nil && workload.RevisionOf(s.primary.Deployment) == s.revision {
+		return nil
+	}
+	for _, m := range workload.TemplateOf(s.target.object).Mounts() {
+		content, ok := s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}]
+		name := workload.CopyName(m.Name, s.revision)
+		if !ok || s.copies[m.Kind+"/"+name] {
+			continue
+		}
+		kind := kube.ConfigMap
+		if m.Kind == "Secret" {
+			kind = kube.Secret
+		}
+		body := map[string]any{"metadata": map[string]any{"labels": map[string]any{workload.TargetLabel: s.layout.Target}}, "immutable": true}
+		for k, v := range content {
+			body[k] = v
+		}
+		writes = append(writes, kube.Write{Kind: kind, Name: name, Create: body})
+	}
+	return writes
+}
+
+// planRollout waits until a Deployment serves with all its replicas, at most as long as progressDeadlineSeconds says.
+func (r *Release) planRollout(s *snapshot, d *deployment, who string) (p plan, ready bool) {
+	cfg := s.config(r)
+	state := workload.RolloutOf(d.Deployment, int32(cfg.ReadyThreshold))
+	if state.Done {
+		return plan{}, true
+	}
+	fail := func() plan {
+		return ended(report.Rejected, "%s.%s (%s) not ready within progressDeadlineSeconds=%.0f: %s", d.Name, r.Client.Namespace, who,
+			cfg.ProgressDeadline.Seconds(), state.Text)
+	}
+	if state.Failed {
+		return fail(), false
+	}
+	return plan{wait: &pause{key: "rollout of " + d.Name, text: fmt.Sprintf("%s.%s not ready: %s", d.Name, r.Client.Namespace, state.Text),
+		limit: cfg.ProgressDeadline.Duration, then: fail}}, false
+}
+
+// config is that of canary-init, or the one it left in the record.
+func (s *snapshot) config(r *Release) *config.Config {
+	if r.Config != nil {
+		return r.Config
+	}
+	return &s.record.Config
+}
+
+// planInitialized ends a first release: stable serves, so the target may go.
+func (r *Release) planInitialized(s *snapshot) plan {
+	if workload.Replicas(s.target.Deployment) > 0 {
+		return r.settle("stable takes over", r.Config.Drain.Duration, func() plan {
+			return plan{writes: []kube.Write{s.target.scale(0, "")}}
+		})
+	}
+	return r.planEnd(s, Initialized)
+}
+
+// planEnd ends a release that has nothing to judge.
+func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
+	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again
+		return plan{writes: []kube.Write{s.target.scale(0, "")}}
+	}
+	record := r.begin(s)
+	if s.mine(r.Config.RunID) {
+		record = s.record.clone()
+	}
+	record.Phase, record.Outcome, record.Stable = Succeeded, outcome, s.stable()
+	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
+	say := ""
+	if outcome == Initialized {
+		say = fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace))
+		text = fmt.Sprintf("%s is initialized: stable runs revision %s and has all the traffic; the next revision will be a canary release", s.id(r.Client.Namespace), s.revision)
+	}
+	done := &result{text: text, results: initResults(outcome, s.revision, nil)}
+	return plan{writes: []kube.Write{s.write(record, say)}, done: done}
+}
+
+// planCandidate brings the candidate up.
+func (r *Release) planCandidate(s *snapshot) plan {
+	cfg, record := r.Config, s.record
+	if record.Candidate.Revision != s.revision { // changed since the lock was taken
+		next := record.clone()
+		next.Candidate, next.Phase = s.candidate(), Initializing
+		if record.Phase != Initializing {
+			return r.superseded(s)
+		}
+		return plan{writes: []kube.Write{s.write(next, "")}}
+	}
+	if need := max(record.Candidate.Replicas, workload.Replicas(s.primary.Deployment)); workload.Replicas(s.target.Deployment) < need {
+		return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("New revision detected! Scaling up %s", s.id(r.Client.Namespace)))}}
+	}
+	if p, ready := r.planRollout(s, s.target, "candidate"); !ready {
+		return p
+	}
+	done := &result{
+		text:    fmt.Sprintf("%s: revision %s is up beside stable (revision %s); it will get %v %% of the traffic", s.id(r.Client.Namespace), s.revision, record.Stable.Revision, cfg.Weights),
+		results: initResults("", s.revision, cfg.Weights),
+	}
+	if record.Phase != Initializing {
+		return plan{done: done}
+	}
+	next := record.clone()
+	next.Phase = Progressing
+	return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Starting canary analysis for %s", s.id(r.Client.Namespace)))}, done: done}
+}
+
+// superseded ends a step because the target is no longer what is being released.
+func (r *Release) superseded(s *snapshot) plan {
+	return ended(report.Undecided, "%s: superseded: the target has revision %s now, this release is of %s", s.id(r.Client.Namespace), s.revision, s.record.Candidate.Revision)
+}
+
+// MaxWeights is how many weights canary-init has Tekton results for.
+const MaxWeights = 10
+
+// initResults are the Tekton results of canary-init: weights that are not used are empty, which skips their tasks.
+func initResults(outcome Outcome, revision string, weights []config.Percent) map[string]string {
+	results := map[string]string{"outcome": string(outcome), "revision": revision}
+	for i := range MaxWeights {
+		name, value := "weight-"+strconv.Itoa(i+1), ""
+		if i < len(weights) {
+			value = strconv.Itoa(int(weights[i]))
+		}
+		results[name] = value
+	}
+	return results
+}

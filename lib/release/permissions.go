@@ -1,0 +1,24 @@
+package release
+
+// Permission is a rule of the Roles that the steps need in the target's namespace, with what it is for. canary-init checks each before
+// anything is changed; the shipped Roles are generated from this list.
+type Permission struct {
+	Group    string // "" is the core group
+	Resource string
+	Verbs    []string
+	Steps    []string // the steps that need it; canary-init checks them all
+	Why      string
+	Optional bool // without it the steps do less, and say so
+}
+
+// Permissions lists every rule.
+var Permissions = []Permission{
+	{"apps", "deployments", []string{"get", "create", "patch"}, []string{"canary-init", "promote", "rollback"}, "the target and its primary", false},
+	{"apps", "deployments", []string{"get"}, []string{"shift-weight", "analyze"}, "whether both versions are available, and the candidate still is the one being released", false},
+	{"", "services", []string{"get", "create", "patch"}, []string{"canary-init", "rollback"}, "the Services of both versions", false},
+	{"", "configmaps", []string{"get", "create", "patch"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "the release record, and configuration that the pods mount", false},
+	{"", "events", []string{"create"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "what kubectl get events shows of a release", false},
+	{"", "secrets", []string{"get", "create"}, []string{"canary-init", "shift-weight", "analyze", "promote"}, "Secrets that the pods mount, which belong to a revision", true},
+	{"networking.istio.io", "virtualservices", []string{"get", "create", "patch"}, []string{"canary-init"}, "the route", false},
+	{"networking.istio.io", "virtualservices", []string{"get", "patch"}, []string{"shift-weight", "analyze", "promote", "rollback"}, "the weights of the route", false},
+}

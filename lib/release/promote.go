@@ -1,0 +1,99 @@
+package release
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// Promote is the step promote: stable becomes what was judged, gets all the traffic, and the candidate is scaled to zero.
+func (r *Release) Promote(ctx context.Context) error {
+	return r.orToStable(ctx, r.drive(ctx, scope{}, r.planPromote))
+}
+
+func (r *Release) planPromote(s *snapshot) plan {
+	ns := r.Client.Namespace
+	if s.mine(r.Step.RunID) && s.record.Phase == Succeeded {
+		if s.record.Outcome != Promoted {
+			return plan{done: &result{text: fmt.Sprintf("%s: nothing to promote: %s", s.id(ns), s.record.Outcome),
+				results: map[string]string{"outcome": string(s.record.Outcome)}}}
+		}
+		return r.promoted(s)
+	}
+	if s.mine(r.Step.RunID) && s.record.Phase == Progressing {
+		if p, ok := r.mayGoOn(s, Progressing); !ok {
+			return p
+		}
+		if missing := unjudged(s.record); missing != "" {
+			return ended(report.Undecided, "%s: not promoted: weight %s was not judged", s.id(ns), missing)
+		}
+		next := s.record.clone()
+		next.Phase = Promoting
+		return plan{writes: []kube.Write{s.write(next, "")}}
+	}
+	if p, ok := r.mayGoOn(s, Promoting); !ok {
+		return p
+	}
+	candidate := s.record.Candidate
+	if workload.RevisionOf(s.primary.Deployment) != candidate.Revision {
+		selector, err := workload.SelectorOf(s.target.Deployment)
+		if err != nil {
+			return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
+		}
+		selector.Stable = s.primary.Spec.Selector.MatchLabels // which cannot be changed
+		template := candidate.Template.ForStable(selector, candidate.Revision, candidate.contents())
+		return plan{writes: []kube.Write{s.primary.roll(template, max(candidate.Replicas, workload.Replicas(s.primary.Deployment)), s.record.Epoch,
+			fmt.Sprintf("Copying %s template spec to %s.%s", s.id(ns), s.layout.Primary(), ns))}}
+	}
+	if p, ready := r.planRollout(s, s.primary, "stable"); !ready {
+		return p
+	}
+	if w := s.split.Shift(0, s.record.Epoch); w != nil {
+		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(ns))
+		return plan{writes: []kube.Write{*w}}
+	}
+	if workload.Replicas(s.target.Deployment) > 0 {
+		return r.settle("drain", s.record.Config.Drain.Duration, func() plan {
+			return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id(ns)))}}
+		})
+	}
+	next := s.record.clone()
+	next.Phase, next.Outcome = Succeeded, Promoted
+	p := r.promoted(s)
+	p.writes = []kube.Write{s.write(next, "")}
+	return p
+}
+
+func (r *Release) promoted(s *snapshot) plan {
+	return plan{done: &result{text: fmt.Sprintf("%s: promoted: stable runs revision %s and has all the traffic", s.id(r.Client.Namespace), s.record.Candidate.Revision),
+		results: map[string]string{"outcome": string(Promoted)}}}
+}
+
+// unjudged names a weight that the release was to be judged at and was not.
+func unjudged(record *Record) string {
+	passed := map[int32]bool{}
+	for _, shift := range record.Shifts {
+		passed[shift.Weight] = passed[shift.Weight] || shift.Passed
+	}
+	for _, w := range record.Config.Weights {
+		if !passed[int32(w)] {
+			return fmt.Sprint(w)
+		}
+	}
+	return ""
+}
+
+// roll plans the write that gives stable another template. It is refused unless the fence is that of the epoch.
+func (d *deployment) roll(template workload.Template, replicas int32, epoch int64, say string) kube.Write {
+	spec, _ := d.object.Object["spec"].(map[string]any)
+	strategy, _ := spec["strategy"].(map[string]any)
+	return kube.Write{Kind: kube.Deployment, Name: d.Name, Say: say, Patch: []kube.Operation{
+		{Op: "test", Path: kube.AnnotationPath(workload.FenceAnnotation), Value: epochText(epoch)},
+		{Op: "add", Path: "/spec/template", Value: template},
+		{Op: "add", Path: "/spec/replicas", Value: replicas},
+		{Op: "add", Path: "/spec/strategy", Value: workload.SafeStrategy(strategy)},
+	}}
+}

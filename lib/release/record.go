@@ -1,0 +1,164 @@
+package release
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/config"
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// Phase is how far a release is. Within an epoch it only goes forward.
+type Phase string
+
+// The phases of a release.
+const (
+	Initializing Phase = "Initializing" // stable, the Services and the route are made
+	Progressing  Phase = "Progressing"  // the candidate gets weight and is judged
+	Promoting    Phase = "Promoting"    // stable becomes what was judged
+	RollingBack  Phase = "RollingBack"  // stable becomes, or stays, what it was
+	Succeeded    Phase = "Succeeded"
+	Failed       Phase = "Failed"
+)
+
+func (p Phase) ended() bool { return p == Succeeded || p == Failed || p == "" }
+
+// Outcome is how a release ended: a closed list.
+type Outcome string
+
+// The outcomes of a release.
+const (
+	Initialized  Outcome = "initialized"  // stable was made; there was nothing to compare with
+	Unchanged    Outcome = "unchanged"    // stable runs this revision already
+	Promoted     Outcome = "promoted"     // stable runs what was judged
+	Rejected     Outcome = "rejected"     // judged, and not good enough
+	Inconclusive Outcome = "inconclusive" // it could not be judged in time
+	Superseded   Outcome = "superseded"   // a newer revision took its place
+	Refused      Outcome = "refused"      // it was not begun: configuration, or somebody else holds the target
+	Aborted      Outcome = "aborted"      // it was ended before a verdict
+)
+
+// Version is one revision of a workload: what stable was, or what is being released.
+type Version struct {
+	Revision string            `json:"revision,omitempty"`
+	Template workload.Template `json:"template,omitempty"`
+	Replicas int32             `json:"replicas,omitempty"`
+	Copied   []workload.Mount  `json:"copied,omitempty"` // what it mounts and stable has copies of
+}
+
+func (v Version) contents() workload.Contents {
+	contents := workload.Contents{}
+	for _, m := range v.Copied {
+		contents[workload.Mount{Kind: m.Kind, Name: m.Name}] = nil
+	}
+	return contents
+}
+
+// Shift is a weight that the candidate was given.
+type Shift struct {
+	Weight int32     `json:"weight"`
+	At     time.Time `json:"at"`
+	Passed bool      `json:"passed,omitempty"`
+	// Checks are the judgements at this weight, the newest last.
+	Checks []analysis.Result `json:"checks,omitempty"`
+}
+
+// Rejection remembers a revision that was judged and rejected.
+type Rejection struct {
+	Revision string    `json:"revision"`
+	Reason   string    `json:"reason"`
+	Run      string    `json:"run"`
+	At       time.Time `json:"at"`
+}
+
+// Record is the release record: the lock of a target, and all that is known of its release. It is kept in the ConfigMap TARGET-canary-release.
+// The weights are not in it: they are only in the VirtualService.
+type Record struct {
+	Holder       string        `json:"holder"` // uid of the run
+	Run          string        `json:"run"`    // name of the run
+	Epoch        int64         `json:"epoch"`  // raised whenever the lock changes hands
+	Phase        Phase         `json:"phase"`
+	Expires      time.Time     `json:"expires"`
+	Outcome      Outcome       `json:"outcome,omitempty"`
+	Reason       string        `json:"reason,omitempty"`
+	Config       config.Config `json:"config"`
+	Stable       Version       `json:"stable"`
+	Candidate    Version       `json:"candidate"`
+	Shifts       []Shift       `json:"shifts,omitempty"`
+	FailedChecks int           `json:"failedChecks"`
+	Rejected     []Rejection   `json:"rejected,omitempty"`
+}
+
+// maxRejected is how many rejected revisions are remembered.
+const maxRejected = 20
+
+func (r *Record) rejection(revision string) *Rejection {
+	for i := range r.Rejected {
+		if r.Rejected[i].Revision == revision {
+			return &r.Rejected[i]
+		}
+	}
+	return nil
+}
+
+// shift returns the last weight that was given, or nil.
+func (r *Record) shift() *Shift {
+	if len(r.Shifts) == 0 {
+		return nil
+	}
+	return &r.Shifts[len(r.Shifts)-1]
+}
+
+// clone copies a record deeply, so that a plan changes nothing of what was observed.
+func (r *Record) clone() *Record {
+	var c Record
+	b, err := json.Marshal(r)
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		panic(err) // a record that was read from JSON can be written
+	}
+	return &c
+}
+
+// recordKey and previousKey are where the ConfigMap has the record, and the one before it.
+const (
+	recordKey   = "release.json"
+	previousKey = "previous.json"
+)
+
+// readRecord decodes the record out of its ConfigMap.
+func readRecord(o *kube.Object) (*Record, error) {
+	data, _ := o.Object["data"].(map[string]any)
+	text, _ := data[recordKey].(string)
+	var r Record
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return nil, fmt.Errorf("the release record, ConfigMap %s, cannot be read: delete it if nothing is being released: %w", o.GetName(), err)
+	}
+	return &r, nil
+}
+
+// write plans the write of a record. It is refused when somebody else wrote since it was read.
+func (s *snapshot) write(r *Record, say string) kube.Write {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // as in clone
+	}
+	name := s.layout.Record()
+	if s.recordObject == nil {
+		return kube.Write{Kind: kube.ConfigMap, Name: name, Say: say, Create: map[string]any{
+			"metadata": map[string]any{"labels": map[string]any{workload.TargetLabel: s.layout.Target}},
+			"data":     map[string]any{recordKey: string(b)},
+		}}
+	}
+	patch := []kube.Operation{kube.Unchanged(s.recordObject), {Op: "add", Path: "/data/" + recordKey, Value: string(b)}}
+	if s.record != nil && s.record.Holder != r.Holder {
+		data, _ := s.recordObject.Object["data"].(map[string]any)
+		patch = append(patch, kube.Operation{Op: "add", Path: "/data/" + previousKey, Value: data[recordKey]})
+	}
+	return kube.Write{Kind: kube.ConfigMap, Name: name, Say: say, Patch: patch}
+}

@@ -1,0 +1,461 @@
+package release
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/canary-tasks/canary-tasks/lib/config"
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// shop is a target of a version, as its chart has it.
+func shop(version string) string {
+	return strings.ReplaceAll(`
+kind: Deployment
+metadata: {name: shop, labels: {app: shop}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec:
+      containers:
+      - {name: app, image: "shop:VERSION", ports: [{containerPort: 8080}], envFrom: [{configMapRef: {name: settings}}]}
+`, "VERSION", version)
+}
+
+const (
+	shopService = `
+kind: Service
+metadata: {name: shop}
+spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30001}]}
+`
+	settings = `
+kind: ConfigMap
+metadata: {name: settings}
+data: {color: blue}
+`
+)
+
+// step makes a step of a run.
+func (a *apiserver) step(name, run string) *Release {
+	client := a.client()
+	var log bytes.Buffer
+	a.t.Cleanup(func() {
+		if a.t.Failed() {
+			a.t.Logf("%s of %s:\n%s", name, run, log.String())
+		}
+	})
+	r := &Release{Client: client, Report: &report.Reporter{Out: &log, Client: client, Step: name, About: map[string]any{"name": "shop"}}}
+	r.Step.Namespace, r.Step.Target, r.Step.RunID, r.Step.RunName = "web", "shop", run, run
+	return r
+}
+
+func testConfig(run string) *config.Config {
+	seconds := func(n float64) config.Duration {
+		return config.Duration{Duration: time.Duration(n * float64(time.Second))}
+	}
+	return &config.Config{
+		Namespace: "web", Target: "shop", Service: "shop", Hosts: []string{"shop"}, Gateways: []string{"mesh"}, VirtualService: "shop",
+		Interval: seconds(10), Threshold: 2, Weights: []config.Percent{20, 40}, ProgressDeadline: seconds(0.2), ReadyThreshold: 100,
+		SuccessRate: 99, Drain: seconds(0.01), Deadline: seconds(60), OnBusy: "fail", Takeover: true, RunID: run, RunName: run,
+	}
+}
+
+func (a *apiserver) init(run string) error { return a.initWith(testConfig(run)) }
+
+func (a *apiserver) initWith(cfg *config.Config) error {
+	r := a.step("canary-init", cfg.RunID)
+	r.Config = cfg
+	return r.Init(a.t.Context(), nil)
+}
+
+func (a *apiserver) shift(run string, weight int32) error {
+	r := a.step("shift-weight", run)
+	r.Step.Weight = config.Percent(weight)
+	return r.Shift(a.t.Context())
+}
+
+// judge is a stand-in for analyze: it notes that the weight was judged good.
+func (a *apiserver) judge(run string) error {
+	r := a.step("analyze", run)
+	s, err := r.observe(a.t.Context(), scope{})
+	if err != nil {
+		return err
+	}
+	next := s.record.clone()
+	next.shift().Passed = true
+	return r.Client.Do(a.t.Context(), s.write(next, ""))
+}
+
+func (a *apiserver) promote(run string) error { return a.step("promote", run).Promote(a.t.Context()) }
+func (a *apiserver) rollback(run string) error {
+	return a.step("rollback", run).Rollback(a.t.Context())
+}
+
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantCode(t *testing.T, err error, code report.Code, says string) {
+	t.Helper()
+	if codeOf(err) != code || err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("code %d: %v\nwant code %d: …%s…", codeOf(err), err, code, says)
+	}
+}
+
+// state is what people see of a release.
+type state struct {
+	Weights   string // stable/candidate
+	Stable    string // image, and replicas
+	Candidate string
+	Selects   string // what the Service leads to
+	Phase     Phase
+	Outcome   Outcome
+}
+
+func (a *apiserver) state() state {
+	a.t.Helper()
+	ctx, c := a.t.Context(), a.client()
+	r := &Release{Client: c, Config: testConfig("")}
+	r.Step.Target = "shop"
+	s, err := r.observe(ctx, scope{services: true})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	describe := func(d *deployment) string {
+		if d == nil {
+			return ""
+		}
+		return fmt.Sprintf("%s x%d", d.Spec.Template.Spec.Containers[0].Image, workload.Replicas(d.Deployment))
+	}
+	got := state{Stable: describe(s.primary), Candidate: describe(s.target)}
+	if s.split != nil {
+		got.Weights = fmt.Sprintf("%d/%d", s.split.Stable, s.split.Candidate)
+	}
+	if s.service != nil {
+		got.Selects = fmt.Sprint(s.service.Object["spec"].(map[string]any)["selector"].(map[string]any)["app"])
+	}
+	if s.record != nil {
+		got.Phase, got.Outcome = s.record.Phase, s.record.Outcome
+	}
+	return got
+}
+
+func (a *apiserver) want(want state) {
+	a.t.Helper()
+	if diff := cmp.Diff(want, a.state()); diff != "" {
+		a.t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
+var (
+	initialized = state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Succeeded, Initialized}
+	promoted    = state{"100/0", "shop:2 x2", "shop:2 x0", "shop-primary", Succeeded, Promoted}
+)
+
+// initialized returns a server on which version 1 is stable.
+func afterInit(t *testing.T) *apiserver {
+	t.Helper()
+	a := newAPIServer(t, settings, shopService, shop("1"))
+	must(t, a.init("run-1"))
+	return a
+}
+
+func TestFirstVersion(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t, settings, shopService, shop("1"))
+	a.onWrite = func(did string) {
+		// Whatever leads traffic to stable comes when stable serves, and the target goes last.
+		if did == "post services/shop-primary" && a.objects["deployments/shop-primary"] == nil {
+			t.Error("a Service before its pods")
+		}
+		if did == "patch deployments/shop" && a.objects["services/shop"]["spec"].(map[string]any)["selector"].(map[string]any)["app"] != "shop-primary" {
+			t.Error("the target was scaled down while the Service led to it")
+		}
+	}
+	must(t, a.init("run-1"))
+	a.want(initialized)
+	port := a.objects["services/shop-canary"]["spec"].(map[string]any)["ports"].([]any)[0].(map[string]any)
+	if port["nodePort"] != nil || fmt.Sprint(port["targetPort"]) != "8080" {
+		t.Errorf("port of a copy: %v", port)
+	}
+	must(t, a.promote("run-1")) // it is never skipped
+	a.want(initialized)
+	must(t, a.rollback("run-1"))
+	a.want(initialized)
+}
+
+func TestPromotion(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	must(t, a.init("run-2"))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
+	must(t, a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"))
+	a.want(state{"60/40", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
+	must(t, a.promote("run-2"))
+	a.want(promoted)
+}
+
+// What was not judged at every weight is not promoted, and loses its traffic.
+func TestNothingUnjudgedIsPromoted(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	must(t, a.init("run-2"), a.shift("run-2", 20), a.judge("run-2"))
+	wantCode(t, a.promote("run-2"), report.Undecided, "weight 40 was not judged")
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
+}
+
+// A tool that sets the selector of the Service back is named.
+func TestServiceSetBack(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.objects["services/shop"]["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"}
+	a.apply(shop("2"))
+	wantCode(t, a.init("run-2"), report.Misconfig, "its selector was set back by")
+}
+
+// release brings version 2 to weight 40, judged.
+func (a *apiserver) release(run string) {
+	a.t.Helper()
+	a.apply(shop("2"))
+	must(a.t, a.init(run), a.shift(run, 20), a.judge(run), a.shift(run, 40), a.judge(run))
+}
+
+// Each step once more changes nothing but the lock.
+func TestTwiceIsOnce(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t, settings, shopService, shop("1"))
+	twice := func(desc string, step func() error) {
+		t.Helper()
+		must(t, step())
+		before := a.versions()
+		if err := step(); err != nil {
+			t.Errorf("%s again: %v", desc, err)
+		}
+		if after := a.versions(); !maps.Equal(before, after) {
+			t.Errorf("%s again changed (-before, +after)\n%s", desc, cmp.Diff(before, after))
+		}
+	}
+	twice("canary-init, first", func() error { return a.init("run-1") })
+	twice("unchanged", func() error { return a.init("run-1b") })
+	a.apply(shop("2"))
+	twice("canary-init", func() error { return a.init("run-2") })
+	twice("shift-weight", func() error { return a.shift("run-2", 20) })
+	must(t, a.judge("run-2"))
+	twice("shift-weight", func() error { return a.shift("run-2", 40) })
+	must(t, a.judge("run-2"))
+	twice("promote", func() error { return a.promote("run-2") })
+	twice("rollback after promotion", func() error { return a.rollback("run-2") })
+	a.want(promoted)
+	a.apply(shop("3"))
+	must(t, a.init("run-3"), a.shift("run-3", 20))
+	twice("rollback", func() error { return a.rollback("run-3") })
+}
+
+func TestRollback(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	must(t, a.rollback("run-2"))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+	wantCode(t, a.shift("run-2", 20), report.Undecided, "Failed")
+	// Aborted is not rejected: the same revision may be released again.
+	must(t, a.init("run-3"))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
+}
+
+// By hand, without a run id, a promotion is undone.
+func TestRollbackAfterPromotion(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	must(t, a.promote("run-2"), a.rollback(""))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+}
+
+// Stable does not come up with what was judged: its previous revision comes back.
+func TestPromotionThatFails(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	a.mu.Lock()
+	a.onWrite = func(did string) { // the new template's pods never get ready; those of the old one still serve
+		if did == "patch deployments/shop-primary" {
+			d := a.objects["deployments/shop-primary"]
+			if strings.Contains(fmt.Sprint(d["spec"]), "shop:2") {
+				d["status"] = map[string]any{"observedGeneration": d["metadata"].(map[string]any)["generation"], "replicas": 3, "updatedReplicas": 1, "availableReplicas": 2}
+			}
+		}
+	}
+	a.mu.Unlock()
+	wantCode(t, a.promote("run-2"), report.Rejected, "not ready within progressDeadlineSeconds")
+	if got := a.state().Weights; got != "100/0" {
+		t.Errorf("weights %s", got)
+	}
+	must(t, a.rollback("run-2"))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+}
+
+func TestANewerRevisionTakesOver(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	a.apply(shop("3"))
+	wantCode(t, a.shift("run-2", 60), report.Undecided, "superseded")
+	if got := a.state().Weights; got != "100/0" {
+		t.Errorf("weights %s", got)
+	}
+	must(t, a.init("run-3"))
+	wantCode(t, a.promote("run-2"), report.Undecided, "superseded: run run-3 holds the target")
+	must(t, a.rollback("run-2"), a.shift("run-3", 20))
+	a.want(state{"80/20", "shop:1 x2", "shop:3 x2", "shop-primary", Progressing, ""})
+}
+
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	must(t, a.init("run-2"))
+	before := a.versions()
+	wantCode(t, a.init("run-3"), report.Busy, "held by run run-2")
+	must(t, a.rollback("run-3")) // the finally of the refused run
+	if diff := cmp.Diff(before, a.versions()); diff != "" {
+		t.Errorf("a refused run changed (-before, +after)\n%s", diff)
+	}
+	must(t, a.shift("run-2", 20))
+}
+
+// Somebody else wrote the weights: the release ends, and says who.
+func TestWeightsOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	must(t, a.init("run-2"), a.shift("run-2", 20))
+	ctx, r := t.Context(), a.step("somebody", "x")
+	r.Config = testConfig("x")
+	s, err := r.observe(ctx, scope{})
+	must(t, err)
+	must(t, r.Client.Do(ctx, *s.split.Shift(70, s.record.Epoch)))
+	wantCode(t, a.shift("run-2", 40), report.Undecided, "weight is 70, this release set 20")
+}
+
+// Whatever write a step is killed after, running it again or rollback ends in the same place.
+func TestKilledAnywhere(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc     string
+		prepare  func(*apiserver)
+		step     func(*apiserver) error
+		want     state
+		rollback state
+	}{
+		{"canary-init, first", func(*apiserver) {}, func(a *apiserver) error { return a.init("run-1") }, initialized, state{}},
+		{"canary-init", func(a *apiserver) { must(a.t, a.init("run-1")); a.apply(shop("2")) }, func(a *apiserver) error { return a.init("run-2") },
+			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
+		{"promote", func(a *apiserver) { must(a.t, a.init("run-1")); a.release("run-2") }, func(a *apiserver) error { return a.promote("run-2") },
+			promoted, state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
+		{"rollback", func(a *apiserver) { must(a.t, a.init("run-1")); a.release("run-2") }, func(a *apiserver) error { return a.rollback("run-2") },
+			state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}, state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			for k := 0; ; k++ {
+				begin := func() (*apiserver, error) {
+					a := newAPIServer(t, settings, shopService, shop("1"))
+					c.prepare(a)
+					a.mu.Lock()
+					a.budget = k
+					a.mu.Unlock()
+					err := c.step(a)
+					a.mu.Lock()
+					a.budget = -1
+					a.mu.Unlock()
+					return a, err
+				}
+				a, err := begin()
+				if err == nil {
+					if k == 0 {
+						t.Error("it wrote nothing")
+					}
+					return
+				}
+				must(t, c.step(a))
+				if diff := cmp.Diff(c.want, a.state()); diff != "" {
+					t.Errorf("killed after %d writes and run again (-want, +got)\n%s", k, diff)
+				}
+				if c.rollback == (state{}) {
+					continue
+				}
+				if a, err = begin(); err == nil {
+					t.Fatal("it was not killed this time")
+				}
+				run := a.state()
+				must(t, a.rollback("run-2"))
+				if got := a.state(); got != c.rollback && run.Phase != Succeeded {
+					t.Errorf("killed after %d writes and rolled back (-want, +got)\n%s", k, cmp.Diff(c.rollback, got))
+				}
+			}
+		})
+	}
+}
+
+func TestInitRefuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc    string
+		prepare func(*apiserver)
+		change  func(*config.Config)
+		want    []string
+	}{
+		{"no target", func(a *apiserver) { delete(a.objects, "deployments/shop") }, nil, []string{`target is "shop"`, "no such Deployment in namespace web"}},
+		{"Recreate", func(a *apiserver) {
+			a.objects["deployments/shop"]["spec"].(map[string]any)["strategy"] = map[string]any{"type": "Recreate"}
+		}, nil, []string{"Recreate"}},
+		{"a mounted ConfigMap is missing", func(a *apiserver) { delete(a.objects, "configmaps/settings") }, nil, []string{"ConfigMap/settings, which is not there"}},
+		{"no such port", nil, func(c *config.Config) { c.Port = "8443" }, []string{`port is "8443"`, "has no such port"}},
+		{"a route to somewhere else", func(a *apiserver) {
+			a.apply("{kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: other}}]}]}}")
+		}, nil, []string{`virtualService is "shop"`, "other=0"}},
+		{"permissions", func(a *apiserver) { a.denied["patch virtualservices"], a.denied["create services"] = true, true }, nil,
+			[]string{"may not patch virtualservices.networking.istio.io", "may not create services"}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			a := newAPIServer(t, settings, shopService, shop("1"))
+			if c.prepare != nil {
+				c.prepare(a)
+			}
+			before := len(a.writes)
+			cfg := testConfig("run-1")
+			if c.change != nil {
+				c.change(cfg)
+			}
+			err := a.initWith(cfg)
+			for _, want := range c.want {
+				wantCode(t, err, report.Misconfig, want)
+			}
+			if len(a.writes) != before {
+				t.Errorf("it wrote %v", a.writes[before:])
+			}
+		})
+	}
+}
+
+var _ = []any{metav1.Now, kube.New, routing.Find}

@@ -1,0 +1,87 @@
+package release
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// graceful is how long a step that was told to end has to take the candidate's traffic away: less than the grace period of a pod.
+const graceful = 20 * time.Second
+
+// Rollback is the step rollback: all traffic to stable, stable back on the revision it had, the candidate scaled to zero. With a run id it
+// undoes what that run did and nothing else; without one, which is by hand, the last release.
+func (r *Release) Rollback(ctx context.Context) error {
+	err := r.drive(ctx, scope{}, r.planRollback)
+	if err != nil {
+		r.Report.Say("to send all traffic to stable by hand: kubectl edit virtualservice -n %s, and give the primary weight 100, the canary 0", r.Client.Namespace)
+	}
+	return err
+}
+
+func (r *Release) planRollback(s *snapshot) plan {
+	ns, record := r.Client.Namespace, s.record
+	byHand := r.Step.RunID == ""
+	nothing := func(why string) plan {
+		return plan{done: &result{text: fmt.Sprintf("%s.%s: nothing of this run to undo: %s", s.layout.Target, ns, why), results: map[string]string{"outcome": string(Refused)}}}
+	}
+	switch {
+	case record == nil:
+		return nothing("there is no release record")
+	case !byHand && !s.mine(r.Step.RunID):
+		return nothing(fmt.Sprintf("run %s was the last to hold the target", record.Run))
+	case record.Phase == Succeeded && (!byHand || record.Outcome != Promoted):
+		return nothing(fmt.Sprintf("the release ended as %s", record.Outcome))
+	case record.Phase == Failed:
+		return r.rolledBack(s)
+	case record.Phase != RollingBack:
+		next := record.clone()
+		next.Phase, next.Epoch = RollingBack, record.Epoch+1
+		next.Outcome = cmp.Or(record.Outcome, Aborted)
+		if record.Phase == Succeeded {
+			next.Outcome, next.Reason = Aborted, "rolled back by hand after its promotion"
+		}
+		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(ns), cmp.Or(record.Reason, string(next.Outcome))))}}
+	}
+	if s.split != nil && (s.stableServes() || s.split.Candidate == 0) {
+		if w := s.split.Raise(0, record.Epoch); w != nil {
+			return plan{writes: []kube.Write{*w}}
+		}
+	}
+	stable := record.Stable
+	if s.primary != nil && stable.Revision != "" {
+		if s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
+			return plan{writes: []kube.Write{s.primary.fence(record.Epoch)}}
+		}
+		if now := workload.RevisionOf(s.primary.Deployment); now != stable.Revision && now == record.Candidate.Revision {
+			return plan{writes: []kube.Write{s.primary.roll(stable.Template, max(stable.Replicas, 1), record.Epoch,
+				fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), ns, stable.Revision))}}
+		}
+		if state := workload.RolloutOf(s.primary.Deployment, int32(record.Config.ReadyThreshold)); !state.Done {
+			return plan{wait: &pause{key: "stable", text: fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text), limit: record.Config.ProgressDeadline.Duration,
+				then: func() plan {
+					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s", s.id(ns), stable.Revision, state.Text)
+				}}}
+		}
+		if s.target != nil && workload.Replicas(s.target.Deployment) > 0 && s.split != nil && s.split.Candidate == 0 {
+			return r.settle("drain", record.Config.Drain.Duration, func() plan {
+				return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id(ns)))}}
+			})
+		}
+	}
+	next := record.clone()
+	next.Phase = Failed
+	p := r.rolledBack(s)
+	p.writes = []kube.Write{s.write(next, "")}
+	return p
+}
+
+func (r *Release) rolledBack(s *snapshot) plan {
+	return plan{done: &result{text: fmt.Sprintf("%s: rolled back (%s): stable runs revision %s and has all the traffic", s.id(r.Client.Namespace),
+		cmp.Or(s.record.Outcome, Aborted), s.record.Stable.Revision), results: map[string]string{"outcome": string(cmp.Or(s.record.Outcome, Aborted))}}}
+}

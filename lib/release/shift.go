@@ -1,0 +1,114 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+)
+
+// Shift is the step shift-weight: it gives the candidate a weight, once both versions serve.
+func (r *Release) Shift(ctx context.Context) error {
+	return r.orToStable(ctx, r.drive(ctx, scope{}, r.planShift))
+}
+
+func (r *Release) planShift(s *snapshot) plan {
+	weight := int32(r.Step.Weight)
+	if p, ok := r.mayGoOn(s, Progressing); !ok {
+		return p
+	}
+	last := s.record.shift()
+	done := &result{text: fmt.Sprintf("%s has %d %% of the traffic, stable %d %%", s.id(r.Client.Namespace), weight, 100-weight),
+		results: map[string]string{"weight": fmt.Sprint(weight)}}
+	if s.split.Candidate == weight && s.split.Stable == 100-weight {
+		if last != nil && last.Weight == weight {
+			return plan{done: done}
+		}
+		next := s.record.clone()
+		next.Shifts = append(next.Shifts, Shift{Weight: weight, At: s.now.UTC()})
+		return plan{writes: []kube.Write{s.write(next, "")}, done: done}
+	}
+	for _, d := range []*deployment{s.target, s.primary} {
+		if p, ready := r.planRollout(s, d, "for "+fmt.Sprint(weight)+" %"); !ready {
+			return p
+		}
+	}
+	// The candidate needs at least the share of pods that it gets of the traffic.
+	if has, needs := s.target.Status.AvailableReplicas, int32(math.Ceil(float64(s.primary.Status.AvailableReplicas)*float64(weight)/100)); has < needs {
+		return plan{wait: &pause{key: "pods for the weight", limit: s.record.Config.ProgressDeadline.Duration,
+			text: fmt.Sprintf("%s has %d pods; %d %% of the traffic needs %d beside stable's %d", s.id(r.Client.Namespace), has, weight, needs, s.primary.Status.AvailableReplicas),
+			then: func() plan {
+				return ended(report.Undecided, "%s did not get the %d pods that %d %% of the traffic needs", s.id(r.Client.Namespace), needs, weight)
+			}}}
+	}
+	w := s.split.Shift(weight, s.record.Epoch)
+	w.Say = fmt.Sprintf("Advance %s canary weight %d", s.id(r.Client.Namespace), weight)
+	return plan{writes: []kube.Write{*w}}
+}
+
+// mayGoOn checks what every step after canary-init begins with: this run holds the target, the release is in the phase, the target is
+// still what is being released, and the weights are those that were set last. Where not, it is the plan to end with.
+func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
+	record, id := s.record, s.layout.Target+"."+r.Client.Namespace
+	switch {
+	case record == nil:
+		return ended(report.Undecided, "%s: there is no release record (ConfigMap %s): canary-init has not run", id, s.layout.Record()), false
+	case !s.mine(r.Step.RunID):
+		return ended(report.Undecided, "%s: superseded: run %s holds the target now (revision %s)", id, record.Run, record.Candidate.Revision), false
+	case record.Outcome == Rejected:
+		return ended(report.Rejected, "%s: this release was rejected: %s", id, record.Reason), false
+	case record.Phase != phase || record.Outcome != "":
+		return ended(report.Undecided, "%s: the release is %s (%s), not %s: nothing was changed", id, record.Phase, record.Outcome, phase), false
+	case s.target == nil || s.primary == nil:
+		return ended(report.Undecided, "%s: Deployment %s or %s is gone", id, s.layout.Target, s.layout.Primary()), false
+	case s.split == nil:
+		return ended(report.Undecided, "%s: VirtualService %s: %v", id, s.layout.VirtualService, s.splitError), false
+	case !s.split.Fenced(record.Epoch):
+		return ended(report.Undecided, "%s: VirtualService %s was fenced off by another release", id, s.layout.VirtualService), false
+	case phase == Progressing && record.Candidate.Revision != s.revision:
+		return r.superseded(s), false
+	}
+	want := int32(0)
+	if last := record.shift(); last != nil {
+		want = last.Weight
+	}
+	if now := s.split.Candidate; now != want && now != int32(r.Step.Weight) {
+		return ended(report.Undecided, "%s: the candidate's weight is %d, this release set %d: %s wrote VirtualService %s", id, now, want,
+			kube.LastManager(s.virtualService), s.layout.VirtualService), false
+	}
+	return plan{}, true
+}
+
+// orToStable ends a step that did not do what it is for: the candidate's traffic is taken away, whatever the reason, as long as this run
+// holds the target. It is all that runs when a pipeline is cancelled.
+func (r *Release) orToStable(ctx context.Context, failed error) error {
+	if failed == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceful)
+	defer cancel()
+	if err := r.toStable(ctx); err != nil {
+		r.Report.Say("the candidate's traffic could not be taken away: %v", err)
+	}
+	return failed
+}
+
+// toStable takes the candidate's traffic away, where this run may write and stable serves.
+func (r *Release) toStable(ctx context.Context) error {
+	return r.drive(ctx, scope{}, func(s *snapshot) plan {
+		if s.mine(r.Step.RunID) && s.split != nil && s.split.Fenced(s.record.Epoch) && s.stableServes() {
+			if w := s.split.Shift(0, s.record.Epoch); w != nil {
+				w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(r.Client.Namespace))
+				return plan{writes: []kube.Write{*w}}
+			}
+		}
+		return plan{done: &result{}}
+	})
+}
+
+// stableServes tells whether stable has at least one pod that serves.
+func (s *snapshot) stableServes() bool {
+	return s.primary != nil && s.primary.Status.AvailableReplicas > 0
+}

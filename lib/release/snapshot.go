@@ -1,0 +1,162 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// deployment is a Deployment, whole and decoded.
+type deployment struct {
+	*appsv1.Deployment
+	object *kube.Object
+}
+
+// snapshot is what a step sees of the cluster at one moment.
+type snapshot struct {
+	now     time.Time
+	layout  workload.Layout
+	route   routing.Route
+	target  *deployment
+	primary *deployment
+
+	service, primaryService, canaryService *kube.Object
+
+	virtualService *kube.Object
+	split          *routing.Split // nil when there is no route to both versions; then splitError says why
+	splitError     error
+
+	contents workload.Contents // what the target mounts
+	missing  []workload.Mount  // what it mounts and is not there
+	unread   []workload.Mount  // Secrets that this account may not read; they do not count
+	copies   map[string]bool   // names of copies for stable that are there, as Kind/name
+	revision string            // of the target
+
+	record       *Record
+	recordObject *kube.Object
+}
+
+// scope says what a snapshot has to hold beside the record, the target and stable, and the route.
+type scope struct {
+	recordOnly bool // nothing but the record
+	services   bool
+	copies     bool
+}
+
+// observe reads a snapshot.
+func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
+	s := &snapshot{contents: workload.Contents{}, copies: map[string]bool{}}
+	var errs []error
+	get := func(kind kube.Kind, name string, into any) *kube.Object {
+		o, err := r.Client.Get(ctx, kind, name, into)
+		errs = append(errs, err)
+		return o
+	}
+	s.layout = workload.Layout{Target: r.Step.Target}
+	if s.recordObject = get(kube.ConfigMap, s.layout.Record(), nil); s.recordObject != nil {
+		record, err := readRecord(s.recordObject)
+		if err != nil {
+			return nil, err
+		}
+		s.record = record
+	}
+	cfg := r.Config
+	if what.recordOnly {
+		return s, errors.Join(errs...)
+	}
+	if cfg == nil { // every step but canary-init knows its configuration from the record
+		if s.record == nil || s.record.Config.Target == "" {
+			return s, errors.Join(errs...)
+		}
+		cfg = &s.record.Config
+	}
+	s.layout.Service, s.layout.VirtualService = cfg.Service, cfg.VirtualService
+	s.route = routing.Route{Name: cfg.Route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
+
+	read := func(name string) *deployment {
+		d := &deployment{Deployment: new(appsv1.Deployment)}
+		if d.object = get(kube.Deployment, name, d.Deployment); d.object == nil {
+			return nil
+		}
+		return d
+	}
+	s.target, s.primary = read(s.layout.Target), read(s.layout.Primary())
+	if s.virtualService = get(kube.VirtualService, s.layout.VirtualService, nil); s.virtualService != nil {
+		split, err := routing.Find(s.virtualService, s.route)
+		if s.splitError = err; err == nil {
+			s.split = &split
+		}
+	}
+	if what.services {
+		s.service = get(kube.Service, s.layout.Service, nil)
+		s.primaryService = get(kube.Service, s.layout.PrimaryService(), nil)
+		s.canaryService = get(kube.Service, s.layout.CanaryService(), nil)
+	}
+	if s.target != nil {
+		template := workload.TemplateOf(s.target.object)
+		for _, m := range template.Mounts() {
+			kind := kube.ConfigMap
+			if m.Kind == "Secret" {
+				kind = kube.Secret
+			}
+			o, err := r.Client.Get(ctx, kind, m.Name, nil)
+			switch {
+			case m.Kind == "Secret" && apierrors.IsForbidden(err):
+				s.unread = append(s.unread, m)
+			case err != nil:
+				errs = append(errs, err)
+			case o != nil:
+				s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}] = mounted(o)
+			case !m.Optional:
+				s.missing = append(s.missing, m)
+			}
+		}
+		s.revision = template.Revision(s.contents)
+		if what.copies {
+			for m := range s.contents {
+				kind := kube.ConfigMap
+				if m.Kind == "Secret" {
+					kind = kube.Secret
+				}
+				name := workload.CopyName(m.Name, s.revision)
+				s.copies[m.Kind+"/"+name] = get(kind, name, nil) != nil
+			}
+		}
+	}
+	s.now = time.Now()
+	return s, errors.Join(errs...)
+}
+
+// mounted is what a pod sees of a ConfigMap or a Secret.
+func mounted(o *kube.Object) map[string]any {
+	content := map[string]any{}
+	for _, field := range []string{"data", "binaryData", "type"} {
+		if v, ok := o.Object[field]; ok {
+			content[field] = v
+		}
+	}
+	return content
+}
+
+// mine tells whether the run of this step holds the target.
+func (s *snapshot) mine(uid string) bool { return s.record != nil && s.record.Holder == uid }
+
+// scale plans the write of a Deployment's replicas.
+func (d *deployment) scale(replicas int32, say string) kube.Write {
+	return kube.Write{Kind: kube.Deployment, Name: d.Name, Say: say, Patch: []kube.Operation{
+		kube.Unchanged(d.object), {Op: "add", Path: "/spec/replicas", Value: replicas},
+	}}
+}
+
+// id is how a target is called in sentences, as Flagger does.
+func (s *snapshot) id(namespace string) string {
+	return fmt.Sprintf("%s.%s", s.layout.Target, namespace)
+}

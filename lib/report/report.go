@@ -1,0 +1,78 @@
+package report
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+)
+
+// Error is an error that decides the exit code of a step.
+type Error struct {
+	Code Code
+	Text string
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Errorf makes an error with an exit code.
+func Errorf(code Code, format string, args ...any) error {
+	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
+}
+
+// Reporter tells people what a step does.
+type Reporter struct {
+	Out    io.Writer
+	Client *kube.Client   // where events go; nil: nowhere
+	About  map[string]any // the object that the events are about (an ObjectReference)
+	Step   string
+	failed bool
+}
+
+// Say prints a line of the log.
+func (r *Reporter) Say(format string, args ...any) {
+	_, _ = fmt.Fprintf(r.Out, "%s %s\n", time.Now().UTC().Format("15:04:05"), fmt.Sprintf(format, args...))
+}
+
+// Event prints a line of the log and records it as a Kubernetes event, as Flagger does (reason Synced).
+func (r *Reporter) Event(ctx context.Context, warning bool, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.Say("%s", text)
+	if r.Client == nil || r.About == nil {
+		return
+	}
+	kind := "Normal"
+	if warning {
+		kind = "Warning"
+	}
+	now := time.Now().UTC().Format(time.RFC3339)
+	_, err := r.Client.Create(ctx, kube.Event, true, map[string]any{
+		"metadata":       map[string]any{"generateName": "canary-tasks-", "namespace": r.Client.Namespace},
+		"involvedObject": r.About,
+		"reason":         "Synced", "message": text[:min(len(text), 1024)], "type": kind,
+		"source":         map[string]any{"component": "canary-tasks"},
+		"firstTimestamp": now, "lastTimestamp": now, "count": int64(1),
+		"reportingComponent": "canary-tasks", "reportingInstance": r.Step,
+	})
+	if err != nil && !r.failed {
+		r.failed = true // once is enough: an event is never worth a release
+		r.Say("this and later events could not be recorded: %v", err)
+	}
+}
+
+// Results writes Tekton results: one file a result, beside the file of one of them. An empty path writes none.
+func Results(path string, results map[string]string) error {
+	if path == "" {
+		return nil
+	}
+	for name, value := range results {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), []byte(value), 0o644); err != nil {
+			return fmt.Errorf("writing the result %s: %w", name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+// Package workload knows the two copies of a workload, stable and candidate: how their objects are called, how one is made from the
+// other, what configuration they mount, which revision they are, and whether they serve.
+//
+// All of it is pure: objects go in, objects and sentences come out.
+package workload
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+)
+
+// Labels and annotations of what a release makes.
+const (
+	TargetLabel        = "canary-tasks.dev/target"   // on everything made for a target: its name
+	RevisionAnnotation = "canary-tasks.dev/revision" // on stable's pods: the revision they serve
+	FenceAnnotation    = "canary-tasks.dev/fence"    // on the route and on stable: the epoch that may write
+)
+
+// Layout names the objects of a release. It is Flagger's, so that charts, dashboards and habits carry over.
+type Layout struct {
+	Target         string // the Deployment that Git and Helm write: the candidate
+	Service        string // the Service that people call
+	VirtualService string
+}
+
+// Primary is the Deployment that serves: stable.
+func (l Layout) Primary() string { return l.Target + "-primary" }
+
+// PrimaryService leads to stable's pods.
+func (l Layout) PrimaryService() string { return l.Service + "-primary" }
+
+// CanaryService leads to the candidate's pods.
+func (l Layout) CanaryService() string { return l.Service + "-canary" }
+
+// Record is the ConfigMap with the release record.
+func (l Layout) Record() string { return l.Target + "-canary-release" }
+
+// selectorKeys are the labels of a selector that may tell stable from the candidate, the first that is there is taken (Flagger's list).
+var selectorKeys = []string{"app", "name", "app.kubernetes.io/name"}
+
+// Selector tells stable's pods from the candidate's: both carry the target's full matchLabels, and the value of one differs.
+type Selector struct {
+	Key       string
+	Candidate map[string]string
+	Stable    map[string]string
+}
+
+// SelectorOf reads the selector of a target. The error says what the Deployment lacks.
+func SelectorOf(target *appsv1.Deployment) (Selector, error) {
+	if target.Spec.Selector == nil || len(target.Spec.Selector.MatchExpressions) > 0 {
+		return Selector{}, fmt.Errorf("its spec.selector must have matchLabels only")
+	}
+	labels := target.Spec.Selector.MatchLabels
+	for _, key := range selectorKeys {
+		if labels[key] == "" {
+			continue
+		}
+		if len(labels[key])+len("-primary") > 63 {
+			return Selector{}, fmt.Errorf("its label %s=%s is longer than 55 characters, so that %s-primary is no label", key, labels[key], labels[key])
+		}
+		stable := maps.Clone(labels)
+		stable[key] += "-primary"
+		return Selector{Key: key, Candidate: labels, Stable: stable}, nil
+	}
+	return Selector{}, fmt.Errorf("its spec.selector.matchLabels have none of %s", strings.Join(selectorKeys, ", "))
+}
+
+// tracking are the prefixes of labels and annotations by which other tools recognise what is theirs; copies do not carry them.
+var tracking = []string{
+	"app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "argocd.argoproj.io/", "deployment.kubernetes.io/", "gitops.jenkins-x.io/",
+	"helm.sh/", "helm.toolkit.fluxcd.io/", "kubectl.kubernetes.io/", "kustomize.toolkit.fluxcd.io/", "meta.helm.sh/",
+}
+
+// withoutTracking copies labels or annotations, but for those in keep, which a selector needs.
+func withoutTracking(from map[string]string, keep map[string]string) map[string]any {
+	into := map[string]any{}
+	for _, k := range slices.Sorted(maps.Keys(from)) {
+		_, needed := keep[k]
+		if needed || !slices.ContainsFunc(tracking, func(prefix string) bool { return strings.HasPrefix(k, prefix) }) {
+			into[k] = from[k]
+		}
+	}
+	return into
+}

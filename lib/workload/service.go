@@ -1,0 +1,65 @@
+package workload
+
+import (
+	"maps"
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+)
+
+// ServicePorts are the ports of the Services that a release makes: those of the Service that is there, or, where there is none, one port
+// (number, default 80) that leads to the target's first container port.
+func ServicePorts(service *unstructured.Unstructured, target *appsv1.Deployment, port string) []any {
+	if service != nil {
+		ports, _, _ := unstructured.NestedSlice(service.Object, "spec", "ports")
+		for _, p := range ports {
+			if p, ok := p.(map[string]any); ok {
+				delete(p, "nodePort")
+			}
+		}
+		return ports
+	}
+	number, err := strconv.ParseInt(port, 10, 32)
+	if err != nil {
+		number = 80
+	}
+	p := map[string]any{"name": "http", "port": number, "protocol": "TCP"}
+	for _, c := range target.Spec.Template.Spec.Containers {
+		if len(c.Ports) > 0 && c.Name != "istio-proxy" {
+			p["targetPort"] = int64(c.Ports[0].ContainerPort)
+			break
+		}
+	}
+	return []any{p}
+}
+
+// NewService is a Service that leads to the pods with these labels. The result has no name, kind and namespace.
+func NewService(target string, selects map[string]string, ports []any) map[string]any {
+	return map[string]any{
+		"metadata": map[string]any{"labels": map[string]any{TargetLabel: target}},
+		"spec":     map[string]any{"selector": strings2any(selects), "ports": runtime.DeepCopyJSONValue(ports)},
+	}
+}
+
+// Selects tells whether a Service leads to exactly the pods with these labels.
+func Selects(service *unstructured.Unstructured, labels map[string]string) bool {
+	selector, _, _ := unstructured.NestedStringMap(service.Object, "spec", "selector")
+	return maps.Equal(selector, labels)
+}
+
+// SelectStable plans the write that leads a Service to stable's pods.
+func SelectStable(service *unstructured.Unstructured, target string, labels map[string]string) kube.Write {
+	patch := []kube.Operation{
+		kube.Unchanged(service), {Op: "add", Path: "/spec/selector", Value: labels}}
+	// Noted on it, so that a tool which sets the selector back is told from one that never knew.
+	return kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: append(patch, kube.Annotate(service, TargetLabel, target)...)}
+}
+
+// SetBack tells whether a Service that was led to stable leads elsewhere again.
+func SetBack(service *unstructured.Unstructured, labels map[string]string) bool {
+	return service.GetAnnotations()[TargetLabel] != "" && !Selects(service, labels)
+}

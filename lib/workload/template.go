@@ -1,0 +1,229 @@
+package workload
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Template is a pod template as the API server has it: fields that this program does not know stay in it.
+type Template map[string]any
+
+// TemplateOf reads the pod template of a Deployment.
+func TemplateOf(deployment *unstructured.Unstructured) Template {
+	template, _, _ := unstructured.NestedMap(deployment.Object, "spec", "template")
+	return template
+}
+
+// Mount is a ConfigMap or a Secret that pods mount or read into their environment.
+type Mount struct {
+	Kind     string // "ConfigMap" or "Secret"
+	Name     string
+	Optional bool
+}
+
+func (m Mount) String() string { return m.Kind + "/" + m.Name }
+
+// Mounts lists the ConfigMaps and Secrets of a template, each once, in order.
+func (t Template) Mounts() []Mount {
+	found := map[Mount]bool{} // value: some use needs it
+	t.eachMount(func(kind string, ref map[string]any, key string) {
+		if name, _ := ref[key].(string); name != "" {
+			optional, _ := ref["optional"].(bool)
+			m := Mount{Kind: kind, Name: name}
+			found[m] = found[m] || !optional
+		}
+	})
+	mounts := slices.Collect(maps.Keys(found))
+	for i := range mounts {
+		mounts[i].Optional = !found[mounts[i]]
+	}
+	slices.SortFunc(mounts, func(a, b Mount) int { return cmp.Compare(a.String(), b.String()) })
+	return mounts
+}
+
+// eachMount calls f for every reference to a ConfigMap or a Secret: ref[key] is its name.
+func (t Template) eachMount(f func(kind string, ref map[string]any, key string)) {
+	visit := func(kind string, from map[string]any, field, key string) {
+		if ref, ok := from[field].(map[string]any); ok {
+			f(kind, ref, key)
+		}
+	}
+	spec := object(t, "spec")
+	for _, volume := range list(spec, "volumes") {
+		visit("ConfigMap", volume, "configMap", "name")
+		visit("Secret", volume, "secret", "secretName")
+		for _, source := range list(object(volume, "projected"), "sources") {
+			visit("ConfigMap", source, "configMap", "name")
+			visit("Secret", source, "secret", "name")
+		}
+	}
+	for _, containers := range []string{"initContainers", "containers"} {
+		for _, container := range list(spec, containers) {
+			for _, env := range list(container, "env") {
+				visit("ConfigMap", object(env, "valueFrom"), "configMapKeyRef", "name")
+				visit("Secret", object(env, "valueFrom"), "secretKeyRef", "name")
+			}
+			for _, env := range list(container, "envFrom") {
+				visit("ConfigMap", env, "configMapRef", "name")
+				visit("Secret", env, "secretRef", "name")
+			}
+		}
+	}
+}
+
+// Contents is the data of what is mounted, as the API server has it; one that is missing is not in it.
+type Contents map[Mount]map[string]any
+
+// Revision identifies what a template runs: a hash of its canonical JSON and of all that it mounts, in one, so that no single Secret can
+// be guessed from it.
+func (t Template) Revision(mounted Contents) string {
+	var parts []any
+	parts = append(parts, map[string]any(t))
+	for _, m := range t.Mounts() {
+		parts = append(parts, m.String(), mounted[Mount{Kind: m.Kind, Name: m.Name}])
+	}
+	canonical, err := json.Marshal(parts) // keys of maps come sorted
+	if err != nil {
+		return "" // what came as JSON can be written as JSON
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:5])
+}
+
+// CopyName is the name of a mounted object's copy for stable: the revision makes it one that is never changed.
+func CopyName(name, revision string) string {
+	tail := "-primary-" + revision
+	return name[:min(len(name), 253-len(tail))] + tail
+}
+
+// ForStable makes stable's pod template out of the candidate's: the selector's label tells them apart, the revision is noted, and what it
+// mounts are copies. copied says of which mounts there are copies.
+func (t Template) ForStable(s Selector, revision string, copied Contents) Template {
+	stable := Template(runtime.DeepCopyJSON(t))
+	metadata := object(stable, "metadata")
+	if metadata == nil {
+		metadata = map[string]any{}
+		stable["metadata"] = metadata
+	}
+	labels := object(metadata, "labels")
+	for k, v := range s.Stable {
+		labels[k] = v
+	}
+	annotations := object(metadata, "annotations")
+	if annotations == nil {
+		annotations = map[string]any{}
+		metadata["annotations"] = annotations
+	}
+	annotations[RevisionAnnotation] = revision
+	delete(metadata, "creationTimestamp")
+	stable.eachMount(func(kind string, ref map[string]any, key string) {
+		name, _ := ref[key].(string)
+		if _, ok := copied[Mount{Kind: kind, Name: name}]; ok {
+			ref[key] = CopyName(name, revision)
+		}
+	})
+	spec := object(stable, "spec")
+	for _, constraint := range list(spec, "topologySpreadConstraints") {
+		forStable(object(constraint, "labelSelector"), s)
+	}
+	anti := object(object(spec, "affinity"), "podAntiAffinity")
+	for _, term := range list(anti, "requiredDuringSchedulingIgnoredDuringExecution") {
+		forStable(object(term, "labelSelector"), s)
+	}
+	for _, term := range list(anti, "preferredDuringSchedulingIgnoredDuringExecution") {
+		forStable(object(object(term, "podAffinityTerm"), "labelSelector"), s)
+	}
+	return stable
+}
+
+// forStable lets a selector by which a workload's pods keep away from each other select stable's.
+func forStable(selector map[string]any, s Selector) {
+	if labels := object(selector, "matchLabels"); labels[s.Key] == s.Candidate[s.Key] && labels != nil {
+		labels[s.Key] = s.Stable[s.Key]
+	}
+	for _, e := range list(selector, "matchExpressions") {
+		values, _ := e["values"].([]any)
+		for i := range values {
+			if e["key"] == s.Key && values[i] == s.Candidate[s.Key] {
+				values[i] = s.Stable[s.Key]
+			}
+		}
+	}
+}
+
+// RevisionOf is the revision that stable's pods are made of; empty when it was not made by a release.
+func RevisionOf(primary *appsv1.Deployment) string {
+	return primary.Spec.Template.Annotations[RevisionAnnotation]
+}
+
+func object(from map[string]any, field string) map[string]any {
+	o, _ := from[field].(map[string]any)
+	return o
+}
+
+func list(from map[string]any, field string) []map[string]any {
+	values, _ := from[field].([]any)
+	var objects []map[string]any
+	for _, v := range values {
+		if o, ok := v.(map[string]any); ok {
+			objects = append(objects, o)
+		}
+	}
+	return objects
+}
+
+// NewPrimary is the Deployment of stable, made from the target as it serves now. The result has no name, kind and namespace.
+func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, copied Contents, replicas int32, epoch string) map[string]any {
+	spec := runtime.DeepCopyJSON(object(target.Object, "spec"))
+	spec["replicas"] = int64(replicas)
+	spec["selector"] = map[string]any{"matchLabels": strings2any(s.Stable)}
+	spec["template"] = map[string]any(TemplateOf(target).ForStable(s, revision, copied))
+	spec["strategy"] = SafeStrategy(object(spec, "strategy"))
+	spec["revisionHistoryLimit"] = max(asInt(spec["revisionHistoryLimit"], 10), 3)
+	delete(spec, "paused")
+	labels := withoutTracking(target.GetLabels(), s.Stable)
+	for k, v := range s.Stable {
+		labels[k] = v
+	}
+	labels[TargetLabel] = target.GetName()
+	return map[string]any{
+		"metadata": map[string]any{"labels": labels, "annotations": map[string]any{FenceAnnotation: epoch}},
+		"spec":     spec,
+	}
+}
+
+// SafeStrategy is how stable rolls: never with fewer pods than it has, at least one more at a time.
+func SafeStrategy(own map[string]any) map[string]any {
+	surge := object(own, "rollingUpdate")["maxSurge"]
+	if surge == nil || fmt.Sprint(surge) == "0" || fmt.Sprint(surge) == "0%" {
+		surge = int64(1)
+	}
+	return map[string]any{"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": int64(0), "maxSurge": surge}}
+}
+
+func strings2any(from map[string]string) map[string]any {
+	into := make(map[string]any, len(from))
+	for k, v := range from {
+		into[k] = v
+	}
+	return into
+}
+
+func asInt(v any, otherwise int64) int64 {
+	switch n := v.(type) {
+	case int64:
+		return n
+	case float64:
+		return int64(n)
+	}
+	return otherwise
+}

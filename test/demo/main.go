@@ -1,0 +1,284 @@
+// Command demo shows a release on the cluster of `make cluster`, as people run one: four releases, each started with tkn and followed in
+// its log, under 100 requests a second. Every cell of the table at its end is what the generator counted, what the PipelineRun says or what
+// the API server has. It ends with 1 when a release ended otherwise than it should.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/test/load"
+)
+
+const (
+	namespace = "canary-demo"
+	target    = "shop"
+	rate      = 100
+)
+
+// story is one of the demo's releases.
+type story struct {
+	title   string
+	version string
+	faults  string
+	traffic bool
+	again   bool // the same revision once more: nothing is applied
+
+	wantGreen   bool
+	wantOutcome string
+	wantServes  string
+}
+
+var stories = []story{
+	{title: "first version", version: "1.0.0", traffic: true, wantGreen: true, wantOutcome: "initialized", wantServes: "1.0.0"},
+	{title: "healthy", version: "2.0.0", traffic: true, wantGreen: true, wantOutcome: "promoted", wantServes: "2.0.0"},
+	{title: "fails 20 % of its requests", version: "3.0.0", faults: "fail=0.2", traffic: true, wantOutcome: "rejected", wantServes: "2.0.0"},
+	{title: "the same once more", version: "3.0.0", again: true, traffic: true, wantOutcome: "rejected", wantServes: "2.0.0"},
+	{title: "healthy, no traffic", version: "4.0.0", wantOutcome: "inconclusive", wantServes: "2.0.0"},
+}
+
+// row is how a release ended.
+type row struct {
+	run, status, outcome, reason, weights, serves string
+	took                                          time.Duration
+	shares                                        []string
+	answers                                       string
+	wrong                                         []string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	wrong, err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(2)
+	}
+	if wrong {
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (wrong bool, err error) {
+	if _, err := command(ctx, "", "kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--wait"); err != nil {
+		return false, err
+	}
+	if _, err := command(ctx, "", "kubectl", "create", "namespace", namespace); err != nil {
+		return false, err
+	}
+	say("building the images and applying the Tasks, the Pipeline and its Role")
+	resolved, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-R", "-f", "tasks", "-f", "pipelines")
+	if err != nil {
+		return false, err
+	}
+	if err := apply(ctx, resolved); err != nil {
+		return false, err
+	}
+	app, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "examples/release/app.yaml")
+	if err != nil {
+		return false, err
+	}
+	var rows []row
+	for i, s := range stories {
+		say("")
+		say("=== release %d: %s (version %s)", i+1, s.title, s.version)
+		r, err := release(ctx, s, app)
+		if err != nil {
+			return false, fmt.Errorf("release %d, %s: %w", i+1, s.title, err)
+		}
+		rows = append(rows, r)
+		wrong = wrong || len(r.wrong) > 0
+	}
+	table(rows)
+	return wrong, nil
+}
+
+// release applies a version, starts the Pipeline as a person does, and looks how it ended.
+func release(ctx context.Context, s story, app string) (r row, err error) {
+	if !s.again {
+		app = strings.Replace(app, `value: "1.0.0"`, fmt.Sprintf("value: %q", s.version), 1)
+		app = strings.Replace(app, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", s.faults), 1)
+		if err := apply(ctx, app); err != nil {
+			return r, err
+		}
+	}
+	if s.wantOutcome == "initialized" { // there is nothing to send requests to before
+		if _, err := command(ctx, "", "kubectl", "rollout", "status", "deployment", target, "-n", namespace, "--timeout=120s"); err != nil {
+			return r, err
+		}
+	}
+	var traffic *load.Run
+	if s.traffic {
+		traffic, err = load.Start(ctx, load.Plan{URL: "http://" + target + "." + namespace + "/", Proxy: "127.0.0.1:15001", Rate: rate, For: load.MaxTime})
+		if err != nil {
+			return r, err
+		}
+		defer traffic.Stop()
+	}
+	begin := time.Now()
+	cmd := exec.CommandContext(ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks", "--use-param-defaults", "--showlog",
+		"--prefix-name", fmt.Sprintf("release-%s", strings.ReplaceAll(s.version, ".", "-")),
+		"--pipeline-timeout", "60m", "--tasks-timeout", "50m", "--finally-timeout", "10m",
+		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold=2", "-p", "drain=3s")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		return r, err
+	}
+	r.took = time.Since(begin)
+	if traffic != nil {
+		traffic.Stop()
+		samples := traffic.Samples()
+		r.answers = load.Count(samples).String()
+		r.shares = shares(samples)
+		for _, line := range r.shares {
+			say("  %s", line)
+		}
+	}
+	if err := r.look(ctx); err != nil {
+		return r, err
+	}
+	r.compare(s)
+	return r, nil
+}
+
+// shares says, for each split that requests were divided by, how many each version answered.
+func shares(samples []load.Sample) []string {
+	var order []string
+	bySplit := map[string][]load.Sample{}
+	for _, s := range samples {
+		if len(bySplit[s.Split]) == 0 {
+			order = append(order, s.Split)
+		}
+		bySplit[s.Split] = append(bySplit[s.Split], s)
+	}
+	var lines []string
+	for _, split := range order {
+		if split != "" {
+			lines = append(lines, fmt.Sprintf("at %s: %s", split, load.Count(bySplit[split])))
+		}
+	}
+	return lines
+}
+
+// look reads how the release ended from live objects.
+func (r *row) look(ctx context.Context) error {
+	var runs struct {
+		Items []struct {
+			Metadata struct{ Name string }
+			Status   struct {
+				Conditions []struct{ Status, Reason string }
+			}
+		}
+	}
+	if err := get(ctx, &runs, "pipelineruns", "--sort-by=.metadata.creationTimestamp"); err != nil {
+		return err
+	}
+	if len(runs.Items) == 0 {
+		return errors.New("there is no PipelineRun")
+	}
+	last := runs.Items[len(runs.Items)-1]
+	r.run = last.Metadata.Name
+	if len(last.Status.Conditions) > 0 {
+		r.status = last.Status.Conditions[0].Status + "/" + last.Status.Conditions[0].Reason
+	}
+	var record struct{ Data map[string]string }
+	if err := get(ctx, &record, "configmap", target+"-canary-release"); err != nil {
+		return err
+	}
+	var release struct{ Outcome, Reason string }
+	if err := json.Unmarshal([]byte(record.Data["release.json"]), &release); err != nil {
+		return err
+	}
+	r.outcome, r.reason = release.Outcome, release.Reason
+	var route struct {
+		Spec struct {
+			HTTP []struct {
+				Route []struct {
+					Destination struct{ Host string }
+					Weight      int
+				}
+			}
+		}
+	}
+	if err := get(ctx, &route, "virtualservice", target); err != nil {
+		return err
+	}
+	var weights []string
+	for _, d := range route.Spec.HTTP[0].Route {
+		weights = append(weights, fmt.Sprint(d.Weight))
+	}
+	r.weights = strings.Join(weights, "/")
+	serves, err := command(ctx, "", "kubectl", "get", "-n", namespace, "deployment", target+"-primary", "-o", `jsonpath={.spec.template.spec.containers[0].env[?(@.name=="VERSION")].value}`)
+	r.serves = strings.TrimSpace(serves)
+	return err
+}
+
+// compare notes what is not as it should be.
+func (r *row) compare(s story) {
+	check := func(what string, got, want any) {
+		if got != want {
+			r.wrong = append(r.wrong, fmt.Sprintf("%s is %v, not %v", what, got, want))
+		}
+	}
+	check("green", strings.HasPrefix(r.status, "True"), s.wantGreen)
+	check("outcome", r.outcome, s.wantOutcome)
+	check("weights", r.weights, "100/0")
+	check("what stable serves", r.serves, s.wantServes)
+}
+
+func table(rows []row) {
+	say("")
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "release\tPipelineRun\toutcome\tweights\tstable\tseconds\tanswers\tas it should be")
+	for i, r := range rows {
+		verdict := "yes"
+		if len(r.wrong) > 0 {
+			verdict = "NO: " + strings.Join(r.wrong, "; ")
+		}
+		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\n", i+1, stories[i].title, r.status, r.outcome, r.weights, r.serves, r.took.Seconds(), r.answers, verdict)
+	}
+	_ = w.Flush()
+	for i, r := range rows {
+		if r.reason != "" {
+			say("release %d: %s", i+1, r.reason)
+		}
+	}
+}
+
+func apply(ctx context.Context, manifests string) error {
+	_, err := command(ctx, manifests, "kubectl", "apply", "-n", namespace, "-f", "-")
+	return err
+}
+
+func get(ctx context.Context, into any, args ...string) error {
+	out, err := command(ctx, "", "kubectl", append([]string{"get", "-n", namespace, "-o", "json"}, args...)...)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), into)
+}
+
+// command runs a command as a person would and returns what it prints.
+func command(ctx context.Context, stdin, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
+
+func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
