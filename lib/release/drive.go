@@ -25,6 +25,8 @@ type Release struct {
 	Config *config.Config
 	// Results is the path of one of the step's Tekton results; empty: none are written.
 	Results string
+	// verdict is how the step ended, in a sentence.
+	verdict string
 }
 
 // plan is what a step does next: one of writes, a wait, or being done.
@@ -110,20 +112,18 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 	}
 }
 
-// finish writes the results and says how the step ended.
+// finish writes the results and keeps the verdict, which is the last line of the log.
 func (r *Release) finish(ctx context.Context, d result) error {
 	if err := report.Results(r.Results, d.results); err != nil {
 		return err
 	}
 	if d.code != report.Done {
 		if d.warning {
-			r.Report.Event(ctx, true, "%s", d.text)
+			r.Report.Record(ctx, true, d.text)
 		}
 		return &report.Error{Code: d.code, Text: d.text}
 	}
-	if d.text != "" {
-		r.Report.Say("%s", d.text)
-	}
+	r.verdict = d.text
 	return nil
 }
 

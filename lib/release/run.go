@@ -21,14 +21,17 @@ import (
 func Run(ctx context.Context, step string, do func(*Release, context.Context) error) int {
 	begin := time.Now()
 	r, err := fromEnvironment(ctx, step, os.Stdout)
-	if err == nil {
-		err = do(r, ctx)
-		r.Report.Say("%s took %.1f s and %d requests to the API server", step, time.Since(begin).Seconds(), r.Client.Calls())
+	if err != nil {
+		fmt.Println(err)
+		return int(codeOf(err))
 	}
+	err = do(r, ctx)
+	r.Report.Say("%s took %.1f s and %d requests to the API server", step, time.Since(begin).Seconds(), r.Client.Calls())
 	code := codeOf(err)
 	if err != nil {
-		fmt.Printf("%s: %v\n%s ends with exit code %d (%s)\n", step, err, step, code, report.Codes[code].Name)
+		r.verdict = fmt.Sprintf("%v (exit code %d, %s)", err, code, report.Codes[code].Name)
 	}
+	r.Report.Say("%s", r.verdict)
 	return int(code)
 }
 

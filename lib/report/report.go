@@ -42,6 +42,11 @@ func (r *Reporter) Say(format string, args ...any) {
 func (r *Reporter) Event(ctx context.Context, warning bool, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	r.Say("%s", text)
+	r.Record(ctx, warning, text)
+}
+
+// Record records a Kubernetes event without a line of the log.
+func (r *Reporter) Record(ctx context.Context, warning bool, text string) {
 	if r.Client == nil || r.About == nil {
 		return
 	}

@@ -84,8 +84,11 @@ func run(ctx context.Context) (wrong bool, err error) {
 	if err := apply(ctx, resolved); err != nil {
 		return false, err
 	}
-	app, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "examples/release/app.yaml")
+	app, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "examples/release/deployment.yaml")
 	if err != nil {
+		return false, err
+	}
+	if _, err := command(ctx, "", "kubectl", "apply", "-n", namespace, "-f", "examples/release/service.yaml"); err != nil {
 		return false, err
 	}
 	var rows []row
