@@ -18,7 +18,7 @@ import (
 // check looks, before anything is changed, for every reason why this release could not be carried out on this cluster.
 func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	cfg := r.Config
-	problems := r.checkPermissions(ctx)
+	var problems config.Problems
 	add := func(parameter, value, remedy string, args ...any) {
 		problems = append(problems, config.Problem{Parameter: parameter, Value: value, Remedy: fmt.Sprintf(remedy, args...)})
 	}

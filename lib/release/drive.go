@@ -57,8 +57,9 @@ func ended(code report.Code, format string, args ...any) plan {
 }
 
 const (
-	pollInterval = time.Second      // between two looks at the cluster while something is waited for
-	sayInterval  = 30 * time.Second // between two lines that say the same
+	firstPoll    = 100 * time.Millisecond // between two looks at the cluster while something is waited for, at first,
+	lastPoll     = 2 * time.Second        // and after a while
+	sayInterval  = 30 * time.Second       // between two lines that say the same
 	maxConflicts = 20
 )
 
@@ -67,7 +68,7 @@ const (
 func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) plan) error {
 	var waiting *pause
 	var since, said time.Time
-	conflicts := 0
+	conflicts, poll := 0, firstPoll
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return report.Errorf(report.Undecided, "ended before it was done: %v", err)
@@ -79,7 +80,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		p := next(s)
 		if p.wait != nil {
 			if waiting == nil || waiting.key != p.wait.key {
-				since, said = s.now, time.Time{}
+				since, said, poll = s.now, time.Time{}, firstPoll
 			}
 			if p.wait.text != "" && (waiting == nil || waiting.text != p.wait.text || s.now.Sub(said) > sayInterval) {
 				r.Report.Say("%s", p.wait.text)
@@ -87,7 +88,12 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			}
 			waiting = p.wait
 			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
-				sleep(ctx, min(pollInterval, nonZero(p.wait.limit-s.now.Sub(since), pollInterval)))
+				pause := poll
+				if p.wait.limit > 0 {
+					pause = min(poll, p.wait.limit-s.now.Sub(since))
+				}
+				sleep(ctx, pause)
+				poll = min(poll*3/2, lastPoll)
 				continue
 			}
 			p = p.wait.then()
@@ -132,11 +138,4 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-time.After(d):
 	}
-}
-
-func nonZero(d, otherwise time.Duration) time.Duration {
-	if d <= 0 {
-		return otherwise
-	}
-	return d
 }

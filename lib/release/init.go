@@ -16,16 +16,19 @@ import (
 // Init is the step canary-init: it checks everything, takes the lock, makes or repairs the layout, finds the revision and brings the
 // candidate up. problems are the mistakes that were found without a cluster; nothing is changed when there are any.
 func (r *Release) Init(ctx context.Context, problems config.Problems) error {
-	first := true
-	return r.drive(ctx, scope{services: true, copies: true}, func(s *snapshot) plan {
-		if first {
-			first = false
-			if found := append(problems, r.check(ctx, s)...); len(found) > 0 {
-				return ended(report.Misconfig, "%v", found)
-			}
-		}
-		return r.planInit(s)
-	})
+	problems = append(problems, r.checkPermissions(ctx)...)
+	what := scope{services: true, copies: true}
+	s, err := r.observe(ctx, what)
+	if err == nil {
+		problems = append(problems, r.check(ctx, s)...)
+	}
+	if len(problems) > 0 {
+		return r.finish(ctx, result{code: report.Misconfig, text: problems.Error()})
+	}
+	if err != nil {
+		return err
+	}
+	return r.drive(ctx, what, r.planInit)
 }
 
 // planInit is what canary-init does next.

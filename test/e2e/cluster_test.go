@@ -141,7 +141,7 @@ func try(t *testing.T, stdin string, name string, args ...string) (string, error
 // apply builds the images that the files name, and applies them.
 func apply(t *testing.T, namespace string, files ...string) {
 	t.Helper()
-	args := []string{"resolve", "--base-import-paths", "--sbom=none", "--platform=linux/" + goarch(t)}
+	args := []string{"resolve", "-R", "--base-import-paths", "--sbom=none", "--platform=linux/" + goarch(t)}
 	for _, f := range files {
 		args = append(args, "-f", f)
 	}

@@ -24,11 +24,11 @@ const (
 )
 
 // TestRoute is the ground that everything else stands on: requests go through a route that istiod made, are divided over
-// real pods as its weights say, and are counted by Prometheus; a PipelineRun changes the weights.
+// real pods as its weights say, and are counted by Prometheus.
 func TestRoute(t *testing.T) {
 	c := connect(t)
 	ns := c.namespace(t, "route")
-	apply(t, ns, "test/e2e/testdata/web.yaml", "tasks/shift-weight", "pipelines/shift-weight")
+	apply(t, ns, "test/e2e/testdata/web.yaml")
 	run(t, "", "kubectl", "rollout", "status", "-n", ns, "deployment/web", "deployment/web-primary", "--timeout=90s")
 
 	t.Run("an invalid VirtualService is refused by istiod", func(t *testing.T) {
@@ -64,53 +64,6 @@ func TestRoute(t *testing.T) {
 			if status != http.StatusOK || body != v2 {
 				t.Fatalf("the route for x-version: next was answered %d %q", status, body)
 			}
-		}
-	})
-
-	t.Run("a PipelineRun changes the split under its own ServiceAccount", func(t *testing.T) {
-		var traffic *load.Run
-		if c.mesh != "" {
-			traffic = start(t, ns, c.ready(t, ns), 90*time.Second)
-		}
-		out, err := c.shift(t, ns, "default", 40)
-		if err == nil || !strings.Contains(out, "forbidden") {
-			t.Fatalf("an account without the Role could change the split: %v\n%s", err, out)
-		}
-		if got := c.weights(t, ns); got != "web-primary=80 web-canary=20" {
-			t.Fatalf("after the refusal: %s", got)
-		}
-		out, err = c.shift(t, ns, "shift-weight", 40)
-		t.Logf("the log of the PipelineRun:\n%s", out)
-		if err != nil || !strings.Contains(out, "web-canary has 40 %, web-primary 60 %") {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		if got := c.weights(t, ns); got != "web-primary=60 web-canary=40" {
-			t.Fatalf("after the PipelineRun: %s", got)
-		}
-		if out, err := c.shift(t, ns, "shift-weight", 40); err != nil || !strings.Contains(out, "nothing was written") {
-			t.Fatalf("the same again wrote: %v\n%s", err, out)
-		}
-		if out, err := c.shift(t, ns, "shift-weight", 140); err == nil || !strings.Contains(out, `parameter weight is "140"`) {
-			t.Fatalf("a wrong weight was not named: %v\n%s", err, out)
-		}
-		if traffic == nil {
-			t.Log("not run here: what callers saw meanwhile (needs the stand-in, which reaches pods only on its own machine)")
-			return
-		}
-		traffic.Stop()
-		samples := traffic.Samples()
-		counts := load.Count(samples)
-		after := slices.IndexFunc(samples, func(s load.Sample) bool { return s.Split == "web-primary=60,web-canary=40" })
-		if after < 0 {
-			t.Fatalf("no request was divided 60/40: %s", counts)
-		}
-		late := load.Count(samples[after:])
-		t.Logf("in all: %s; since the first request by the new split: %s", counts, late)
-		if counts.Failed() != 0 {
-			t.Errorf("requests failed: %s", counts)
-		}
-		if !within99(late.Of(v2), late.Total(), 0.4) {
-			t.Logf("outside the 99 %% interval around 40 %%: %s", late)
 		}
 	})
 
@@ -219,26 +172,4 @@ func (c *cluster) divided(t *testing.T, ns, proxy string, before map[string]map[
 	t.Logf("%d requests at %d/s: %s: the candidate has %.2f %%; Prometheus counts the same at source and destination",
 		counts.Total(), rate, counts, 100*float64(counts.Of(v2))/float64(counts.Total()))
 	return counts
-}
-
-// shift starts the Pipeline as a person would, and returns its log; the error is tkn's exit code.
-func (c *cluster) shift(t *testing.T, ns, account string, weight int) (string, error) {
-	t.Helper()
-	return try(t, "", "tkn", "pipeline", "start", "shift-weight", "-n", ns, "-p", fmt.Sprintf("weight=%d", weight),
-		"-p", "virtualService=web", "-p", "route=main", "-p", "stable=web-primary", "-p", "candidate=web-canary",
-		"--serviceaccount", account, "--showlog", "--exit-with-pipelinerun-error")
-}
-
-// weights reads the split from the API server.
-func (c *cluster) weights(t *testing.T, ns string) string {
-	t.Helper()
-	vs, err := c.istio.NetworkingV1().VirtualServices(ns).Get(t.Context(), "web", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var parts []string
-	for _, d := range vs.Spec.Http[1].Route {
-		parts = append(parts, fmt.Sprintf("%s=%d", d.Destination.Host, d.Weight))
-	}
-	return strings.Join(parts, " ")
 }

@@ -1,0 +1,61 @@
+package analysis
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/metrics"
+)
+
+func window(requests, failed float64, within map[string]float64) metrics.Window {
+	return metrics.Window{Candidate: metrics.Counts{Requests: requests, Errors: failed, Within: within}}
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	limits := Limits{SuccessRate: 99, RequestDuration: 500 * time.Millisecond}
+	fast := map[string]float64{"100": 1000, "500": 1000, "+Inf": 1000}
+	for _, c := range []struct {
+		desc    string
+		limits  Limits
+		w       metrics.Window
+		verdict Verdict
+		reason  Reason
+		text    string
+	}{
+		{"good", limits, window(1000, 1, fast), Pass, Good, "success rate 99.90% >= 99%, request duration 99ms <= 500ms (1000 requests)"},
+		{"at the limit", limits, window(1000, 10, fast), Pass, Good, "success rate 99.00% >= 99%, request duration 99ms <= 500ms (1000 requests)"},
+		{"beyond it", limits, window(1000, 11, fast), Fail, Failing, "success rate 98.90% < 99%, request duration 99ms <= 500ms (1000 requests)"},
+		{"all failing", limits, window(1000, 1000, fast), Fail, AllFailing, "all failing: success rate 0% < 99%, request duration 99ms <= 500ms (1000 requests)"},
+		{"slow", limits, window(1000, 0, map[string]float64{"500": 980, "1000": 1000, "+Inf": 1000}), Fail, Slow, "success rate 100.00% >= 99%, request duration 750ms > 500ms (1000 requests)"},
+		{"both: the first is the reason", limits, window(1000, 500, map[string]float64{"500": 980, "1000": 1000, "+Inf": 1000}), Fail, Failing, "success rate 50.00% < 99%, request duration 750ms > 500ms (1000 requests)"},
+		{"too few", limits, window(9, 9, nil), Inconclusive, TooFew, "too few: the candidate answered 9 requests, 1 more are needed"},
+		{"one metric is off", Limits{SuccessRate: 99}, window(1000, 0, map[string]float64{"500": 0, "+Inf": 1000}), Pass, Good, "success rate 100.00% >= 99% (1000 requests)"},
+		{"nothing to judge by", limits, metrics.Window{Missing: metrics.NoRequests, Text: "no requests: …"}, Inconclusive, "no requests", "no requests: …"},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			got := Check(c.limits, c.w)
+			if got.Verdict != c.verdict || got.Reason != c.reason || got.Text != c.text {
+				t.Errorf("%s, %q, %q\nwant %s, %q, %q", got.Verdict, got.Reason, got.Text, c.verdict, c.reason, c.text)
+			}
+		})
+	}
+}
+
+// The figures are those of Prometheus' histogram_quantile on the same buckets: 50, 90, 98, 100 observations up to 100, 250, 500, +Inf.
+func TestQuantile(t *testing.T) {
+	t.Parallel()
+	within := map[string]float64{"100": 50, "250": 90, "500": 98, "+Inf": 100}
+	for q, want := range map[float64]float64{0.5: 100, 0.95: 406.25, 0.99: 500} {
+		if got, ok := quantile(q, within); !ok || math.Abs(got-want) > 1e-9 {
+			t.Errorf("quantile %v is %v, want %v", q, got, want)
+		}
+	}
+	for _, none := range []map[string]float64{nil, {"+Inf": 5}, {"100": 5, "200": 5}, {"100": 0, "+Inf": 0}} {
+		if got, ok := quantile(0.99, none); ok {
+			t.Errorf("of %v: %v", none, got)
+		}
+	}
+}

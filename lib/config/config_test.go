@@ -1,0 +1,160 @@
+package config
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sethvargo/go-envconfig"
+)
+
+// environment is what a Task passes: every parameter of the step, those that were not given as empty variables.
+func environment(step string, values ...string) envconfig.Lookuper {
+	env := map[string]string{}
+	for _, p := range Of(step) {
+		env[p.Env()] = ""
+		if !strings.HasPrefix(p.Default, "$(") {
+			env[p.Env()] = p.Default
+		}
+	}
+	env["CANARY_TARGET"], env["CANARY_NAMESPACE"], env["CANARY_RUN_ID"], env["CANARY_RUN_NAME"] = "shop", "web", "4711", "run-1"
+	for i := 0; i < len(values); i += 2 {
+		env[values[i]] = values[i+1]
+	}
+	return envconfig.MapLookuper(env)
+}
+
+func TestLoadInit(t *testing.T) {
+	t.Parallel()
+	seconds := func(n int) Duration { return Duration{time.Duration(n) * time.Second} }
+	want := Config{
+		Namespace: "web", Target: "shop", Service: "shop", Hosts: []string{"shop"}, Gateways: []string{"mesh"}, VirtualService: "shop",
+		Interval: seconds(60), Threshold: 5, Weights: []Percent{20, 40, 60}, ProgressDeadline: seconds(600), ReadyThreshold: 100,
+		SuccessRate: 99, RequestDuration: Duration{500 * time.Millisecond}, Prometheus: "http://prometheus.istio-system:9090", Drain: seconds(5),
+		Deadline: seconds(3000), OnBusy: "wait", Takeover: true, RunID: "4711", RunName: "run-1",
+	}
+	got, err := LoadInit(t.Context(), environment(CanaryInit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	b, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Config
+	if err := json.Unmarshal(b, &back); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, back); diff != "" {
+		t.Errorf("out of the record (-want, +got)\n%s", diff)
+	}
+}
+
+func TestWeights(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc   string
+		values []string
+		want   []Percent
+	}{
+		{"as Flagger: the last one reaches maxWeight", []string{"CANARY_STEP_WEIGHT", "20", "CANARY_MAX_WEIGHT", "50"}, []Percent{20, 40, 60}},
+		{"never over 100", []string{"CANARY_STEP_WEIGHT", "40", "CANARY_MAX_WEIGHT", "100"}, []Percent{40, 80, 100}},
+		{"a step over the default maximum", []string{"CANARY_STEP_WEIGHT", "70"}, []Percent{70}},
+		{"one by one", []string{"CANARY_STEP_WEIGHTS", "1, 5,50"}, []Percent{1, 5, 50}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			got, err := LoadInit(t.Context(), environment(CanaryInit, c.values...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got.Weights); diff != "" {
+				t.Errorf("(-want, +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// Every mistake is named with its parameter, its value and what would be right.
+func TestLoadInitRefuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc   string
+		values []string
+		want   string
+	}{
+		{"no target", []string{"CANARY_TARGET", ""}, "parameter target is missing: give the name of the Deployment"},
+		{"no DNS label", []string{"CANARY_TARGET", "Shop_1"}, `parameter target is "Shop_1": give a name of at most 63`},
+		{"too long with -primary", []string{"CANARY_TARGET", strings.Repeat("a", 56)}, "give a name of at most 55 characters"},
+		{"no run", []string{"CANARY_RUN_ID", ""}, "parameter runId is missing"},
+		{"a duration without unit", []string{"CANARY_INTERVAL", "60"}, `parameter interval is "60": give a duration with its unit`},
+		{"a threshold of zero", []string{"CANARY_THRESHOLD", "0"}, `parameter threshold is "0": give a whole number of checks from 1`},
+		{"octal", []string{"CANARY_THRESHOLD", "010"}, `parameter threshold is "010": give a whole number of checks from 1 to 1000, without leading zeros`},
+		{"not a number", []string{"CANARY_REQUEST_SUCCESS_RATE", "NaN"}, `parameter requestSuccessRate is "NaN": give a percentage above 0 and up to 100, or off`},
+		{"infinite", []string{"CANARY_REQUEST_SUCCESS_RATE", "Inf"}, `parameter requestSuccessRate is "Inf"`},
+		{"a weight of zero", []string{"CANARY_STEP_WEIGHT", "0"}, `parameter stepWeight is "0": give a whole number of percent from 1 to 100`},
+		{"weights that do not rise", []string{"CANARY_STEP_WEIGHTS", "20,20"}, `parameter stepWeights is "20,20": give rising whole numbers`},
+		{"a weight over 100", []string{"CANARY_STEP_WEIGHTS", "20,120"}, `parameter stepWeights is "20,120"`},
+		{"both ways to say it", []string{"CANARY_STEP_WEIGHTS", "20,40", "CANARY_STEP_WEIGHT", "20"}, `parameter stepWeight is "20": leave it out where stepWeights is given`},
+		{"more than the Pipeline has tasks for", []string{"CANARY_STEP_WEIGHT", "5"}, "make pipeline STEPS=12"},
+		{"no scheme", []string{"CANARY_PROMETHEUS", "prometheus:9090"}, `parameter prometheus is "prometheus:9090": give an address with its scheme`},
+		{"a password in an address", []string{"CANARY_PROMETHEUS", "http://me:secret@prometheus:9090"}, "leave the password out"},
+		{"no deadline could be kept", []string{"CANARY_INTERVAL", "5m"}, "--pipeline-timeout"},
+		{"another word", []string{"CANARY_ON_BUSY", "queue"}, `parameter onBusy is "queue": give wait or fail`},
+		{"neither true nor false", []string{"CANARY_TAKEOVER", "yes"}, `parameter takeover is "yes": give true or false`},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			_, err := LoadInit(t.Context(), environment(CanaryInit, c.values...))
+			if AsProblems(err) == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v\ndoes not say %s", err, c.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "secret") {
+				t.Errorf("%v has the password in it", err)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := LoadInit(t.Context(), environment(CanaryInit, "CANARY_TARGET", "", "CANARY_INTERVAL", "x", "CANARY_THRESHOLD", "x", "CANARY_DRAIN", "x"))
+	if got := len(AsProblems(err)); got != 4 {
+		t.Errorf("%d mistakes, want 4: %v", got, err)
+	}
+}
+
+func TestLoadStep(t *testing.T) {
+	t.Parallel()
+	got, err := LoadStep(t.Context(), ShiftWeight, environment(ShiftWeight, "CANARY_WEIGHT", "40"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Step{Namespace: "web", Target: "shop", RunID: "4711", RunName: "run-1", Weight: 40}, got); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	for _, weight := range []string{"", "101", "-1", "4e1", "٤"} {
+		if _, err := LoadStep(t.Context(), ShiftWeight, environment(ShiftWeight, "CANARY_WEIGHT", weight)); err == nil {
+			t.Errorf("weight %q was accepted", weight)
+		}
+	}
+}
+
+func TestEnv(t *testing.T) {
+	t.Parallel()
+	if got := (Parameter{Name: "progressDeadlineSeconds"}).Env(); got != "CANARY_PROGRESS_DEADLINE_SECONDS" {
+		t.Error(got)
+	}
+	seen := map[string]bool{}
+	for _, p := range Parameters {
+		if seen[p.Env()] || p.Description == "" || p.Unit == "" {
+			t.Errorf("%+v", p)
+		}
+		seen[p.Env()] = true
+	}
+}

@@ -1,0 +1,291 @@
+package metrics
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// prometheus speaks its HTTP API and answers with series that a test has set. A real one is in test/e2e.
+type prometheus struct {
+	mu      sync.Mutex
+	series  []series
+	queries []string
+	fail    func(w http.ResponseWriter) bool // answers in its place when it returns true
+	warn    string
+	now     time.Time
+}
+
+// series are samples of a metric, each so many seconds before now.
+type series struct {
+	labels map[string]string
+	points map[float64]float64 // seconds ago -> value
+}
+
+func start(t *testing.T, p *prometheus) *Client {
+	t.Helper()
+	s := httptest.NewServer(p)
+	t.Cleanup(s.Close)
+	c, err := New(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	query := r.FormValue("query")
+	p.queries = append(p.queries, query)
+	if p.now.IsZero() {
+		p.now = time.Now() // all series of a scrape have its time
+	}
+	if p.fail != nil && p.fail(w) {
+		return
+	}
+	result, kind := []any{}, "matrix"
+	switch {
+	case query == "vector(1)":
+		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, "1"}}), "vector"
+	case strings.HasPrefix(query, "count("):
+		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, fmt.Sprint(len(p.series))}}), "vector"
+	}
+	for _, s := range p.series {
+		reporter := s.labels["reporter"]
+		if kind != "matrix" || !strings.HasPrefix(query, s.labels["__name__"]+"{") || strings.Contains(query, `"source|waypoint"`) == (reporter == "destination") {
+			continue
+		}
+		var ago []float64
+		for a := range s.points {
+			ago = append(ago, a)
+		}
+		slices.Sort(ago)
+		slices.Reverse(ago)
+		var values []any
+		for _, a := range ago {
+			values = append(values, []any{float64(p.now.Add(-time.Duration(a*float64(time.Second))).UnixMilli()) / 1000, fmt.Sprint(s.points[a])})
+		}
+		result = append(result, map[string]any{"metric": s.labels, "values": values})
+	}
+	answer := map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": result}}
+	if p.warn != "" {
+		answer["warnings"] = []string{p.warn}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func at(points ...float64) map[float64]float64 {
+	m := map[float64]float64{}
+	for i := 0; i < len(points); i += 2 {
+		m[points[i]] = points[i+1]
+	}
+	return m
+}
+
+// requests is a series of istio_requests_total as the callers' proxies have it.
+func requests(service, code, instance string, points map[float64]float64, more ...string) series {
+	labels := map[string]string{"__name__": "istio_requests_total", "reporter": "source", "destination_service": service + ".web.svc.cluster.local",
+		"response_code": code, "instance": instance}
+	for i := 0; i < len(more); i += 2 {
+		labels[more[i]] = more[i+1]
+	}
+	return series{labels, points}
+}
+
+var target = Target{Namespace: "web", Stable: Arm{"shop-primary", "shop-primary"}, Candidate: Arm{"shop", "shop-canary"}}
+
+// The observation begins 20 s ago; scrapes are every 5 s.
+func look(t *testing.T, p *prometheus) (Window, error) {
+	t.Helper()
+	return start(t, p).Observe(target, time.Now().Add(-20*time.Second)).Look(t.Context())
+}
+
+func TestLook(t *testing.T) {
+	t.Parallel()
+	stable := requests("shop-primary", "200", "a", at(22, 900, 17, 1000, 12, 1100, 7, 1200))
+	for _, c := range []struct {
+		desc      string
+		series    []series
+		stable    Counts
+		candidate Counts
+		missing   Missing
+	}{
+		{"what was before does not count", []series{stable, requests("shop-canary", "200", "a", at(22, 5, 17, 10, 12, 30, 7, 60))},
+			Counts{Requests: 200}, Counts{Requests: 50}, ""},
+		{"a series born at 30 counts from zero", []series{stable, requests("shop-canary", "200", "a", at(17, 10, 12, 20, 7, 30)), requests("shop-canary", "503", "a", at(7, 30))},
+			Counts{Requests: 200}, Counts{Requests: 50, Errors: 30}, ""},
+		{"but not where its target is as new: a restarted Prometheus", []series{stable, requests("shop-canary", "200", "b", at(12, 5000, 7, 5010))},
+			Counts{Requests: 200}, Counts{Requests: 10}, ""},
+		{"a counter that began anew", []series{stable, requests("shop-canary", "200", "a", at(17, 100, 12, 4, 7, 10))},
+			Counts{Requests: 200}, Counts{Requests: 10}, ""},
+		{"failures of gRPC are answered with 200", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 10), "grpc_response_status", "14"), requests("shop-canary", "200", "a", at(17, 0, 7, 5), "grpc_response_status", "0")},
+			Counts{Requests: 200}, Counts{Requests: 15, Errors: 10}, ""},
+		{"who gave up says nothing", []series{stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10)), requests("shop-canary", "404", "a", at(17, 0, 7, 20))},
+			Counts{Requests: 200}, Counts{Requests: 20, Aborted: 10}, ""},
+		{"callers before workloads, never both", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 20)),
+			requests("shop-canary", "500", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
+			Counts{Requests: 200}, Counts{Requests: 20}, ""},
+		{"workloads where no caller counts", []series{
+			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
+			requests("shop-canary", "500", "d", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
+			Counts{Requests: 30}, Counts{Requests: 20, Errors: 20}, ""},
+		{"the candidate got none", []series{stable, requests("shop-canary", "200", "a", at(17, 7, 7, 7))}, Counts{Requests: 200}, Counts{}, NoRequests},
+		{"others are scraped", []series{{map[string]string{"__name__": "another"}, nil}}, Counts{}, Counts{}, NoSeries},
+		{"nothing is scraped", nil, Counts{}, Counts{}, NoScrape},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			got, err := look(t, &prometheus{series: c.series})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]Counts{c.stable, c.candidate}, []Counts{got.Stable, got.Candidate}, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("(-want, +got)\n%s", diff)
+			}
+			if got.Missing != c.missing || (got.Missing == "") != (got.Text == "") {
+				t.Errorf("missing %q: %s", got.Missing, got.Text)
+			}
+		})
+	}
+}
+
+func TestDurations(t *testing.T) {
+	t.Parallel()
+	bucket := func(le string, first, last float64) series {
+		s := requests("shop-canary", "200", "a", at(17, first, 7, last), "le", le)
+		s.labels["__name__"] = "istio_request_duration_milliseconds_bucket"
+		return s
+	}
+	got, err := look(t, &prometheus{series: []series{requests("shop-canary", "200", "a", at(17, 0, 7, 10)), bucket("25", 3, 10), bucket("+Inf", 5, 15)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]float64{"25": 7, "+Inf": 10}, got.Candidate.Within); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
+// Each look adds what is new, and asks for no more than that.
+func TestLooksAddUp(t *testing.T) {
+	t.Parallel()
+	p := &prometheus{series: []series{requests("shop-canary", "200", "a", at(17, 0, 12, 10, 7, 20))}}
+	o := start(t, p).Observe(target, time.Now().Add(-20*time.Second))
+	first, err := o.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	p.series[0].points = at(7, 20, 2, 25)
+	p.series[0].points[0] = 30
+	p.now = time.Time{}
+	p.mu.Unlock()
+	second, err := o.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Candidate.Requests != 20 || second.Candidate.Requests != 30 {
+		t.Errorf("%v, then %v", first.Candidate.Requests, second.Candidate.Requests)
+	}
+	if diff := cmp.Diff(Counts{Requests: 10}, second.Candidate.Minus(first.Candidate), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("between them (-want, +got)\n%s", diff)
+	}
+	if last := p.queries[len(p.queries)-1]; !strings.HasSuffix(last, "[1s]") {
+		t.Errorf("the second look asked %s", last)
+	}
+}
+
+// Values are data: whatever they are, they select series by their whole value.
+func TestQueries(t *testing.T) {
+	t.Parallel()
+	p := &prometheus{}
+	hostile := Target{Namespace: `w"b`, Stable: Arm{"shop.primary", "s"}, Candidate: Arm{`x"} or vector(1)#`, "c.*"}}
+	if _, err := start(t, p).Observe(hostile, time.Now().Add(-9500*time.Millisecond)).Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`istio_requests_total{reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
+		`istio_requests_total{reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
+		"count(istio_requests_total) or vector(0)",
+	}
+	if diff := cmp.Diff(want, p.queries); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc string
+		p    *prometheus
+		want string
+	}{
+		{"a refusal, with the server's words", &prometheus{fail: func(w http.ResponseWriter) bool {
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			_, _ = fmt.Fprint(w, `{"status":"error","errorType":"execution","error":"query processing would load too many samples"}`)
+			return true
+		}}, "query processing would load too many samples"},
+		{"something else answers", &prometheus{fail: func(w http.ResponseWriter) bool {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = fmt.Fprint(w, "<h1>\n not here</h1>")
+			return true
+		}}, "<h1> not here</h1>"},
+		{"a warning: the answer may not be whole", &prometheus{warn: "a store did not answer"}, "warns: a store did not answer"},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			if _, err := look(t, c.p); !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v does not say %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestAsksAgain(t *testing.T) {
+	t.Parallel()
+	failures := 2
+	p := &prometheus{fail: func(w http.ResponseWriter) bool {
+		if failures--; failures >= 0 {
+			w.Header().Set("Retry-After", "3600") // which is not waited for
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return failures >= 0
+	}}
+	if err := start(t, p).Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"prometheus:9090", "/api", "ftp://prometheus", "http://me:secret@prometheus:9090"} {
+		if _, err := New(address); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	c, err := New(gone.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(gone.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ready(t.Context()); !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), u.Host) {
+		t.Error(err)
+	}
+}

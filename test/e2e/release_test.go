@@ -1,0 +1,466 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/canary-tasks/canary-tasks/test/load"
+)
+
+// shop is an application in a namespace of its own, with the Tasks, the Pipeline and the shipped Role beside it.
+type shop struct {
+	*cluster
+	t          *testing.T
+	ns         string
+	kubeconfig string // of the ServiceAccount canary-tasks
+}
+
+const v3 = "3.0.0"
+
+// newShop brings version 1 up, as an application without canary releases.
+func newShop(t *testing.T) *shop {
+	t.Helper()
+	c := connect(t)
+	s := &shop{cluster: c, t: t, ns: c.namespace(t, "shop")}
+	apply(t, s.ns, "tasks", "pipelines", "examples/release")
+	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
+	token := strings.TrimSpace(run(t, "", "kubectl", "create", "token", "canary-tasks", "-n", s.ns, "--duration=2h"))
+	admin := run(t, "", "kubectl", "config", "view", "--raw", "--minify", "--flatten")
+	s.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(s.kubeconfig, []byte(admin), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "", "kubectl", "--kubeconfig", s.kubeconfig, "config", "set-credentials", "canary-tasks", "--token", token)
+	run(t, "", "kubectl", "--kubeconfig", s.kubeconfig, "config", "set-context", "--current", "--user", "canary-tasks")
+	return s
+}
+
+// version writes a new version into the Deployment, as a chart does.
+func (s *shop) version(version, faults string) {
+	s.t.Helper()
+	run(s.t, "", "kubectl", "set", "env", "-n", s.ns, "deployment/shop", "VERSION="+version, "FAULTS="+faults)
+}
+
+// release starts the Pipeline as a person would, and returns its log; the error is tkn's exit code.
+func (s *shop) release(params ...string) (string, error) {
+	s.t.Helper()
+	out, err := try(s.t, "", "tkn", append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults", "--showlog",
+		"--exit-with-pipelinerun-error", "--pipeline-timeout", "30m", "--tasks-timeout", "20m", "--finally-timeout", "10m"}, asParams(params)...)...)
+	s.t.Logf("the log of the PipelineRun:\n%s", out)
+	return out, err
+}
+
+// begin starts the Pipeline and returns the name of the run.
+func (s *shop) begin(params ...string) string {
+	s.t.Helper()
+	return strings.TrimSpace(run(s.t, "", "tkn", append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults",
+		"--output", "name"}, asParams(params)...)...))
+}
+
+// asParams are quick values for what a scenario leaves open.
+func asParams(params []string) []string {
+	var args []string
+	for _, p := range append([]string{"target=shop", "interval=10s", "threshold=2", "drain=3s"}, params...) {
+		args = append(args, "-p", p)
+	}
+	return args
+}
+
+var buildSteps = sync.OnceValues(func() (string, error) {
+	folder, err := filepath.Abs("../../.bin/steps")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-o", folder+"/", "./images/...")
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return folder, err
+})
+
+// step runs the program of a step on this machine, with the rights of its ServiceAccount, and returns its exit code and its log.
+func (s *shop) step(name, runID string, values ...string) (int, string) {
+	s.t.Helper()
+	folder, err := buildSteps()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd := exec.CommandContext(s.t.Context(), filepath.Join(folder, name))
+	cmd.Env = []string{"KUBECONFIG=" + s.kubeconfig, "CANARY_TARGET=shop", "CANARY_NAMESPACE=" + s.ns, "CANARY_RUN_ID=" + runID, "CANARY_RUN_NAME=" + runID}
+	if name == "canary-init" {
+		address := "http://prometheus.istio-system:9090"
+		if s.prometheus != "" {
+			address = "http://" + s.prometheus
+		}
+		cmd.Env = append(cmd.Env, "CANARY_INTERVAL=10s", "CANARY_THRESHOLD=2", "CANARY_DRAIN=1s", "CANARY_PROMETHEUS="+address, "CANARY_STEP_WEIGHTS=40", "CANARY_ON_BUSY=fail")
+	}
+	cmd.Env = append(cmd.Env, values...)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		s.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// must runs a step that ends with a code and says something.
+func (s *shop) must(code int, says, name, runID string, values ...string) string {
+	s.t.Helper()
+	got, out := s.step(name, runID, values...)
+	if got != code || !strings.Contains(out, says) {
+		s.t.Fatalf("%s of %s ends with %d, not %d, or does not say %q:\n%s", name, runID, got, code, says, out)
+	}
+	return out
+}
+
+// serves is what people see: weights, versions and replicas.
+type serves struct {
+	Weights   string // stable/candidate
+	Stable    string // version x replicas
+	Candidate string
+	Outcome   string
+}
+
+func (s *shop) now() serves {
+	s.t.Helper()
+	var got serves
+	vs, err := s.istio.NetworkingV1().VirtualServices(s.ns).Get(s.t.Context(), "shop", metav1.GetOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	last := vs.Spec.Http[len(vs.Spec.Http)-1].Route
+	got.Weights = fmt.Sprintf("%d/%d", last[0].Weight, last[1].Weight)
+	describe := func(name string) string {
+		d, err := s.kube.AppsV1().Deployments(s.ns).Get(s.t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return fmt.Sprintf("%s x%d", d.Spec.Template.Spec.Containers[0].Env[0].Value, *d.Spec.Replicas)
+	}
+	got.Stable, got.Candidate = describe("shop-primary"), describe("shop")
+	record, err := s.kube.CoreV1().ConfigMaps(s.ns).Get(s.t.Context(), "shop-canary-release", metav1.GetOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var r struct{ Outcome string }
+	if err := json.Unmarshal([]byte(record.Data["release.json"]), &r); err != nil {
+		s.t.Fatal(err)
+	}
+	got.Outcome = r.Outcome
+	return got
+}
+
+func (s *shop) want(want serves) {
+	s.t.Helper()
+	if diff := cmp.Diff(want, s.now()); diff != "" {
+		s.t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
+// traffic sends requests until it is stopped.
+func (s *shop) traffic(proxy string) *load.Run {
+	s.t.Helper()
+	r, err := load.Start(s.t.Context(), load.Plan{URL: "http://shop." + s.ns + "/", Proxy: proxy, Rate: rate, For: 20 * time.Minute})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(r.Stop)
+	return r
+}
+
+// shares checks that each version got its share at each weight.
+func shares(t *testing.T, samples []load.Sample, candidate string, weights ...int) {
+	t.Helper()
+	for _, w := range weights {
+		var at []load.Sample
+		for _, s := range samples {
+			if s.Split == fmt.Sprintf("shop-primary=%d,shop-canary=%d", 100-w, w) {
+				at = append(at, s)
+			}
+		}
+		counts, seen := load.Count(at), 0
+		for a, n := range counts {
+			if a.Version == candidate {
+				seen += n
+			}
+		}
+		t.Logf("at %d %%: %s", w, counts)
+		if len(at) < 500 {
+			t.Errorf("at %d %% there were %d requests only", w, len(at))
+		}
+		// While stable rolls to what was judged, it answers with the candidate's version, too: only a share that is too small is wrong.
+		if !within99(seen, len(at), float64(w)/100) && float64(seen) < float64(len(at))*float64(w)/100 {
+			t.Errorf("at %d %% the candidate answered %d of %d", w, seen, len(at))
+		}
+	}
+}
+
+// A release as people run it, under load: an application is taken over, a version is promoted, one that fails is taken back, and one that
+// nobody asks for is not promoted.
+func TestRelease(t *testing.T) {
+	s := newShop(t)
+	s.needsStandIn(t)
+	proxy := s.caller(t, s.ns)
+	traffic := s.traffic(proxy)
+	ended := func(desc string) []load.Sample {
+		t.Helper()
+		traffic.Stop()
+		samples := traffic.Samples()
+		t.Logf("%s: %s", desc, load.Count(samples))
+		return samples
+	}
+
+	if out, err := s.release(); err != nil || !strings.Contains(out, "is initialized") {
+		t.Fatalf("the first version: %v", err)
+	}
+	s.want(serves{"100/0", "1.0.0 x2", "1.0.0 x0", "initialized"})
+	s.version(v2, "")
+	if out, err := s.release(); err != nil || !strings.Contains(out, "promoted: stable runs revision") {
+		t.Fatalf("a healthy version: %v", err)
+	}
+	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "promoted"})
+	time.Sleep(2 * time.Second)
+	samples := ended("taking over and promoting")
+	if counts := load.Count(samples); counts.Failed() != 0 || counts.Total() < 3000 {
+		t.Errorf("%d of %d requests failed while an application was taken over and a version promoted: %s", counts.Failed(), counts.Total(), counts)
+	}
+	shares(t, samples, v2, 20, 40, 60)
+
+	traffic = s.traffic(proxy)
+	s.version(v3, "fail=0.2")
+	if out, err := s.release(); err == nil || !strings.Contains(out, "rejected: failed checks threshold reached 2") {
+		t.Fatalf("a version that fails: %v", err)
+	}
+	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
+	if out, err := s.release(); err == nil || !strings.Contains(out, "was rejected at") || !strings.Contains(out, "nothing of this run to undo") {
+		t.Fatalf("the same once more: %v", err)
+	}
+	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
+	counts := load.Count(ended("taking back"))
+	if failed := counts.Failed() - counts[load.Answer{Version: v3, Status: 500}]; failed != 0 || counts.Total() < 3000 {
+		t.Errorf("%d requests failed that the candidate did not answer: %s", failed, counts)
+	}
+
+	s.version("4.0.0", "")
+	if out, err := s.release(); err == nil || !strings.Contains(out, "inconclusive: no requests") {
+		t.Fatalf("a version that nobody asks for: %v", err)
+	}
+	s.want(serves{"100/0", "2.0.0 x2", "4.0.0 x0", "inconclusive"})
+}
+
+// A run that is cancelled leaves all traffic on stable, whichever way it is cancelled.
+func TestCancelledAtAWeight(t *testing.T) {
+	s := newShop(t)
+	s.must(0, "is initialized", "canary-init", "first")
+	for _, c := range []struct {
+		desc  string
+		grace []string
+		want  serves
+	}{
+		{"gracefully, so that finally runs", []string{"--grace", "CancelledRunFinally"}, serves{"100/0", "1.0.0 x2", v2 + " x0", "aborted"}},
+		{"plainly: no finally runs", nil, serves{"100/0", "1.0.0 x2", v3 + " x2", ""}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			s.version(c.want.Candidate[:5], "")
+			name := s.begin("interval=2m", "stepWeights=40", "deadline=70m")
+			eventually(t, 2*time.Minute, func() string {
+				if out, err := try(t, "", "tkn", "pipelinerun", "logs", "-n", s.ns, name, "-t", "analyze-1"); err != nil || !strings.Contains(out, "observing") {
+					return "analyze-1 does not run yet: " + out
+				}
+				return ""
+			})
+			if got := s.now().Weights; got != "60/40" {
+				t.Fatalf("weights %s before it is cancelled", got)
+			}
+			begin := time.Now()
+			run(t, "", "tkn", append([]string{"pipelinerun", "cancel", "-n", s.ns, name}, c.grace...)...)
+			eventually(t, 30*time.Second, func() string {
+				if got := s.now().Weights; got != "100/0" {
+					return "weights " + got
+				}
+				return ""
+			})
+			t.Logf("all traffic was on stable %s after the cancellation", time.Since(begin).Round(100*time.Millisecond))
+			eventually(t, time.Minute, func() string { return cmp.Diff(c.want, s.now()) })
+		})
+	}
+}
+
+// versions are the resourceVersions of all that a release touches, but the lock's.
+func (s *shop) versions() map[string]string {
+	s.t.Helper()
+	versions := map[string]string{}
+	out := run(s.t, "", "kubectl", "get", "deployments,services,configmaps,secrets,virtualservices", "-n", s.ns, "-o",
+		`jsonpath={range .items[*]}{.kind}/{.metadata.name}={.metadata.resourceVersion}{"\n"}{end}`)
+	for line := range strings.Lines(out) {
+		name, version, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if name != "ConfigMap/shop-canary-release" {
+			versions[name] = version
+		}
+	}
+	return versions
+}
+
+// Whatever has nothing to do changes nothing but the lock.
+func TestNothingChangesTwice(t *testing.T) {
+	s := newShop(t)
+	twice := func(code int, says, name, runID string, values ...string) {
+		t.Helper()
+		s.must(code, says, name, runID, values...)
+		time.Sleep(3 * time.Second) // the Deployments' controller has written what it has to
+		before := s.versions()
+		s.must(code, "", name, runID, values...)
+		if after := s.versions(); !maps.Equal(before, after) {
+			t.Errorf("%s of %s again (-before, +after)\n%s", name, runID, cmp.Diff(before, after))
+		}
+	}
+	twice(0, "is initialized", "canary-init", "one")
+	twice(0, "unchanged", "canary-init", "two")
+	twice(0, "nothing to promote", "promote", "two")
+	s.version(v2, "")
+	twice(0, "is up beside stable", "canary-init", "three")
+	twice(4, "is held by run three", "canary-init", "four")
+	twice(0, "nothing of this run to undo", "rollback", "four")
+	twice(0, "has 40 %", "shift-weight", "three", "CANARY_WEIGHT=40")
+	twice(0, "rolled back (aborted)", "rollback", "three")
+	s.want(serves{"100/0", "1.0.0 x2", "2.0.0 x0", "aborted"})
+}
+
+// A newer revision takes the place of an older one in mid-release; the older run can do no more.
+func TestANewerRevisionTakesOver(t *testing.T) {
+	s := newShop(t)
+	s.must(0, "is initialized", "canary-init", "one")
+	s.version(v2, "")
+	s.must(0, "is up beside stable", "canary-init", "two")
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	s.version(v3, "")
+	s.must(3, "superseded", "analyze", "two")
+	if got := s.now().Weights; got != "100/0" {
+		t.Errorf("weights %s after the older run saw it", got)
+	}
+	s.must(0, "is superseded", "canary-init", "three")
+	s.must(0, "has 40 %", "shift-weight", "three", "CANARY_WEIGHT=40")
+	before := s.versions()
+	s.must(3, "superseded: run three holds the target", "promote", "two")
+	s.must(0, "nothing of this run to undo", "rollback", "two")
+	if after := s.versions(); !maps.Equal(before, after) {
+		t.Errorf("the older run changed (-before, +after)\n%s", cmp.Diff(before, after))
+	}
+	s.must(0, "rolled back", "rollback", "three")
+	s.want(serves{"100/0", "1.0.0 x2", "3.0.0 x0", "aborted"})
+}
+
+// Only the weights of a VirtualService change, whatever else is in it.
+func TestVirtualServiceOfSomebodyElse(t *testing.T) {
+	s := newShop(t)
+	s.must(0, "is initialized", "canary-init", "one")
+	run(t, "", "kubectl", "delete", "virtualservice", "shop", "-n", s.ns)
+	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "test/e2e/testdata/virtualservice.yaml")
+	spec := func() map[string]any {
+		t.Helper()
+		var o struct{ Spec map[string]any }
+		if err := json.Unmarshal([]byte(run(t, "", "kubectl", "get", "virtualservice", "shop", "-n", s.ns, "-o", "json")), &o); err != nil {
+			t.Fatal(err)
+		}
+		return o.Spec
+	}
+	weights := func(spec map[string]any, stable, candidate int) map[string]any {
+		route := spec["http"].([]any)[1].(map[string]any)["route"].([]any)
+		route[0].(map[string]any)["weight"], route[1].(map[string]any)["weight"] = float64(stable), float64(candidate)
+		return spec
+	}
+	before := spec()
+	s.version(v2, "")
+	s.must(0, "is up beside stable", "canary-init", "two")
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	if diff := cmp.Diff(weights(before, 60, 40), spec()); diff != "" {
+		t.Errorf("at 40 %% (-want, +got)\n%s", diff)
+	}
+	s.must(0, "rolled back", "rollback", "two")
+	if diff := cmp.Diff(weights(before, 100, 0), spec()); diff != "" {
+		t.Errorf("rolled back (-want, +got)\n%s", diff)
+	}
+}
+
+// Old code always has old configuration.
+func TestConfigurationBelongsToARevision(t *testing.T) {
+	s := newShop(t)
+	settings := func(color string) {
+		t.Helper()
+		manifest := run(t, "", "kubectl", "create", "configmap", "settings", "-n", s.ns, "--from-literal=VERSION="+color, "--dry-run=client", "-o", "yaml")
+		run(t, manifest, "kubectl", "apply", "-f", "-")
+	}
+	settings("blue")
+	run(t, "", "kubectl", "patch", "deployment", "shop", "-n", s.ns, "--type=json", "-p",
+		`[{"op":"add","path":"/spec/template/spec/containers/0/env/0","value":{"name":"VERSION","valueFrom":{"configMapKeyRef":{"name":"settings","key":"VERSION"}}}},{"op":"remove","path":"/spec/template/spec/containers/0/env/1"}]`)
+	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
+	s.must(0, "is initialized", "canary-init", "one")
+	answers := func() string {
+		t.Helper()
+		run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop-primary", "--timeout=90s")
+		name := strings.TrimSpace(run(t, "", "kubectl", "get", "deployment", "shop-primary", "-n", s.ns, "-o", "jsonpath={.spec.template.spec.containers[0].env[0].valueFrom.configMapKeyRef.name}"))
+		return strings.TrimSpace(run(t, "", "kubectl", "get", "configmap", name, "-n", s.ns, "-o", "jsonpath={.data.VERSION}"))
+	}
+	if got := answers(); got != "blue" {
+		t.Fatalf("stable has the configuration %q", got)
+	}
+	settings("green")
+	if got := answers(); got != "blue" {
+		t.Errorf("stable's configuration changed to %q with the candidate's", got)
+	}
+	s.must(0, "is up beside stable", "canary-init", "two")
+	s.must(0, "rolled back", "rollback", "two")
+	if got := answers(); got != "blue" {
+		t.Errorf("after a rollback stable has the configuration %q", got)
+	}
+}
+
+// canary-init names each permission that is missing, before anything is changed.
+func TestPermissions(t *testing.T) {
+	s := newShop(t)
+	role, err := s.kube.RbacV1().Roles(s.ns).Get(t.Context(), "canary-tasks", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.versions()
+	for i, rule := range role.Rules {
+		rest := role.DeepCopy()
+		rest.Rules = append(rest.Rules[:i:i], rest.Rules[i+1:]...)
+		body, err := json.Marshal(map[string]any{"rules": rest.Rules})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.kube.RbacV1().Roles(s.ns).Patch(t.Context(), "canary-tasks", types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		resource := strings.TrimSuffix(rule.Resources[0]+"."+rule.APIGroups[0], ".")
+		eventually(t, 20*time.Second, func() string { // the API server learns of a Role a moment later
+			code, out := s.step("canary-init", "one")
+			if code != 2 || !strings.Contains(out, "may not "+rule.Verbs[0]+" "+resource) {
+				return fmt.Sprintf("without the rule for %s canary-init ends with %d:\n%s", resource, code, out)
+			}
+			return ""
+		})
+	}
+	if after := s.versions(); !maps.Equal(before, after) {
+		t.Errorf("refused runs changed (-before, +after)\n%s", cmp.Diff(before, after))
+	}
+}
