@@ -42,6 +42,13 @@ type pause struct {
 	text  string        // what to tell people; empty: nothing
 	limit time.Duration // 0: until the step is ended
 	then  func() plan   // what to do when the limit is over
+	watch *watched      // what will change when it is over; nil: only time will tell
+}
+
+// watched is an object whose change is waited for.
+type watched struct {
+	kind   kube.Kind
+	object *kube.Object
 }
 
 // result is how a step ended.
@@ -57,8 +64,9 @@ func ended(code report.Code, format string, args ...any) plan {
 }
 
 const (
-	firstPoll    = 100 * time.Millisecond // between two looks at the cluster while something is waited for, at first,
-	lastPoll     = 2 * time.Second        // and after a while
+	firstPoll    = 100 * time.Millisecond // between two looks at an object that is waited for, at first,
+	lastPoll     = time.Second            // and after a while
+	lookAround   = 5 * time.Second        // between two looks at everything meanwhile
 	sayInterval  = 30 * time.Second       // between two lines that say the same
 	maxConflicts = 20
 )
@@ -68,7 +76,7 @@ const (
 func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) plan) error {
 	var waiting *pause
 	var since, said time.Time
-	conflicts, poll := 0, firstPoll
+	conflicts := 0
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return report.Errorf(report.Undecided, "ended before it was done: %v", err)
@@ -80,7 +88,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		p := next(s)
 		if p.wait != nil {
 			if waiting == nil || waiting.key != p.wait.key {
-				since, said, poll = s.now, time.Time{}, firstPoll
+				since, said = s.now, time.Time{}
 			}
 			if p.wait.text != "" && (waiting == nil || waiting.text != p.wait.text || s.now.Sub(said) > sayInterval) {
 				r.Report.Say("%s", p.wait.text)
@@ -88,12 +96,13 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			}
 			waiting = p.wait
 			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
-				pause := poll
+				left := lookAround
 				if p.wait.limit > 0 {
-					pause = min(poll, p.wait.limit-s.now.Sub(since))
+					left = min(left, p.wait.limit-s.now.Sub(since))
 				}
-				sleep(ctx, pause)
-				poll = min(poll*3/2, lastPoll)
+				if err := r.idle(ctx, p.wait.watch, left); err != nil {
+					return err
+				}
 				continue
 			}
 			p = p.wait.then()
@@ -114,6 +123,24 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			return err
 		case p.done != nil:
 			return r.finish(ctx, *p.done)
+		}
+	}
+}
+
+// idle waits for an object to change, or until a time is over.
+func (r *Release) idle(ctx context.Context, w *watched, left time.Duration) error {
+	until := time.Now().Add(left)
+	for poll := firstPoll; ; poll = min(poll*3/2, lastPoll) {
+		if w == nil {
+			poll = left
+		}
+		sleep(ctx, min(poll, time.Until(until)))
+		if w == nil || ctx.Err() != nil || !time.Now().Before(until) {
+			return nil
+		}
+		now, err := r.Client.Get(ctx, w.kind, w.object.GetName(), nil)
+		if err != nil || now == nil || now.GetResourceVersion() != w.object.GetResourceVersion() {
+			return err
 		}
 	}
 }

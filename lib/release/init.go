@@ -91,7 +91,7 @@ func (r *Release) planBusy(s *snapshot) plan {
 	if cfg.OnBusy == "fail" {
 		return ended(report.Busy, "%s; nothing was changed", busy)
 	}
-	return plan{wait: &pause{key: "busy", text: "Waiting: " + busy, limit: cfg.Deadline.Duration, then: func() plan {
+	return plan{wait: &pause{key: "busy", watch: &watched{kube.ConfigMap, s.recordObject}, text: "Waiting: " + busy, limit: cfg.Deadline.Duration, then: func() plan {
 		return ended(report.Busy, "%s; nothing was changed", busy)
 	}}}
 }
@@ -241,7 +241,7 @@ func (r *Release) planRollout(s *snapshot, d *deployment, who string) (p plan, r
 	if state.Failed {
 		return fail(), false
 	}
-	return plan{wait: &pause{key: "rollout of " + d.Name, text: fmt.Sprintf("%s.%s not ready: %s", d.Name, r.Client.Namespace, state.Text),
+	return plan{wait: &pause{key: "rollout of " + d.Name, watch: &watched{kube.Deployment, d.object}, text: fmt.Sprintf("%s.%s not ready: %s", d.Name, r.Client.Namespace, state.Text),
 		limit: cfg.ProgressDeadline.Duration, then: fail}}, false
 }
 

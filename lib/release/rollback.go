@@ -63,7 +63,7 @@ func (r *Release) planRollback(s *snapshot) plan {
 				fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), ns, stable.Revision))}}
 		}
 		if state := workload.RolloutOf(s.primary.Deployment, int32(record.Config.ReadyThreshold)); !state.Done {
-			return plan{wait: &pause{key: "stable", text: fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text), limit: record.Config.ProgressDeadline.Duration,
+			return plan{wait: &pause{key: "stable", watch: &watched{kube.Deployment, s.primary.object}, text: fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text), limit: record.Config.ProgressDeadline.Duration,
 				then: func() plan {
 					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s", s.id(ns), stable.Revision, state.Text)
 				}}}

@@ -37,7 +37,7 @@ func (r *Release) planShift(s *snapshot) plan {
 	}
 	// The candidate needs at least the share of pods that it gets of the traffic.
 	if has, needs := s.target.Status.AvailableReplicas, int32(math.Ceil(float64(s.primary.Status.AvailableReplicas)*float64(weight)/100)); has < needs {
-		return plan{wait: &pause{key: "pods for the weight", limit: s.record.Config.ProgressDeadline.Duration,
+		return plan{wait: &pause{key: "pods for the weight", watch: &watched{kube.Deployment, s.target.object}, limit: s.record.Config.ProgressDeadline.Duration,
 			text: fmt.Sprintf("%s has %d pods; %d %% of the traffic needs %d beside stable's %d", s.id(r.Client.Namespace), has, weight, needs, s.primary.Status.AvailableReplicas),
 			then: func() plan {
 				return ended(report.Undecided, "%s did not get the %d pods that %d %% of the traffic needs", s.id(r.Client.Namespace), needs, weight)

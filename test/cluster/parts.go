@@ -89,7 +89,9 @@ func clusterParts(l layout, bins built) []part {
 			command: process(nil, "etcd", "--data-dir", l.data("etcd"), "--unsafe-no-fsync",
 				"--listen-client-urls", "http://"+etcdAddr, "--advertise-client-urls", "http://"+etcdAddr,
 				"--listen-peer-urls", "http://"+etcdPeerAddr, "--initial-advertise-peer-urls", "http://"+etcdPeerAddr,
-				"--initial-cluster", "default=http://"+etcdPeerAddr),
+				"--initial-cluster", "default=http://"+etcdPeerAddr,
+				// The API server's cache learns from it how new it is: without, a watch of a quiet resource fails with "Too large resource version".
+				"--experimental-watch-progress-notify-interval", "500ms"),
 			ready: answers("http://" + etcdAddr + "/health")},
 		{name: "registry", after: []string{"files"}, do: func(ctx context.Context) error { return serveRegistry(ctx, l) }},
 		{name: "images", after: []string{"registry"}, do: func(ctx context.Context) error { return pushImages(ctx, bins) }},
