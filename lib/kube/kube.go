@@ -38,13 +38,20 @@ type Kind struct {
 
 // The kinds that a release reads or writes.
 var (
-	Deployment     = Kind{"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}}
-	Service        = Kind{"Service", schema.GroupVersionResource{Version: "v1", Resource: "services"}}
-	ConfigMap      = Kind{"ConfigMap", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}}
-	Secret         = Kind{"Secret", schema.GroupVersionResource{Version: "v1", Resource: "secrets"}}
-	Event          = Kind{"Event", schema.GroupVersionResource{Version: "v1", Resource: "events"}}
-	VirtualService = Kind{"VirtualService", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}}
-	AccessReview   = Kind{"SelfSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
+	Deployment              = Kind{"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}}
+	Service                 = Kind{"Service", schema.GroupVersionResource{Version: "v1", Resource: "services"}}
+	ConfigMap               = Kind{"ConfigMap", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}}
+	Secret                  = Kind{"Secret", schema.GroupVersionResource{Version: "v1", Resource: "secrets"}}
+	Event                   = Kind{"Event", schema.GroupVersionResource{Version: "v1", Resource: "events"}}
+	VirtualService          = Kind{"VirtualService", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}}
+	DestinationRule         = Kind{"DestinationRule", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"}}
+	Sidecar                 = Kind{"Sidecar", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "sidecars"}}
+	AuthorizationPolicy     = Kind{"AuthorizationPolicy", schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}}
+	RequestAuthentication   = Kind{"RequestAuthentication", schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "requestauthentications"}}
+	NetworkPolicy           = Kind{"NetworkPolicy", schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}}
+	PodDisruptionBudget     = Kind{"PodDisruptionBudget", schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}}
+	HorizontalPodAutoscaler = Kind{"HorizontalPodAutoscaler", schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}}
+	AccessReview            = Kind{"SelfSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
 )
 
 // ErrConflict says that an object is not what a write was made for: read it again.
@@ -137,6 +144,22 @@ func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Ob
 		}
 	}
 	return o, nil
+}
+
+// List reads all objects of a kind. There are none of a kind that the cluster does not serve.
+func (c *Client) List(ctx context.Context, kind Kind) ([]Object, error) {
+	var list *unstructured.UnstructuredList
+	err := c.retry(ctx, func() (err error) {
+		list, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).List(ctx, metav1.ListOptions{})
+		return err
+	})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing %s of namespace %s: %w", kind.Kind, c.Namespace, err)
+	}
+	return list.Items, nil
 }
 
 // Decode decodes a part of an object into the type of its API.

@@ -27,7 +27,7 @@ type apiserver struct {
 	objects map[string]map[string]any // "deployments/shop"
 	version int
 	writes  []string        // "patch deployments/shop", in order; events and reviews are left out
-	budget  int             // how many writes are carried out before the connection breaks; negative: all
+	budget  int             // how many writes are carried out before all others are refused; negative: all
 	stuck   map[string]bool // Deployments that never get ready
 	denied  map[string]bool // "verb resource" that a review denies
 	onWrite func(string)    // called after each write, with the lock held
@@ -44,7 +44,8 @@ func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 }
 
 var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
-	"VirtualService": "virtualservices"}
+	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets",
+	"AuthorizationPolicy": "authorizationpolicies"}
 
 // apply puts an object as somebody else would: kubectl, Helm.
 func (a *apiserver) apply(manifest string) {
@@ -130,6 +131,16 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusCreated, sent)
 		return
 	}
+	if r.Method == http.MethodGet && len(parts) > 2 && parts[len(parts)-2] == "web" { // a list: /…/namespaces/web/RESOURCE
+		items := []any{}
+		for _, key := range slices.Sorted(maps.Keys(a.objects)) {
+			if strings.HasPrefix(key, name+"/") {
+				items = append(items, a.objects[key])
+			}
+		}
+		answer(http.StatusOK, map[string]any{"kind": "List", "apiVersion": "v1", "items": items})
+		return
+	}
 	if r.Method == http.MethodPost {
 		name, _ = sent["metadata"].(map[string]any)["name"].(string)
 	}
@@ -144,7 +155,8 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if a.budget == 0 {
-		panic(http.ErrAbortHandler) // the step is killed
+		refuse(http.StatusForbidden, "Forbidden") // as good as killed: nothing more is written
+		return
 	}
 	switch {
 	case r.Method == http.MethodPost && now != nil:

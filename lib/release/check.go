@@ -3,6 +3,8 @@ package release
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
@@ -35,6 +38,18 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 		add("service", cfg.Service, "its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or let its selector be %v",
 			kube.LastManager(s.service), selector.Stable)
 	}
+	if selector, err := workload.SelectorOf(s.target.Deployment); err == nil {
+		names, err := r.uncovered(ctx, s, selector)
+		if err != nil {
+			add("namespace", r.Client.Namespace, "what selects the target's pods could not be read: %v", err)
+		}
+		for _, name := range names {
+			if !slices.Contains(cfg.AcceptUncovered, name) {
+				add("acceptUncovered", strings.Join(cfg.AcceptUncovered, ","), "%s applies to the target and not to %s, which will have the traffic: let it select %s=%s too, or accept it by its name, acceptUncovered=%s",
+					name, s.layout.Primary(), selector.Key, selector.Stable[selector.Key], strings.Join(append(slices.Clone(cfg.AcceptUncovered), name), ","))
+			}
+		}
+	}
 	if s.target.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		add("target", cfg.Target, "its strategy is Recreate, which takes all pods away before there are new ones: use RollingUpdate")
 	}
@@ -42,12 +57,43 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 		add("target", cfg.Target, "its pods mount %s, which is not there: create it first", m)
 	}
 	if s.virtualService != nil && s.split == nil {
-		add("virtualService", cfg.VirtualService, "%v", s.splitError)
+		_, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
+		switch by := workload.ManagedBy(s.virtualService); {
+		case err != nil:
+			add("virtualService", cfg.VirtualService, "%v; let one route lead to %s with weight 100 and to %s with weight 0, or to %s alone", s.splitError, s.route.Stable, s.route.Candidate, cfg.Service)
+		case by != "":
+			add("virtualService", cfg.VirtualService, "%s writes it and would take the route back: let its route lead to %s with weight 100 and to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
+		}
+	}
+	if s.service != nil && s.primary == nil {
+		if by := workload.ManagedBy(s.service); by != "" {
+			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there", by, by, s.layout.Primary())
+		}
 	}
 	if s.service != nil && cfg.Port != "" && !hasPort(s.service, cfg.Port) {
 		add("port", cfg.Port, "Service %s has no such port: give the name or the number of one it has", cfg.Service)
 	}
 	return problems
+}
+
+// uncovered names what selects the target's pods, or claims the Service's host, and would not cover stable.
+func (r *Release) uncovered(ctx context.Context, s *snapshot, selector workload.Selector) ([]string, error) {
+	var objects []kube.Object
+	for _, kind := range workload.Selecting {
+		found, err := r.Client.List(ctx, kind)
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, found...)
+	}
+	services, err := r.Client.List(ctx, kube.VirtualService)
+	if err != nil {
+		return nil, err
+	}
+	candidate := s.target.Spec.Template.Labels
+	stable := maps.Clone(candidate)
+	maps.Copy(stable, selector.Stable)
+	return append(workload.Uncovered(objects, candidate, stable), workload.Claims(services, s.layout.VirtualService, s.layout.Service, r.Client.Namespace)...), nil
 }
 
 func hasPort(service *kube.Object, port string) bool {

@@ -175,6 +175,13 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	if s.service == nil {
 		service(s.layout.Service, selector.Stable, ports)
 	}
+	if rule := workload.ForService(s.rules, s.layout.Service, r.Client.Namespace); rule != nil {
+		for _, host := range []string{s.layout.PrimaryService(), s.layout.CanaryService()} {
+			if body := workload.CarryOver(rule, s.layout.Target, host); body != nil && workload.ForService(s.rules, host, r.Client.Namespace) == nil {
+				writes = append(writes, kube.Write{Kind: kube.DestinationRule, Name: host, Create: body})
+			}
+		}
+	}
 	if len(writes) > 0 {
 		return plan{writes: writes}, false
 	}
@@ -186,7 +193,13 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 		}), false
 	}
 	if s.split == nil {
-		return ended(report.Misconfig, "VirtualService %s: %v", s.layout.VirtualService, s.splitError), false
+		whole, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
+		if err != nil {
+			return ended(report.Misconfig, "VirtualService %s: %v", s.layout.VirtualService, s.splitError), false
+		}
+		return r.settle("services", cfg.Drain.Duration, func() plan {
+			return plan{writes: []kube.Write{*whole.Divide(s.route, record.Epoch)}}
+		}), false
 	}
 	if !workload.Selects(s.service, selector.Stable) {
 		return plan{writes: []kube.Write{workload.SelectStable(s.service, s.layout.Target, selector.Stable)}}, false

@@ -222,6 +222,24 @@ func TestNothingUnjudgedIsPromoted(t *testing.T) {
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
 }
 
+// An application with a route and a traffic policy of its own keeps both.
+func TestTakesOverARoute(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t, settings, shopService, shop("1"),
+		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{timeout: 3s, route: [{destination: {host: shop}}]}]}}",
+		"{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: tls}, spec: {host: shop.web.svc.cluster.local, subsets: [{name: v1}], trafficPolicy: {tls: {mode: DISABLE}}}}")
+	must(t, a.init("run-1"))
+	a.want(initialized)
+	if got := fmt.Sprint(a.objects["virtualservices/shop"]["spec"]); !strings.Contains(got, "timeout:3s") {
+		t.Errorf("the route is %s", got)
+	}
+	for _, host := range []string{"shop-primary", "shop-canary"} {
+		if got, want := fmt.Sprint(a.objects["destinationrules/"+host]["spec"]), "map[host:"+host+" trafficPolicy:map[tls:map[mode:DISABLE]]]"; got != want {
+			t.Errorf("DestinationRule %s is %s, want %s", host, got, want)
+		}
+	}
+}
+
 // A tool that sets the selector of the Service back is named.
 func TestServiceSetBack(t *testing.T) {
 	t.Parallel()
@@ -433,6 +451,19 @@ func TestInitRefuses(t *testing.T) {
 		{"a route to somewhere else", func(a *apiserver) {
 			a.apply("{kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: other}}]}]}}")
 		}, nil, []string{`virtualService is "shop"`, "other=0"}},
+		{"a PodDisruptionBudget and an AuthorizationPolicy of the target's alone", func(a *apiserver) {
+			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: both}, spec: {selector: {matchExpressions: [{key: app, operator: Exists}]}}}")
+			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: keep}, spec: {selector: {matchLabels: {app: shop}}}}")
+			a.apply("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: allow}, spec: {selector: {matchLabels: {app: shop}}}}")
+			a.apply("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all}, spec: {}}")
+		}, func(c *config.Config) { c.AcceptUncovered = []string{"PodDisruptionBudget/keep"} },
+			[]string{"a mistake;", "AuthorizationPolicy/allow applies to the target and not to shop-primary", "let it select app=shop-primary too", "acceptUncovered=PodDisruptionBudget/keep,AuthorizationPolicy/allow"}},
+		{"another route claims the host", func(a *apiserver) {
+			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: other}, spec: {hosts: [shop.web.svc.cluster.local], http: []}}")
+		}, nil, []string{"VirtualService/other applies to the target"}},
+		{"a Service that Helm writes", func(a *apiserver) {
+			a.objects["services/shop"]["metadata"].(map[string]any)["annotations"] = map[string]any{"meta.helm.sh/release-name": "shop"}
+		}, nil, []string{`parameter service is "shop": Helm writes it and would set its selector back`}},
 		{"permissions", func(a *apiserver) { a.denied["patch virtualservices"], a.denied["create services"] = true, true }, nil,
 			[]string{"may not patch virtualservices.networking.istio.io", "may not create services"}},
 	} {

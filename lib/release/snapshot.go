@@ -40,6 +40,8 @@ type snapshot struct {
 	copies   map[string]bool   // names of copies for stable that are there, as Kind/name
 	revision string            // of the target
 
+	rules []kube.Object // DestinationRules of the namespace
+
 	record       *Record
 	recordObject *kube.Object
 }
@@ -99,6 +101,8 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		s.service = get(kube.Service, s.layout.Service, nil)
 		s.primaryService = get(kube.Service, s.layout.PrimaryService(), nil)
 		s.canaryService = get(kube.Service, s.layout.CanaryService(), nil)
+		rules, err := r.Client.List(ctx, kube.DestinationRule)
+		s.rules, errs = rules, append(errs, err)
 	}
 	if s.target != nil {
 		template := workload.TemplateOf(s.target.object)

@@ -13,6 +13,8 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 	istiov1 "istio.io/client-go/pkg/apis/networking/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
@@ -145,6 +147,50 @@ func (s Split) weights(candidate int32) []kube.Operation {
 		{Op: "add", Path: path(s.stable, "weight"), Value: 100 - candidate},
 		{Op: "add", Path: path(s.candidate, "weight"), Value: candidate},
 	}
+}
+
+// Whole is a route that leads to one Service only: what an application has before its first release.
+type Whole struct {
+	object *kube.Object
+	route  int
+}
+
+// FindWhole finds the route that leads to a Service and nowhere else.
+func FindWhole(object *kube.Object, name, service string) (Whole, error) {
+	var vs istiov1.VirtualService
+	if err := kube.Decode(object.Object, &vs); err != nil {
+		return Whole{}, fmt.Errorf("reading VirtualService %s: %w", object.GetName(), err)
+	}
+	var found []Whole
+	for i, h := range vs.Spec.Http {
+		if name != "" && h.Name != name || len(h.Route) != 1 {
+			continue
+		}
+		d := h.Route[0].GetDestination()
+		if fullHost(d.GetHost(), vs.Namespace) == fullHost(service, vs.Namespace) && d.GetSubset() == "" {
+			found = append(found, Whole{object, i})
+		}
+	}
+	if len(found) != 1 {
+		return Whole{}, fmt.Errorf("%d HTTP routes lead to %s alone; it has %s", len(found), service, describe(&vs.Spec))
+	}
+	return found[0], nil
+}
+
+// Divide plans the write that lets the route lead to stable with all, and to the candidate with none of the traffic. All else that its
+// destination has, both get.
+func (w Whole) Divide(r Route, epoch int64) *kube.Write {
+	path := fmt.Sprintf("/spec/http/%d/route", w.route)
+	https, _, _ := unstructured.NestedSlice(w.object.Object, "spec", "http")
+	route, _, _ := unstructured.NestedSlice(https[w.route].(map[string]any), "route")
+	side := func(host string, weight int64) map[string]any {
+		d := runtime.DeepCopyJSON(route[0].(map[string]any))
+		d["destination"].(map[string]any)["host"], d["weight"] = host, weight
+		return d
+	}
+	patch := append([]kube.Operation{kube.Unchanged(w.object)}, kube.Annotate(w.object, workload.FenceAnnotation, fence(epoch))...)
+	return &kube.Write{Kind: kube.VirtualService, Name: w.object.GetName(), Patch: append(patch,
+		kube.Operation{Op: "add", Path: path, Value: []any{side(r.Stable, 100), side(r.Candidate, 0)}})}
 }
 
 // New is a VirtualService that leads hosts to stable, and to the candidate with weight 0.

@@ -201,3 +201,40 @@ func TestNewLeadsToStable(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// A route that leads to the Service alone is divided; what else its destination has, both get.
+func TestDivide(t *testing.T) {
+	t.Parallel()
+	before := virtualService(t, ", annotations: {theirs: kept}", `
+  - name: pinned
+    route: [{destination: {host: other}}]
+  - name: main
+    timeout: 3s
+    route: [{destination: {host: shop, port: {number: 80}}, headers: {response: {set: {a: b}}}}]
+`)
+	w, err := FindWhole(before, "", "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := patched(t, before, w.Divide(shop, 1))
+	want := virtualService(t, ", annotations: {theirs: kept, canary-tasks.dev/fence: '1'}", `
+  - name: pinned
+    route: [{destination: {host: other}}]
+  - name: main
+    timeout: 3s
+    route:
+    - {destination: {host: shop-primary, port: {number: 80}}, headers: {response: {set: {a: b}}}, weight: 100}
+    - {destination: {host: shop-canary, port: {number: 80}}, headers: {response: {set: {a: b}}}, weight: 0}
+`)
+	if diff := cmp.Diff(asJSON(t, want), asJSON(t, after)); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	if s := find(t, after, shop); s.Stable != 100 || !s.Fenced(1) {
+		t.Errorf("%+v", s)
+	}
+	for _, routes := range []string{both, "  - route: [{destination: {host: shop, subset: v1}}]", "  - route: [{destination: {host: shop}}]\n  - route: [{destination: {host: shop}}]"} {
+		if _, err := FindWhole(virtualService(t, "", routes), "", "shop"); err == nil {
+			t.Errorf("found one in %s", routes)
+		}
+	}
+}

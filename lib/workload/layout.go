@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Labels and annotations of what a release makes.
@@ -85,4 +86,21 @@ func withoutTracking(from map[string]string, keep map[string]string) map[string]
 		}
 	}
 	return into
+}
+
+// managers are the marks by which tools recognise what they apply again and again.
+var managers = []struct{ mark, name string }{
+	{"argocd.argoproj.io/instance", "Argo CD"}, {"argocd.argoproj.io/tracking-id", "Argo CD"},
+	{"kustomize.toolkit.fluxcd.io/name", "Flux"}, {"helm.toolkit.fluxcd.io/name", "Flux"},
+	{"gitops.jenkins-x.io/pipeline", "Jenkins X"}, {"meta.helm.sh/release-name", "Helm"},
+}
+
+// ManagedBy names the tool that applies an object again and again, by the marks it leaves; "" when there are none.
+func ManagedBy(o metav1.Object) string {
+	for _, m := range managers {
+		if o.GetLabels()[m.mark] != "" || o.GetAnnotations()[m.mark] != "" {
+			return m.name
+		}
+	}
+	return ""
 }
