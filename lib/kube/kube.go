@@ -107,7 +107,7 @@ func (c *Client) Calls() int { return int(c.calls.Load()) }
 // New returns a client of the cluster that the pod runs in, or that KUBECONFIG names.
 func New(config *rest.Config, namespace string) (*Client, error) {
 	config = rest.CopyConfig(config)
-	config.QPS, config.Burst = 50, 100 // a step sends a few dozen requests in all
+	config.QPS, config.Burst = 100, 200 // a step sends at most some hundred requests in all
 	config.UserAgent = FieldManager
 	api, err := dynamic.NewForConfig(config)
 	if err != nil {

@@ -61,9 +61,8 @@ func New(address string) (*Client, error) {
 }
 
 // backoff waits as long as the server asks for, but not longer than mostWait, with jitter.
-func backoff(least, most time.Duration, attempt int, resp *http.Response) time.Duration {
-	least, most = leastWait, mostWait
-	wait := min(retryablehttp.DefaultBackoff(least, most, attempt, resp), most)
+func backoff(_, _ time.Duration, attempt int, resp *http.Response) time.Duration {
+	wait := min(retryablehttp.DefaultBackoff(leastWait, mostWait, attempt, resp), mostWait)
 	return wait/2 + rand.N(wait/2+1)
 }
 

@@ -60,11 +60,15 @@ func (r *Release) planInit(s *snapshot) plan {
 	if free || !s.mine(cfg.RunID) {
 		return plan{writes: []kube.Write{s.write(r.begin(s), "")}}
 	}
-	if s.split != nil && !s.split.Fenced(record.Epoch) { // the first write to the mesh: nobody who came before may move traffic
-		return plan{writes: []kube.Write{*s.split.Raise(0, record.Epoch)}}
+	var fences []kube.Write // the first writes to the mesh and to stable: nobody who came before may move traffic
+	if s.split != nil && !s.split.Fenced(record.Epoch) {
+		fences = append(fences, *s.split.Raise(0, record.Epoch))
 	}
 	if s.primary != nil && s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
-		return plan{writes: []kube.Write{s.primary.fence(record.Epoch)}}
+		fences = append(fences, s.primary.fence(record.Epoch))
+	}
+	if len(fences) > 0 {
+		return plan{writes: fences}
 	}
 	if p, done := r.planLayout(s); !done {
 		return p

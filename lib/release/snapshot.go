@@ -101,8 +101,10 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		s.service = get(kube.Service, s.layout.Service, nil)
 		s.primaryService = get(kube.Service, s.layout.PrimaryService(), nil)
 		s.canaryService = get(kube.Service, s.layout.CanaryService(), nil)
-		rules, err := r.Client.List(ctx, kube.DestinationRule)
-		s.rules, errs = rules, append(errs, err)
+		if s.primaryService == nil || s.canaryService == nil || s.split == nil { // only who makes them needs to know
+			rules, err := r.Client.List(ctx, kube.DestinationRule)
+			s.rules, errs = rules, append(errs, err)
+		}
 	}
 	if s.target != nil {
 		template := workload.TemplateOf(s.target.object)
