@@ -1,4 +1,7 @@
 // Package analysis judges a candidate by what was counted of its requests. It is pure: counts go in, a verdict comes out.
+//
+// Check is the comparison at the end of an interval: where there is enough to judge by, every limit has to be kept. It compares exact values; only
+// what is said is rounded, and never so that it contradicts the verdict.
 package analysis
 
 import (
@@ -28,12 +31,13 @@ type Reason string
 
 // The reasons.
 const (
-	Good       Reason = ""
-	TooFew     Reason = "too few"
-	AllFailing Reason = "all failing"
-	Failing    Reason = "failing"
-	Slow       Reason = "slow"
-	QueryFails Reason = "query failed"
+	Good        Reason = ""
+	TooFew      Reason = "too few"
+	NoDurations Reason = "no durations" // a duration is to be checked, and no proxy measures it
+	AllFailing  Reason = "all failing"
+	Failing     Reason = "failing"
+	Slow        Reason = "slow"
+	QueryFails  Reason = "query failed"
 )
 
 // Limits are what a candidate must keep.
@@ -66,7 +70,8 @@ type Result struct {
 	Metrics []Metric       `json:"metrics,omitempty"`
 }
 
-// Check compares what the candidate did with the limits, as Flagger does: every metric must be within its own.
+// Check compares what the candidate did with the limits, as Flagger does: every metric must be within its own. A metric that fails decides, even
+// where another could not be measured.
 func Check(limits Limits, w metrics.Window) Result {
 	c := w.Candidate
 	r := Result{Verdict: Pass, From: w.From, To: w.To, Counts: c}
@@ -99,24 +104,44 @@ func Check(limits Limits, w metrics.Window) Result {
 		case c.Errors >= c.Requests:
 			say(AllFailing, "all failing: success rate 0%% < %v%%", limits.SuccessRate)
 		default:
-			say(Failing, "success rate %.2f%% < %v%%", rate, limits.SuccessRate)
+			say(Failing, "success rate %s%% < %v%%", below(rate, limits.SuccessRate), limits.SuccessRate)
 		}
 	}
 	if limits.RequestDuration > 0 {
-		if p99, ok := quantile(0.99, c.Within); ok {
+		p99, ok := quantile(0.99, c.Within)
+		if !ok {
+			say(Good, "no durations: no proxy measured how long its requests took")
+			if r.Verdict == Pass {
+				r.Verdict, r.Reason = Inconclusive, NoDurations
+			}
+		} else {
 			limit := float64(limits.RequestDuration) / float64(time.Millisecond)
 			m := Metric{Name: "request-duration", Value: p99, Limit: limit, Unit: "milliseconds", Requests: c.Within["+Inf"], Passed: p99 <= limit}
 			r.Metrics = append(r.Metrics, m)
-			took := time.Duration(p99 * float64(time.Millisecond)).Round(time.Millisecond)
-			if m.Passed {
-				say(Good, "request duration %s <= %s", took, limits.RequestDuration)
-			} else {
-				say(Slow, "request duration %s > %s", took, limits.RequestDuration)
+			took := time.Duration(p99 * float64(time.Millisecond))
+			switch shown := took.Round(time.Millisecond); {
+			case m.Passed:
+				say(Good, "request duration %s <= %s", min(shown, limits.RequestDuration), limits.RequestDuration)
+			case shown > limits.RequestDuration:
+				say(Slow, "request duration %s > %s", shown, limits.RequestDuration)
+			default:
+				say(Slow, "request duration %s > %s", max(took.Round(time.Microsecond), limits.RequestDuration+1), limits.RequestDuration)
 			}
 		}
 	}
 	r.Text = fmt.Sprintf("%s (%.0f requests)", cmp.Or(texts, "nothing is checked"), c.Requests)
 	return r
+}
+
+// below writes a number with two decimals, or as many more as it takes to be seen below a limit.
+func below(value, limit float64) string {
+	for decimals := 2; decimals < 15; decimals++ {
+		text := strconv.FormatFloat(value, 'f', decimals, 64)
+		if shown, err := strconv.ParseFloat(text, 64); err == nil && shown < limit {
+			return text
+		}
+	}
+	return strconv.FormatFloat(value, 'f', -1, 64)
 }
 
 // quantile is the value below which a share q of the observations are, by linear interpolation within the bucket, as Prometheus'
@@ -130,6 +155,11 @@ func quantile(q float64, within map[string]float64) (float64, bool) {
 		}
 	}
 	slices.SortFunc(buckets, func(a, b bucket) int { return cmp.Compare(a.bound, b.bound) })
+	for i := range buckets { // proxies may have different bounds; Prometheus repairs it in the same way
+		if i > 0 {
+			buckets[i].count = max(buckets[i].count, buckets[i-1].count)
+		}
+	}
 	if len(buckets) < 2 || !math.IsInf(buckets[len(buckets)-1].bound, 1) || buckets[len(buckets)-1].count <= 0 {
 		return 0, false
 	}

@@ -30,6 +30,11 @@ func TestCheck(t *testing.T) {
 		{"all failing", limits, window(1000, 1000, fast), Fail, AllFailing, "all failing: success rate 0% < 99%, request duration 99ms <= 500ms (1000 requests)"},
 		{"slow", limits, window(1000, 0, map[string]float64{"500": 980, "1000": 1000, "+Inf": 1000}), Fail, Slow, "success rate 100.00% >= 99%, request duration 750ms > 500ms (1000 requests)"},
 		{"both: the first is the reason", limits, window(1000, 500, map[string]float64{"500": 980, "1000": 1000, "+Inf": 1000}), Fail, Failing, "success rate 50.00% < 99%, request duration 750ms > 500ms (1000 requests)"},
+		{"hardly beyond it", limits, window(100000, 1004, fast), Fail, Failing, "success rate 98.996% < 99%, request duration 99ms <= 500ms (100000 requests)"},
+		{"hardly slow", limits, window(1000, 0, map[string]float64{"500": 989.999, "1000": 1000, "+Inf": 1000}), Fail, Slow, "success rate 100.00% >= 99%, request duration 500.05ms > 500ms (1000 requests)"},
+		{"exactly as slow as it may be", limits, window(1000, 0, map[string]float64{"500": 990, "1000": 1000, "+Inf": 1000}), Pass, Good, "success rate 100.00% >= 99%, request duration 500ms <= 500ms (1000 requests)"},
+		{"no proxy measures durations", limits, window(1000, 0, nil), Inconclusive, NoDurations, "success rate 100.00% >= 99%, no durations: no proxy measured how long its requests took (1000 requests)"},
+		{"failing, and no proxy measures durations", limits, window(1000, 500, nil), Fail, Failing, "success rate 50.00% < 99%, no durations: no proxy measured how long its requests took (1000 requests)"},
 		{"too few", limits, window(9, 9, nil), Inconclusive, TooFew, "too few: the candidate answered 9 requests, 1 more are needed"},
 		{"one metric is off", Limits{SuccessRate: 99}, window(1000, 0, map[string]float64{"500": 0, "+Inf": 1000}), Pass, Good, "success rate 100.00% >= 99% (1000 requests)"},
 		{"nothing to judge by", limits, metrics.Window{Missing: metrics.NoRequests, Text: "no requests: …"}, Inconclusive, "no requests", "no requests: …"},
@@ -52,6 +57,9 @@ func TestQuantile(t *testing.T) {
 		if got, ok := quantile(q, within); !ok || math.Abs(got-want) > 1e-9 {
 			t.Errorf("quantile %v is %v, want %v", q, got, want)
 		}
+	}
+	if got, _ := quantile(0.6, map[string]float64{"100": 50, "150": 20, "250": 90, "+Inf": 100}); math.Abs(got-175) > 1e-9 {
+		t.Errorf("with a bound that some proxies do not have, 60 %% are below %v", got)
 	}
 	for _, none := range []map[string]float64{nil, {"+Inf": 5}, {"100": 5, "200": 5}, {"100": 0, "+Inf": 0}} {
 		if got, ok := quantile(0.99, none); ok {

@@ -8,8 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +48,7 @@ type Config struct {
 	Interval         Duration  `json:"interval"`
 	Threshold        int       `json:"threshold"`
 	Weights          []Percent `json:"weights"` // rising
+	MaxSteps         int       `json:"maxSteps"` // how many weights the Pipeline has tasks for
 	ProgressDeadline Duration  `json:"progressDeadline"`
 	ReadyThreshold   Percent   `json:"readyThreshold"`
 	SuccessRate      float64   `json:"successRate"`     // percent; 0: not checked
@@ -150,7 +152,7 @@ func (r *reader) name(parameter, otherwise string) string {
 	return v
 }
 
-func (r *reader) names(parameter string, otherwise ...string) []string {
+func (r *reader) names(parameter string, valid func(string) bool, remedy string, otherwise ...string) []string {
 	v := r.text(parameter)
 	if v == "" {
 		return otherwise
@@ -159,7 +161,66 @@ func (r *reader) names(parameter string, otherwise ...string) []string {
 	for part := range strings.SplitSeq(v, ",") {
 		names = append(names, strings.TrimSpace(part))
 	}
+	if slices.ContainsFunc(names, func(name string) bool { return !valid(name) }) {
+		r.add(parameter, v, "%s", remedy)
+	}
 	return names
+}
+
+func isDomain(name string) bool { return len(validation.IsDNS1123Subdomain(name)) == 0 }
+
+// isHost knows a host of a VirtualService: a name, or * for the first labels of one.
+func isHost(host string) bool { return host == "*" || isDomain(strings.TrimPrefix(host, "*.")) }
+
+// isGateway knows mesh, name and namespace/name.
+func isGateway(gateway string) bool {
+	namespace, name, found := strings.Cut(gateway, "/")
+	return isDomain(namespace) && (!found || isDomain(name))
+}
+
+func isKindAndName(object string) bool {
+	kind, name, _ := strings.Cut(object, "/")
+	return kindName.MatchString(kind) && isDomain(name)
+}
+
+var (
+	kindName = regexp.MustCompile(`^[A-Z][A-Za-z]*$`)
+	digits   = regexp.MustCompile(`^[0-9]+$`)
+	decimal  = regexp.MustCompile(`^(0|[1-9][0-9]*)(\.[0-9]+)?$`)
+)
+
+// port reads the name or the number of a port.
+func (r *reader) port() string {
+	v := r.text("port")
+	n, err := strconv.Atoi(v)
+	switch {
+	case v == "":
+	case digits.MatchString(v) && (err != nil || strconv.Itoa(n) != v || n < 1 || n > 65535):
+		r.add("port", v, "give a number from 1 to 65535, without leading zeros, or the port's name")
+	case len(validation.IsDNS1123Label(v)) > 0:
+		r.add("port", v, "give the name or the number of a port of the Service")
+	}
+	return v
+}
+
+// address reads the address of Prometheus. A password is neither printed, however the address is wrong, nor returned.
+func (r *reader) address() string {
+	v := r.text("prometheus")
+	shown := v
+	if i := strings.LastIndex(v, "@"); i >= 0 {
+		shown = "..." + v[i:]
+	}
+	u, err := url.Parse(v)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		r.add("prometheus", shown, "give an address with its scheme: http://prometheus.istio-system:9090")
+		return ""
+	case u.User != nil:
+		r.add("prometheus", shown, "leave the password out of the address")
+		u.User = nil
+		return u.String()
+	}
+	return v
 }
 
 // whole reads a whole number in a range. 010 is ten to some readers and eight to others, so it is neither.
@@ -175,11 +236,18 @@ func (r *reader) whole(parameter string, least, most int64, unit string) int64 {
 	return n
 }
 
-func (r *reader) duration(parameter string, least time.Duration) Duration {
+// day is the most that a duration may be of which Longest takes many, so that their sum can be told; year is the most for any other.
+const (
+	day  = 24 * time.Hour
+	year = 365 * day
+)
+
+func (r *reader) duration(parameter string, least, most time.Duration) Duration {
 	v := r.text(parameter)
 	d, err := model.ParseDuration(v) // 1m, 1h30m, 500ms
-	if err != nil || time.Duration(d) < least {
-		r.add(parameter, v, "give a duration with its unit, at least %s: 10s, 1m, 1h30m", least)
+	if err != nil || time.Duration(d) < least || time.Duration(d) > most {
+		r.add(parameter, v, "give a duration with its unit, at least %s and at most %.0fh: 10s, 1m, 1h30m", least, most.Hours())
+		return Duration{}
 	}
 	return Duration{time.Duration(d)}
 }
@@ -199,8 +267,8 @@ func (r *reader) percentOrOff(parameter string) float64 {
 		return 0
 	}
 	f, err := strconv.ParseFloat(v, 64)
-	if err != nil || math.IsNaN(f) || f <= 0 || f > 100 || strings.ContainsAny(v, "xXpP_") {
-		r.add(parameter, v, "give a percentage above 0 and up to 100, or off")
+	if err != nil || !decimal.MatchString(v) || f <= 0 || f > 100 {
+		r.add(parameter, v, "give a percentage above 0 and up to 100, or off, without leading zeros")
 		return 0
 	}
 	return f
@@ -213,37 +281,35 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	s := r.common()
 	c := Config{
 		Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName,
-		Service: r.name("service", s.Target), Port: r.text("port"), Route: r.text("route"),
-		Interval: r.duration("interval", time.Second), Threshold: int(r.whole("threshold", 1, 1000, "checks")),
+		Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
+		Interval: r.duration("interval", time.Second, day), Threshold: int(r.whole("threshold", 1, 1000, "checks")),
 		ProgressDeadline: Duration{time.Duration(r.whole("progressDeadlineSeconds", 1, 86400, "seconds")) * time.Second},
 		ReadyThreshold:   Percent(r.whole("readyThreshold", 1, 100, "percent")),
 		SuccessRate:      r.percentOrOff("requestSuccessRate"),
-		Prometheus:       r.text("prometheus"), Drain: r.duration("drain", 0), Deadline: r.duration("deadline", time.Second),
-		OnBusy: r.text("onBusy"), Takeover: r.truth("takeover"), RetryRejected: r.truth("retryRejected"), AcceptUncovered: r.names("acceptUncovered"),
+		Prometheus:       r.address(), Drain: r.duration("drain", 0, day), Deadline: r.duration("deadline", time.Second, year),
+		OnBusy: r.text("onBusy"), Takeover: r.truth("takeover"), RetryRejected: r.truth("retryRejected"),
+		AcceptUncovered: r.names("acceptUncovered", isKindAndName, "give objects as Kind/name, by comma: PodDisruptionBudget/shop"),
+		MaxSteps:        int(r.whole("maxSteps", 1, 100, "steps")),
 	}
-	c.Hosts, c.Gateways = r.names("hosts", c.Service), r.names("gateways", "mesh")
+	c.Hosts = r.names("hosts", isHost, "give names of hosts, by comma: shop, shop.example.com, *.example.com", c.Service)
+	c.Gateways = r.names("gateways", isGateway, "give mesh or gateways as name or namespace/name, by comma", "mesh")
 	c.VirtualService = r.name("virtualService", c.Service)
 	if r.text("requestDuration") != "off" {
-		c.RequestDuration = r.duration("requestDuration", time.Millisecond)
+		c.RequestDuration = r.duration("requestDuration", time.Millisecond, day)
 	}
 	if c.OnBusy != "wait" && c.OnBusy != "fail" {
 		r.add("onBusy", c.OnBusy, "give wait or fail")
 	}
-	if u, err := url.Parse(c.Prometheus); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		r.add("prometheus", c.Prometheus, "give an address with its scheme: http://prometheus.istio-system:9090")
-	} else if u.User != nil {
-		r.add("prometheus", u.Redacted(), "leave the password out of the address")
-	}
 	if len(c.Target)+len("-primary") > validation.DNS1123LabelMaxLength {
-		r.add("target", c.Target, "give a name of at most 55 characters, so that %s-primary is one of at most 63", c.Target)
+		r.add("target", c.Target, "give a name of at most 55 characters, so that with -primary it is one of at most 63")
 	}
 	if len(c.Service)+len("-primary") > validation.DNS1123LabelMaxLength && c.Service != c.Target {
-		r.add("service", c.Service, "give a name of at most 55 characters, so that %s-primary is one of at most 63", c.Service)
+		r.add("service", c.Service, "give a name of at most 55 characters, so that with -primary it is one of at most 63")
 	}
 	if c.RunID == "" {
 		r.add("runId", "", "give every step of a release the same one: the uid of the PipelineRun")
 	}
-	c.Weights = r.weights()
+	c.Weights = r.weights(c.MaxSteps)
 	if longest := c.Longest(); len(r.problems) == 0 && longest > c.Deadline.Duration {
 		minutes := int(longest.Minutes()) + 1
 		r.add("deadline", c.Deadline.String(), "the release can take %s (%d weights, up to %d checks of %s each, and twice progressDeadlineSeconds): give deadline=%dm and start it with --pipeline-timeout %dm --tasks-timeout %dm --finally-timeout 20m, or let it take less",
@@ -263,9 +329,10 @@ func (c Config) Longest() time.Duration {
 }
 
 // weights resolves stepWeight and maxWeight as Flagger does: 20 and 50 are 20, 40, 60, and never over 100. stepWeights are as they are.
-func (r *reader) weights() []Percent {
+func (r *reader) weights(most int) []Percent {
 	var weights []Percent
-	if list := r.text("stepWeights"); list != "" {
+	parameter, value := "stepWeights", r.text("stepWeights")
+	if list := value; list != "" {
 		for _, other := range []string{"stepWeight", "maxWeight"} {
 			if v := r.text(other); v != "" {
 				r.add(other, v, "leave it out where stepWeights is given, or leave stepWeights out")
@@ -281,25 +348,26 @@ func (r *reader) weights() []Percent {
 			weights = append(weights, Percent(n))
 		}
 	} else {
-		step, most := r.whole("stepWeight", 1, 100, "percent"), r.whole("maxWeight", 1, 100, "percent")
+		step, last := r.whole("stepWeight", 1, 100, "percent"), r.whole("maxWeight", 1, 100, "percent")
 		if !r.given["stepWeight"] {
 			step = 20
 		}
 		if !r.given["maxWeight"] {
-			most = max(60, min(step, 100))
+			last = max(60, min(step, 100))
 		}
-		if step < 1 || step > 100 || most < 1 || most > 100 {
+		if step < 1 || step > 100 || last < 1 || last > 100 {
 			return nil // named already
 		}
 		for w := step; ; w += step {
 			weights = append(weights, Percent(min(w, 100)))
-			if w >= most {
+			if w >= last {
 				break
 			}
 		}
+		parameter, value = "stepWeight", strconv.FormatInt(step, 10)
 	}
-	if most := r.whole("maxSteps", 1, 1000, "steps"); int64(len(weights)) > most {
-		r.add("stepWeights", fmt.Sprint(weights), "the Pipeline has tasks for %d weights and this makes %d: let the weights be fewer, or make a longer Pipeline with make pipeline STEPS=%d", most, len(weights), len(weights))
+	if len(weights) > most {
+		r.add(parameter, value, "the Pipeline has tasks for %d weights and this makes %d: let the weights be fewer, or make a longer Pipeline with make pipeline STEPS=%d", most, len(weights), len(weights))
 	}
 	return weights
 }

@@ -1,8 +1,10 @@
 // Package metrics reads out of Prometheus how many requests stable and the candidate answered, and how.
 //
 // It takes raw samples of Istio's counters and adds up their increases itself: rate() and increase() extrapolate, and do not see the first
-// value of a series, which for a new version is its first burst of errors (observer.go). A look is at the scrapes since a moment, which is
-// when the candidate got its weight; times are Prometheus' own.
+// value of a series, which for a new version is its first burst of errors. A look is at the scrapes since a moment, which is when the candidate
+// got its weight; times are Prometheus' own.
+//
+// client.go asks, observer.go chooses which series and says what is missing, state.go adds up, counts.go is what comes out.
 package metrics
 
 import (
@@ -23,6 +25,9 @@ import (
 
 // ErrQuery says that Prometheus did not answer, or not with what was asked for. It says nothing of the release.
 var ErrQuery = errors.New("query failed")
+
+// ErrWarning is an ErrQuery: Prometheus answered and warned, so that the answer may not be whole. It is not evaluated.
+var ErrWarning = fmt.Errorf("%w: warning", ErrQuery)
 
 // Client asks one Prometheus.
 type Client struct {
@@ -78,17 +83,21 @@ func (c *Client) Ready(ctx context.Context) error {
 	return nil
 }
 
-// query asks for the value of an expression. A warning is a failure: the answer may not be whole.
+// query asks for the value of an expression.
 func (c *Client) query(ctx context.Context, expression string, at time.Time) (model.Value, error) {
 	v, warnings, err := c.api.Query(ctx, expression, at)
 	var apiErr *v1.Error
+	var urlErr *url.Error
+	if errors.As(err, &urlErr) {
+		err = urlErr.Err // without the URL, whose query string may be secret
+	}
 	switch {
 	case errors.As(err, &apiErr):
 		return nil, fmt.Errorf("%w: Prometheus at %s: %s %s %s", ErrQuery, c.address, apiErr.Type, apiErr.Msg, first(apiErr.Detail))
 	case err != nil:
 		return nil, fmt.Errorf("%w: Prometheus at %s: %w", ErrQuery, c.address, err)
 	case len(warnings) > 0:
-		return nil, fmt.Errorf("%w: Prometheus at %s warns: %s", ErrQuery, c.address, strings.Join(warnings, "; "))
+		return nil, fmt.Errorf("%w: Prometheus at %s warns: %s", ErrWarning, c.address, strings.Join(warnings, "; "))
 	}
 	return v, nil
 }
@@ -96,5 +105,5 @@ func (c *Client) query(ctx context.Context, expression string, at time.Time) (mo
 // first is the beginning of a body, on one line.
 func first(body string) string {
 	body = strings.Join(strings.Fields(body), " ")
-	return body[:min(len(body), 200)]
+	return strings.ToValidUTF8(body[:min(len(body), 200)], "")
 }

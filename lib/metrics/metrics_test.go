@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/common/model"
 )
 
 // prometheus speaks its HTTP API and answers with series that a test has set. A real one is in test/e2e.
@@ -59,9 +60,21 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case query == "vector(1)":
 		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, "1"}}), "vector"
-	case strings.HasPrefix(query, "count("):
-		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, fmt.Sprint(len(p.series))}}), "vector"
+	case strings.HasPrefix(query, "count(timestamp("):
+		var since, n int64
+		_, _ = fmt.Sscanf(query, "count(timestamp(istio_requests_total) >= %d)", &since)
+		for _, s := range p.series {
+			for ago := range s.points {
+				if p.now.Add(-time.Duration(ago*float64(time.Second))).Unix() >= since {
+					n++
+					break
+				}
+			}
+		}
+		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, fmt.Sprint(n)}}), "vector"
 	}
+	_, span, _ := strings.Cut(query, "}[")
+	within, _ := time.ParseDuration(strings.TrimSuffix(span, "]"))
 	for _, s := range p.series {
 		reporter := s.labels["reporter"]
 		if kind != "matrix" || !strings.HasPrefix(query, s.labels["__name__"]+"{") || strings.Contains(query, `"source|waypoint"`) == (reporter == "destination") {
@@ -69,7 +82,12 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		var ago []float64
 		for a := range s.points {
-			ago = append(ago, a)
+			if a < within.Seconds() {
+				ago = append(ago, a)
+			}
+		}
+		if len(ago) == 0 {
+			continue
 		}
 		slices.Sort(ago)
 		slices.Reverse(ago)
@@ -123,12 +141,14 @@ func TestLook(t *testing.T) {
 		candidate Counts
 		missing   Missing
 	}{
-		{"what was before does not count", []series{stable, requests("shop-canary", "200", "a", at(22, 5, 17, 10, 12, 30, 7, 60))},
+		{"what was before does not count", []series{stable, requests("shop-canary", "200", "a", at(20.5, 5, 17, 10, 12, 30, 7, 60))},
 			Counts{Requests: 200}, Counts{Requests: 50}, ""},
 		{"a series born at 30 counts from zero", []series{stable, requests("shop-canary", "200", "a", at(17, 10, 12, 20, 7, 30)), requests("shop-canary", "503", "a", at(7, 30))},
 			Counts{Requests: 200}, Counts{Requests: 50, Errors: 30}, ""},
 		{"but not where its target is as new: a restarted Prometheus", []series{stable, requests("shop-canary", "200", "b", at(12, 5000, 7, 5010))},
 			Counts{Requests: 200}, Counts{Requests: 10}, ""},
+		{"nor where its target was not scraped for a while", []series{requests("shop-primary", "200", "a", at(18, 900, 16, 1000, 14, 1100, 7, 1200)), requests("shop-canary", "200", "a", at(7, 30, 5, 31))},
+			Counts{Requests: 300}, Counts{Requests: 1}, ""},
 		{"a counter that began anew", []series{stable, requests("shop-canary", "200", "a", at(17, 100, 12, 4, 7, 10))},
 			Counts{Requests: 200}, Counts{Requests: 10}, ""},
 		{"failures of gRPC are answered with 200", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 10), "grpc_response_status", "14"), requests("shop-canary", "200", "a", at(17, 0, 7, 5), "grpc_response_status", "0")},
@@ -142,8 +162,18 @@ func TestLook(t *testing.T) {
 			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
 			requests("shop-canary", "500", "d", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
 			Counts{Requests: 30}, Counts{Requests: 20, Errors: 20}, ""},
+		{"nothing is added up of a single scrape at the workloads: the callers' may be yet to come", []series{
+			requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")}, Counts{}, Counts{}, NoScrape},
+		{"the candidate's pods are not scraped", []series{
+			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary")}, Counts{Requests: 30}, Counts{}, NoSeries},
+		{"they are, and got none", []series{
+			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
+			requests("shop", "200", "d", at(17, 5, 7, 5), "reporter", "destination", "destination_workload", "shop")}, Counts{Requests: 30}, Counts{}, NoRequests},
+		{"callers that gave up", []series{requests("shop-canary", "0", "a", at(17, 0, 7, 10))}, Counts{}, Counts{Aborted: 10}, NoRequests},
+		{"nobody asks for either", []series{requests("shop-primary", "200", "a", at(17, 7, 7, 7))}, Counts{}, Counts{}, NoRequests},
+		{"all scrapes are from before", []series{requests("shop-canary", "200", "a", at(25, 5, 22, 10))}, Counts{}, Counts{}, NoScrape},
 		{"the candidate got none", []series{stable, requests("shop-canary", "200", "a", at(17, 7, 7, 7))}, Counts{Requests: 200}, Counts{}, NoRequests},
-		{"others are scraped", []series{{map[string]string{"__name__": "another"}, nil}}, Counts{}, Counts{}, NoSeries},
+		{"others are scraped", []series{{map[string]string{"__name__": "another"}, at(7, 1)}}, Counts{}, Counts{}, NoSeries},
 		{"nothing is scraped", nil, Counts{}, Counts{}, NoScrape},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -178,32 +208,140 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-// Each look adds what is new, and asks for no more than that.
+// What is missing is said with what there was instead.
+func TestTextOfWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	stable := requests("shop-primary", "200", "a", at(17, 0, 7, 30))
+	for want, series := range map[string][]series{
+		"no requests: stable got 30 and the candidate none":     {stable},
+		"no requests were answered: the callers of 10 gave up":  {stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10))},
+		"no requests: neither stable nor the candidate got any": {requests("shop-primary", "200", "a", at(17, 30, 7, 30))},
+		"no scrape but one since the candidate got its weight":  {requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")},
+	} {
+		if got, err := look(t, &prometheus{series: series}); err != nil || got.Text != want {
+			t.Errorf("%q, %v; want %q", got.Text, err, want)
+		}
+	}
+}
+
+// Each look adds what is new and asks for no more than that, be it by the same observer or by one in another process.
 func TestLooksAddUp(t *testing.T) {
 	t.Parallel()
-	p := &prometheus{series: []series{requests("shop-canary", "200", "a", at(17, 0, 12, 10, 7, 20))}}
-	o := start(t, p).Observe(target, time.Now().Add(-20*time.Second))
-	first, err := o.Look(t.Context())
+	for _, c := range []struct {
+		desc string
+		next func(*Client, *Observer) *Observer
+	}{
+		{"the same observer", func(_ *Client, o *Observer) *Observer { return o }},
+		{"another one", func(c *Client, o *Observer) *Observer {
+			b, err := json.Marshal(o.State())
+			var s State
+			if err != nil || json.Unmarshal(b, &s) != nil {
+				t.Errorf("%s: %v", b, err)
+			}
+			if diff := cmp.Diff(o.State(), s); diff != "" {
+				t.Errorf("the state in JSON (-want, +got)\n%s", diff)
+			}
+			return c.Resume(target, s)
+		}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			p := &prometheus{now: time.Now(), series: []series{requests("shop-canary", "200", "a", at(47, 0, 42, 10, 37, 20))}}
+			client := start(t, p)
+			o := client.Observe(target, p.now.Add(-50*time.Second))
+			first, err := o.Look(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.mu.Lock() // two scrapes more; in the last one the first failures
+			p.series = []series{requests("shop-canary", "200", "a", at(47, 0, 42, 10, 37, 20, 12, 25, 7, 30)), requests("shop-canary", "503", "a", at(7, 3))}
+			p.mu.Unlock()
+			second, err := c.next(client, o).Look(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(Counts{Requests: 13, Errors: 3}, second.Candidate.Minus(first.Candidate), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("between them (-want, +got)\n%s", diff)
+			}
+			if first.Candidate.Requests != 20 || first.Scrapes != 3 || second.Scrapes != 5 || !second.From.Equal(first.From) {
+				t.Errorf("%+v, then %+v", first, second)
+			}
+			if last := p.queries[len(p.queries)-1]; !strings.HasSuffix(last, "[47s]") && !strings.HasSuffix(last, "[48s]") {
+				t.Errorf("the second look asked %s: more than is younger than 10 s before the last scrape", last)
+			}
+		})
+	}
+}
+
+// A stratum is what one caller's proxy counted from one scrape to the next, of both versions.
+func TestStrata(t *testing.T) {
+	t.Parallel()
+	bucket := requests("shop-canary", "200", "a", at(17, 0, 12, 2, 7, 4), "le", "25")
+	bucket.labels["__name__"] = durationsMetric
+	now := time.Now()
+	callers := []series{
+		requests("shop-primary", "200", "a", at(17, 0, 12, 100, 7, 200)), requests("shop-canary", "200", "a", at(17, 0, 12, 20, 7, 40)), bucket,
+		requests("shop-canary", "500", "a", at(7, 5)),
+		requests("shop-primary", "200", "b", at(16, 0, 11, 50, 6, 50)),
+	}
+	workloads := []series{
+		requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
+		requests("shop", "500", "d", at(16, 0, 6, 20), "reporter", "destination", "destination_workload", "shop")}
+	ago := func(s int) time.Time {
+		return now.Add(-time.Duration(s) * time.Second).Truncate(time.Millisecond).UTC()
+	}
+	for _, c := range []struct {
+		desc   string
+		series []series
+		want   []Stratum
+	}{
+		{"at the callers", callers, []Stratum{
+			{From: ago(17), To: ago(12), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 20, Within: map[string]float64{"25": 2}}},
+			{From: ago(16), To: ago(11), Proxy: " b ", Stable: Counts{Requests: 50}},
+			{From: ago(12), To: ago(7), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 25, Errors: 5, Within: map[string]float64{"25": 2}}},
+		}},
+		{"at the workloads, which are scraped at different moments", workloads, []Stratum{
+			{From: ago(17), To: ago(6), Stable: Counts{Requests: 30}, Candidate: Counts{Requests: 20, Errors: 20}},
+		}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			got, err := look(t, &prometheus{now: now, series: c.series})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got.Strata, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("(-want, +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// What is kept does not grow with the release.
+func TestStateIsBounded(t *testing.T) {
+	t.Parallel()
+	s := State{}
+	for i := range model.Time(1000) {
+		s.add(model.Matrix{{Metric: model.Metric{"destination_service": "c.web.svc.local", "response_code": "200"}, Values: []model.SamplePair{{Timestamp: 5000 * i, Value: model.SampleValue(i)}}}},
+			side{stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"})
+	}
+	if s.Candidate.Requests != 999 || s.Scrapes != 1000 || len(s.Strata) != maxStrata || len(s.Scraped["  "]) != keptScrapes || len(s.Last) != 1 {
+		t.Errorf("%v requests, %d scrapes, %d strata, %v, %d series", s.Candidate.Requests, s.Scrapes, len(s.Strata), s.Scraped, len(s.Last))
+	}
+}
+
+func TestTooManySeries(t *testing.T) {
+	t.Parallel()
+	p := &prometheus{}
+	for i := range maxSeries + 1 {
+		p.series = append(p.series, requests("shop-canary", "200", "a", at(17, 0, 7, 1), "source_workload", fmt.Sprint(i)))
+	}
+	got, err := look(t, p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.mu.Lock()
-	p.series[0].points = at(7, 20, 2, 25)
-	p.series[0].points[0] = 30
-	p.now = time.Time{}
-	p.mu.Unlock()
-	second, err := o.Look(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if first.Candidate.Requests != 20 || second.Candidate.Requests != 30 {
-		t.Errorf("%v, then %v", first.Candidate.Requests, second.Candidate.Requests)
-	}
-	if diff := cmp.Diff(Counts{Requests: 10}, second.Candidate.Minus(first.Candidate), cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("between them (-want, +got)\n%s", diff)
-	}
-	if last := p.queries[len(p.queries)-1]; !strings.HasSuffix(last, "[1s]") {
-		t.Errorf("the second look asked %s", last)
+	if diff := cmp.Diff(Window{Missing: TooManySeries, Text: "not evaluated: 5001 series, more than 5000"}, got); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
 	}
 }
 
@@ -212,13 +350,14 @@ func TestQueries(t *testing.T) {
 	t.Parallel()
 	p := &prometheus{}
 	hostile := Target{Namespace: `w"b`, Stable: Arm{"shop.primary", "s"}, Candidate: Arm{`x"} or vector(1)#`, "c.*"}}
-	if _, err := start(t, p).Observe(hostile, time.Now().Add(-9500*time.Millisecond)).Look(t.Context()); err != nil {
+	since := time.Now().Add(-9500 * time.Millisecond)
+	if _, err := start(t, p).Observe(hostile, since).Look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
 		`istio_requests_total{reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
 		`istio_requests_total{reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
-		"count(istio_requests_total) or vector(0)",
+		fmt.Sprintf("count(timestamp(istio_requests_total) >= %d) or vector(0)", since.Unix()),
 	}
 	if diff := cmp.Diff(want, p.queries); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
@@ -237,6 +376,11 @@ func TestFailures(t *testing.T) {
 			_, _ = fmt.Fprint(w, `{"status":"error","errorType":"execution","error":"query processing would load too many samples"}`)
 			return true
 		}}, "query processing would load too many samples"},
+		{"a query that is refused", &prometheus{fail: func(w http.ResponseWriter) bool {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = fmt.Fprint(w, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\""}`)
+			return true
+		}}, `bad_data invalid parameter "query"`},
 		{"something else answers", &prometheus{fail: func(w http.ResponseWriter) bool {
 			w.WriteHeader(http.StatusNotFound)
 			_, _ = fmt.Fprint(w, "<h1>\n not here</h1>")
@@ -246,8 +390,12 @@ func TestFailures(t *testing.T) {
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			if _, err := look(t, c.p); !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), c.want) {
+			_, err := look(t, c.p)
+			if !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v does not say %q", err, c.want)
+			}
+			if errors.Is(err, ErrWarning) != (c.p.warn != "") {
+				t.Errorf("%v is a warning: %t", err, errors.Is(err, ErrWarning))
 			}
 		})
 	}
@@ -277,7 +425,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 	gone := httptest.NewServer(nil)
 	gone.Close()
-	c, err := New(gone.URL)
+	c, err := New(gone.URL + "/?token=secret")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +433,7 @@ func TestNewRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Ready(t.Context()); !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), u.Host) {
+	if err := c.Ready(t.Context()); !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), u.Host) || strings.Contains(err.Error(), "secret") {
 		t.Error(err)
 	}
 }

@@ -1,13 +1,9 @@
 package metrics
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"maps"
-	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,84 +11,46 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Target says whose requests are counted.
-type Target struct {
-	Namespace         string
-	Stable, Candidate Arm
-}
-
-// Arm is one of the two versions: how its Deployment and its Service are called.
-type Arm struct{ Workload, Service string }
-
-// Counts are requests that ended, of one version.
-type Counts struct {
-	Requests float64 `json:"requests"`
-	Errors   float64 `json:"errors"`            // answered with 5xx, or with a gRPC status that means so
-	Aborted  float64 `json:"aborted,omitempty"` // the client was gone before an answer: neither good nor bad
-	// Within says how many requests took at most so many milliseconds; the bounds are those that the proxies have. The key "+Inf" is all
-	// whose duration was measured.
-	Within map[string]float64 `json:"within,omitempty"`
-}
-
-// Minus are the counts since those of before.
-func (c Counts) Minus(before Counts) Counts {
-	d := Counts{Requests: c.Requests - before.Requests, Errors: c.Errors - before.Errors, Aborted: c.Aborted - before.Aborted, Within: map[string]float64{}}
-	for le, n := range c.Within {
-		d.Within[le] = n - before.Within[le]
-	}
-	return d
-}
-
-// Missing is why there is nothing to judge: a closed list.
-type Missing string
-
-// What can be missing.
+// The metrics of Istio's proxies that are counted.
 const (
-	NoScrape   Missing = "no scrape"   // Prometheus has no scrape of Istio's metrics since the candidate got its weight
-	NoSeries   Missing = "no series"   // proxies are scraped, and none counts requests for this workload
-	NoRequests Missing = "no requests" // nobody sent a request
+	requestsMetric  = "istio_requests_total"
+	durationsMetric = "istio_request_duration_milliseconds_bucket"
 )
 
-// Window is what was counted since the observation began.
-type Window struct {
-	From, To          time.Time // of the first and the last scrape; zero where there is none
-	Scrapes           int       // how many different moments
-	Reporter          string    // who counted: source, waypoint (the callers' side) or destination
-	Stable, Candidate Counts
-	Missing           Missing // "" where the candidate has requests
-	Text              string  // what is missing, in a sentence
-}
-
-// maxSeries is how many series are looked at; with more the answer would be too large.
+// maxSeries is how many series of a metric are looked at; with more the answer would be too large.
 const maxSeries = 5000
 
-// gRPC statuses that are the server's fault: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
-var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
+// lag is how long after its time a scrape may appear in Prometheus: what is so young is fetched again.
+const lag = 10 * time.Second
 
-// Observer counts the requests of a target since a moment. Each look asks for new scrapes only.
+// Observer counts the requests of a target since a moment. Each look asks for new scrapes only. It is for one goroutine.
 type Observer struct {
 	client *Client
 	target Target
-	since  time.Time
-	side   side
-	last   map[model.Fingerprint]model.SamplePair // of each series
-	seen   map[string]model.Time                  // first scrape of each target of Prometheus
-	times  map[model.Time]bool
-	until  time.Time // up to where scrapes were fetched
-	window Window
+	state  State
 }
+
+// Observe begins to count requests that end after a moment: the first scrape at or after it is what increases are counted from.
+func (c *Client) Observe(t Target, since time.Time) *Observer {
+	return c.Resume(t, State{Since: since})
+}
+
+// Resume goes on with an observation where another Observer of the same target was.
+func (c *Client) Resume(t Target, s State) *Observer {
+	return &Observer{client: c, target: t, state: s.clone()}
+}
+
+// State is what Resume needs to go on from here.
+func (o *Observer) State() State { return o.state.clone() }
 
 // side is how series are found: at the callers, by the Service they asked for, or at the workloads.
 type side struct{ reporters, stable, candidate, label, namespace string }
 
-// Observe begins to count requests that end after a moment.
-func (c *Client) Observe(t Target, since time.Time) *Observer {
-	return &Observer{client: c, target: t, since: since, until: since, last: map[model.Fingerprint]model.SamplePair{}, seen: map[string]model.Time{},
-		times: map[model.Time]bool{}, window: Window{Stable: Counts{Within: map[string]float64{}}, Candidate: Counts{Within: map[string]float64{}}}}
-}
+func (s side) workloads() bool { return s.namespace != "" }
 
-// sides are the two places where requests are counted. The callers' is better: it has the requests that never reached a pod. They are never
-// added up.
+// sides are the two places where requests are counted. The callers' is better: it has the requests that never reached a pod, and both versions at
+// the same moments. They are never added up. Callers are asked for destination_service, which is the only label that has the destination when no
+// pod of it could be chosen.
 func (o *Observer) sides() []side {
 	host := func(service string) string { return service + "." + o.target.Namespace + ".svc." }
 	return []side{
@@ -101,162 +59,122 @@ func (o *Observer) sides() []side {
 	}
 }
 
-// selector is the series of one metric for both versions, which one query gives as of the same moment.
+// selector is the series of one metric for both versions, which one query gives as of the same moment. Names are escaped: they match as they are.
 func (s side) selector(metric string) string {
 	tail := ""
-	if s.namespace == "" { // the cluster's domain follows
+	if !s.workloads() { // the cluster's domain follows
 		tail = ".+"
 	}
 	value := regexp.QuoteMeta(s.stable) + tail + "|" + regexp.QuoteMeta(s.candidate) + tail
 	text := fmt.Sprintf("%s{reporter=~%q,%s=~%s", metric, s.reporters, s.label, strconv.Quote(value))
-	if s.namespace != "" {
+	if s.workloads() {
 		text += ",destination_workload_namespace=" + strconv.Quote(s.namespace)
 	}
 	return text + "}"
 }
 
-// arm tells whose series it is.
-func (o *Observer) arm(m model.Metric) *Counts {
-	value := string(m[model.LabelName(o.side.label)])
-	switch {
-	case o.side.namespace == "" && strings.HasPrefix(value, o.side.stable), value == o.side.stable:
-		return &o.window.Stable
-	case o.side.namespace == "" && strings.HasPrefix(value, o.side.candidate), value == o.side.candidate:
-		return &o.window.Candidate
+// arm tells whose series it is: it returns one of both.
+func (s side) arm(m model.Metric, stable, candidate *Counts) *Counts {
+	value := string(m[model.LabelName(s.label)])
+	if value == s.stable || !s.workloads() && strings.HasPrefix(value, s.stable) {
+		return stable
 	}
-	return &Counts{Within: map[string]float64{}}
+	return candidate // nothing else was asked for
 }
 
 // Look fetches what was scraped since the last look and returns all that was counted since the observation began. An error is Prometheus',
 // and is ErrQuery.
 func (o *Observer) Look(ctx context.Context) (Window, error) {
 	now := time.Now()
-	span := model.Duration(now.Sub(o.until).Truncate(time.Second) + time.Second)
-	fetch := func(s side, metric string) (model.Matrix, error) {
-		v, err := o.client.query(ctx, s.selector(metric)+"["+span.String()+"]", now)
-		if err != nil {
-			return nil, err
+	for _, s := range o.sides() {
+		if o.state.Reporter != "" && o.state.Reporter != s.reporters {
+			continue
 		}
-		matrix, ok := v.(model.Matrix)
-		if !ok {
-			return nil, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
-		}
-		if len(matrix) > maxSeries {
-			return nil, fmt.Errorf("%w: %d series of %s: more than %d are not evaluated", ErrQuery, len(matrix), metric, maxSeries)
-		}
-		return matrix, nil
-	}
-	sides := o.sides()
-	if o.side != (side{}) {
-		sides = []side{o.side}
-	}
-	for _, s := range sides {
-		requests, err := fetch(s, "istio_requests_total")
+		requests, err := o.fetch(ctx, s.selector(requestsMetric), now)
 		if err != nil {
 			return Window{}, err
 		}
 		if len(requests) == 0 {
 			continue
 		}
-		durations, err := fetch(s, "istio_request_duration_milliseconds_bucket")
+		if o.state.Reporter == "" && s.workloads() && !twice(requests) {
+			return Window{Missing: NoScrape, Text: "no scrape but one since the candidate got its weight"}, nil
+		}
+		durations, err := o.fetch(ctx, s.selector(durationsMetric), now)
 		if err != nil {
 			return Window{}, err
 		}
-		o.side = s
-		o.add(requests, func(m model.Metric, n float64) { o.countRequests(m, n) })
-		o.add(durations, func(m model.Metric, n float64) { o.arm(m).Within[string(m["le"])] += n })
-		o.until = now
+		if n := max(len(requests), len(durations)); n > maxSeries {
+			return Window{Missing: TooManySeries, Text: fmt.Sprintf("not evaluated: %d series, more than %d", n, maxSeries)}, nil
+		}
+		o.state.Reporter = s.reporters
+		o.state.add(append(requests, durations...), s)
 		break
 	}
-	o.window.Reporter, o.window.Scrapes = o.side.reporters, len(o.times)
-	if times := slices.Sorted(maps.Keys(o.times)); len(times) > 0 {
-		o.window.From, o.window.To = times[0].Time(), times[len(times)-1].Time()
-	}
-	w := o.window
-	w.Stable.Within, w.Candidate.Within = maps.Clone(w.Stable.Within), maps.Clone(w.Candidate.Within)
-	return w, o.whatIsMissing(ctx, &w)
+	state := o.state.clone()
+	w := Window{From: state.From, To: state.To, Scrapes: state.Scrapes, Reporter: state.Reporter, Stable: state.Stable, Candidate: state.Candidate, Strata: state.Strata}
+	return w, o.whatIsMissing(ctx, &w, now)
 }
 
-// add hands the increase of each series to count.
-func (o *Observer) add(matrix model.Matrix, count func(model.Metric, float64)) {
-	since := model.TimeFromUnixNano(o.since.UnixNano())
-	for _, series := range matrix { // when each target of Prometheus was first scraped
-		key := scraped(series.Metric)
-		for _, sample := range series.Values {
-			if sample.Timestamp >= since {
-				o.times[sample.Timestamp] = true
-				if first, ok := o.seen[key]; !ok || sample.Timestamp < first {
-					o.seen[key] = sample.Timestamp
-				}
-			}
-		}
+// fetch returns the raw samples since the last look.
+func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) (model.Matrix, error) {
+	from := o.state.Since
+	if young := o.state.To.Add(-lag); young.After(from) {
+		from = young
 	}
+	span := model.Duration(max(0, now.Sub(from)).Truncate(time.Second) + time.Second)
+	v, err := o.client.query(ctx, selector+"["+span.String()+"]", now)
+	if err != nil {
+		return nil, err
+	}
+	matrix, ok := v.(model.Matrix)
+	if !ok {
+		return nil, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
+	}
+	return matrix, nil
+}
+
+// twice says that something was scraped twice: by then the callers' proxies would have been, too. Only then the workloads' side is settled for.
+func twice(matrix model.Matrix) bool {
 	for _, series := range matrix {
-		id := series.Metric.Fingerprint()
-		before, known := o.last[id]
-		for _, sample := range series.Values {
-			if sample.Timestamp < since || known && sample.Timestamp <= before.Timestamp || math.IsNaN(float64(sample.Value)) {
-				continue
-			}
-			switch {
-			case known && sample.Value >= before.Value:
-				count(series.Metric, float64(sample.Value-before.Value))
-			case known: // the counter began anew
-				count(series.Metric, float64(sample.Value))
-			case o.seen[scraped(series.Metric)] < sample.Timestamp: // its target was scraped before without it: it is new
-				count(series.Metric, float64(sample.Value))
-			}
-			before, known = sample, true
-		}
-		if known {
-			o.last[id] = before
+		if len(series.Values) > 1 {
+			return true
 		}
 	}
-}
-
-// scraped names the target of Prometheus that a series is from.
-func scraped(m model.Metric) string {
-	return string(m["job"] + "\x00" + m["instance"] + "\x00" + m["pod"])
-}
-
-func (o *Observer) countRequests(m model.Metric, n float64) {
-	arm, code, grpc := o.arm(m), string(m["response_code"]), string(m["grpc_response_status"])
-	switch {
-	case code == "0":
-		arm.Aborted += n
-		return
-	case strings.HasPrefix(code, "5"), slices.Contains(grpcErrors, grpc):
-		arm.Errors += n
-	}
-	arm.Requests += n
+	return false
 }
 
 // whatIsMissing tells apart why the candidate has no requests.
-func (o *Observer) whatIsMissing(ctx context.Context, w *Window) error {
-	if w.Candidate.Requests > 0 {
+func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) error {
+	switch {
+	case w.Candidate.Requests > 0:
 		return nil
-	}
-	if w.Scrapes > 0 {
+	case w.Candidate.Aborted > 0:
+		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests were answered: the callers of %.0f gave up", w.Candidate.Aborted)
+		return nil
+	case w.Stable.Requests > 0 && !o.state.Sighted && w.Reporter == "destination":
+		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s: it got none, or its pods have no sidecar that is scraped", w.Stable.Requests, o.target.Candidate.Workload)
+		return nil
+	case w.Stable.Requests > 0:
+		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
+		return nil
+	case w.Scrapes > 0:
 		w.Missing, w.Text = NoRequests, "no requests: neither stable nor the candidate got any"
-		if w.Stable.Requests > 0 {
-			w.Text = fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
-		}
-		if w.Candidate.Aborted > 0 {
-			w.Text = fmt.Sprintf("no requests were answered: the callers of %.0f gave up", w.Candidate.Aborted)
-		}
 		return nil
 	}
-	v, err := o.client.query(ctx, "count(istio_requests_total) or vector(0)", time.Now())
+	v, err := o.client.query(ctx, fmt.Sprintf("count(timestamp(%s) >= %d) or vector(0)", requestsMetric, o.state.Since.Unix()), now)
 	if err != nil {
 		return err
 	}
-	vector, _ := v.(model.Vector)
-	slices.SortFunc(vector, func(a, b *model.Sample) int { return cmp.Compare(b.Value, a.Value) })
-	if len(vector) == 0 || vector[0].Value == 0 {
-		w.Missing, w.Text = NoScrape, "no scrape: Prometheus has no istio_requests_total at all; are the proxies scraped?"
-		return nil
+	vector, ok := v.(model.Vector)
+	if !ok || len(vector) != 1 {
+		return fmt.Errorf("%w: Prometheus at %s answered %s instead of one number", ErrQuery, o.client.address, v)
 	}
-	w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: Prometheus has %.0f series of istio_requests_total, none of %s or %s in namespace %s; do their pods, or their callers, have a sidecar that is scraped?",
-		float64(vector[0].Value), o.target.Stable.Workload, o.target.Candidate.Workload, o.target.Namespace)
+	if n := float64(vector[0].Value); n > 0 {
+		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s; do their pods, or their callers, have a sidecar that is scraped?",
+			n, requestsMetric, o.target.Stable.Workload, o.target.Candidate.Workload, o.target.Namespace)
+	} else {
+		w.Missing, w.Text = NoScrape, fmt.Sprintf("no scrape: Prometheus has no %s scraped since %s; are the proxies scraped?", requestsMetric, o.state.Since.UTC().Format(time.TimeOnly))
+	}
 	return nil
 }

@@ -44,7 +44,7 @@ func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 }
 
 var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
-	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets",
+	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
 	"AuthorizationPolicy": "authorizationpolicies"}
 
 // apply puts an object as somebody else would: kubectl, Helm.

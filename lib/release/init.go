@@ -111,6 +111,9 @@ func (r *Release) begin(s *snapshot) *Record {
 	if s.primary != nil {
 		next.Stable = s.stable()
 	}
+	if s.autoscaler != nil {
+		next.Autoscaler = s.autoscaler.GetName()
+	}
 	return next
 }
 
@@ -166,6 +169,10 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 		return p, false
 	}
 	var writes []kube.Write
+	if s.autoscaler != nil && s.primaryAutoscaler == nil {
+		writes = append(writes, kube.Write{Kind: kube.HorizontalPodAutoscaler, Name: s.autoscaler.GetName() + "-primary",
+			Create: workload.NewAutoscaler(s.autoscaler, s.layout.Target, s.layout.Primary())})
+	}
 	service := func(name string, selects map[string]string, ports []any) {
 		writes = append(writes, kube.Write{Kind: kube.Service, Name: name, Create: workload.NewService(s.layout.Target, selects, ports)})
 	}
@@ -311,7 +318,16 @@ func (r *Release) planCandidate(s *snapshot) plan {
 		}
 		return plan{writes: []kube.Write{s.write(next, "")}}
 	}
-	if need := max(record.Candidate.Replicas, workload.Replicas(s.primary.Deployment)); workload.Replicas(s.target.Deployment) < need {
+	need := max(record.Candidate.Replicas, workload.Replicas(s.primary.Deployment))
+	if s.autoscaler != nil {
+		need = max(need, workload.MinReplicas(s.autoscaler))
+	}
+	if s.primaryAutoscaler != nil { // going back has to find the room there was
+		if w := workload.Floor(s.primaryAutoscaler, record.Stable.Replicas); w != nil {
+			return plan{writes: []kube.Write{*w}}
+		}
+	}
+	if workload.Replicas(s.target.Deployment) < need {
 		return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("New revision detected! Scaling up %s", s.id(r.Client.Namespace)))}}
 	}
 	if p, ready := r.planRollout(s, s.target, "candidate"); !ready {

@@ -19,6 +19,8 @@ var Permissions = []Permission{
 	{"apps", "deployments", []string{"get"}, []string{"shift-weight", "analyze"}, "whether both versions are available, and the candidate still is the one being released", false},
 	{"", "services", []string{"get", "create", "patch"}, []string{"canary-init", "rollback"}, "the Services of both versions", false},
 	{"", "configmaps", []string{"get", "create", "patch"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "the release record, and configuration that the pods mount", false},
+	{"autoscaling", "horizontalpodautoscalers", []string{"list", "create", "patch"}, []string{"canary-init"}, "stable's autoscaler", false},
+	{"autoscaling", "horizontalpodautoscalers", []string{"get", "patch"}, []string{"promote", "rollback"}, "stable's autoscaler", false},
 	{"", "events", []string{"create"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "what kubectl get events shows of a release", false},
 	{"", "secrets", []string{"get", "create"}, []string{"canary-init", "shift-weight", "analyze", "promote"}, "Secrets that the pods mount, which belong to a revision", true},
 	{"networking.istio.io", "virtualservices", []string{"get", "list", "create", "patch"}, []string{"canary-init"}, "the route, and others that claim its host", false},

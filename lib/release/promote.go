@@ -11,7 +11,7 @@ import (
 
 // Promote is the step promote: stable becomes what was judged, gets all the traffic, and the candidate is scaled to zero.
 func (r *Release) Promote(ctx context.Context) error {
-	return r.orToStable(ctx, r.drive(ctx, scope{}, r.planPromote))
+	return r.orToStable(ctx, r.drive(ctx, scope{autoscalers: true}, r.planPromote))
 }
 
 func (r *Release) planPromote(s *snapshot) plan {
@@ -45,7 +45,7 @@ func (r *Release) planPromote(s *snapshot) plan {
 		}
 		selector.Stable = s.primary.Spec.Selector.MatchLabels // which cannot be changed
 		template := candidate.Template.ForStable(selector, candidate.Revision, candidate.contents())
-		return plan{writes: []kube.Write{s.primary.roll(template, max(candidate.Replicas, workload.Replicas(s.primary.Deployment)), s.record.Epoch,
+		return plan{writes: []kube.Write{s.primary.roll(template, s.promotedReplicas(), s.record.Epoch,
 			fmt.Sprintf("Copying %s template spec to %s.%s", s.id(ns), s.layout.Primary(), ns))}}
 	}
 	if p, ready := r.planRollout(s, s.primary, "stable"); !ready {
@@ -60,6 +60,9 @@ func (r *Release) planPromote(s *snapshot) plan {
 			return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id(ns)))}}
 		})
 	}
+	if w := s.followAutoscaler(); w != nil {
+		return plan{writes: []kube.Write{*w}}
+	}
 	next := s.record.clone()
 	next.Phase, next.Outcome = Succeeded, Promoted
 	p := r.promoted(s)
@@ -70,6 +73,14 @@ func (r *Release) planPromote(s *snapshot) plan {
 func (r *Release) promoted(s *snapshot) plan {
 	return plan{done: &result{text: fmt.Sprintf("%s: promoted: stable runs revision %s and has all the traffic", s.id(r.Client.Namespace), s.record.Candidate.Revision),
 		results: map[string]string{"outcome": string(Promoted)}}}
+}
+
+// promotedReplicas is how many pods stable gets with what was judged: its autoscaler's business, where there is one.
+func (s *snapshot) promotedReplicas() int32 {
+	if s.primaryAutoscaler != nil {
+		return workload.Replicas(s.primary.Deployment)
+	}
+	return max(s.record.Candidate.Replicas, workload.Replicas(s.primary.Deployment))
 }
 
 // unjudged names a weight that the release was to be judged at and was not.
@@ -84,6 +95,14 @@ func unjudged(record *Record) string {
 		}
 	}
 	return ""
+}
+
+// followAutoscaler plans the write that ends the floor of a release: stable's autoscaler does again what the target's does.
+func (s *snapshot) followAutoscaler() *kube.Write {
+	if s.autoscaler == nil || s.primaryAutoscaler == nil {
+		return nil
+	}
+	return workload.Follow(s.primaryAutoscaler, s.autoscaler, s.layout.Primary())
 }
 
 // roll plans the write that gives stable another template. It is refused unless the fence is that of the epoch.

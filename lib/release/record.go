@@ -88,6 +88,7 @@ type Record struct {
 	Stable       Version       `json:"stable"`
 	Candidate    Version       `json:"candidate"`
 	Shifts       []Shift       `json:"shifts,omitempty"`
+	Autoscaler   string        `json:"autoscaler,omitempty"` // of the target; stable's is NAME-primary
 	FailedChecks int           `json:"failedChecks"`
 	Rejected     []Rejection   `json:"rejected,omitempty"`
 }

@@ -240,6 +240,45 @@ func TestTakesOverARoute(t *testing.T) {
 	}
 }
 
+// Stable has an autoscaler of its own, which keeps the room that going back needs while a release runs.
+func TestAutoscaler(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc string
+		end  func(*apiserver) error
+	}{
+		{"promoted", func(a *apiserver) error { return a.promote("run-2") }},
+		{"rolled back", func(a *apiserver) error { return a.rollback("run-2") }},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			a := newAPIServer(t, settings, shopService, shop("1"), "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop, apiVersion: apps/v1}}}")
+			spec := func() string { return fmt.Sprint(a.objects["horizontalpodautoscalers/scale-primary"]["spec"]) }
+			const usual = "map[maxReplicas:10 minReplicas:1 scaleTargetRef:map[apiVersion:apps/v1 kind:Deployment name:shop-primary]]"
+			must(t, a.init("run-1"))
+			if spec() != usual {
+				t.Errorf("after the first release: %s", spec())
+			}
+			a.objects["deployments/shop-primary"]["spec"].(map[string]any)["replicas"] = 7 // under load
+			a.put("deployments/shop-primary", a.objects["deployments/shop-primary"])
+			a.release("run-2")
+			if want := strings.Replace(usual, "minReplicas:1", "minReplicas:7", 1); spec() != want {
+				t.Errorf("in mid-release: %s", spec())
+			}
+			if got := a.state().Candidate; got != "shop:2 x7" {
+				t.Errorf("the candidate is %s", got)
+			}
+			must(t, c.end(a))
+			if spec() != usual {
+				t.Errorf("after it: %s", spec())
+			}
+			if got := a.state().Stable; !strings.HasSuffix(got, "x7") {
+				t.Errorf("stable is %s", got)
+			}
+		})
+	}
+}
+
 // A tool that sets the selector of the Service back is named.
 func TestServiceSetBack(t *testing.T) {
 	t.Parallel()

@@ -17,7 +17,7 @@ const graceful = 20 * time.Second
 // Rollback is the step rollback: all traffic to stable, stable back on the revision it had, the candidate scaled to zero. With a run id it
 // undoes what that run did and nothing else; without one, which is by hand, the last release.
 func (r *Release) Rollback(ctx context.Context) error {
-	err := r.drive(ctx, scope{}, r.planRollback)
+	err := r.drive(ctx, scope{autoscalers: true}, r.planRollback)
 	if err != nil {
 		r.Report.Say("to send all traffic to stable by hand: kubectl edit virtualservice -n %s, and give the primary weight 100, the canary 0", r.Client.Namespace)
 	}
@@ -59,7 +59,7 @@ func (r *Release) planRollback(s *snapshot) plan {
 			return plan{writes: []kube.Write{s.primary.fence(record.Epoch)}}
 		}
 		if now := workload.RevisionOf(s.primary.Deployment); now != stable.Revision && now == record.Candidate.Revision {
-			return plan{writes: []kube.Write{s.primary.roll(stable.Template, max(stable.Replicas, 1), record.Epoch,
+			return plan{writes: []kube.Write{s.primary.roll(stable.Template, max(stable.Replicas, workload.Replicas(s.primary.Deployment)), record.Epoch,
 				fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), ns, stable.Revision))}}
 		}
 		if state := workload.RolloutOf(s.primary.Deployment, int32(record.Config.ReadyThreshold)); !state.Done {
@@ -73,6 +73,9 @@ func (r *Release) planRollback(s *snapshot) plan {
 				return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id(ns)))}}
 			})
 		}
+	}
+	if w := s.followAutoscaler(); w != nil {
+		return plan{writes: []kube.Write{*w}}
 	}
 	next := record.clone()
 	next.Phase = Failed

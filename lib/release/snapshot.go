@@ -42,15 +42,18 @@ type snapshot struct {
 
 	rules []kube.Object // DestinationRules of the namespace
 
+	autoscaler, primaryAutoscaler *kube.Object
+
 	record       *Record
 	recordObject *kube.Object
 }
 
 // scope says what a snapshot has to hold beside the record, the target and stable, and the route.
 type scope struct {
-	recordOnly bool // nothing but the record
-	services   bool
-	copies     bool
+	recordOnly  bool // nothing but the record
+	services    bool // and autoscalers
+	autoscalers bool
+	copies      bool
 }
 
 // observe reads a snapshot.
@@ -105,6 +108,15 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 			rules, err := r.Client.List(ctx, kube.DestinationRule)
 			s.rules, errs = rules, append(errs, err)
 		}
+	}
+	switch {
+	case what.services:
+		found, err := r.Client.List(ctx, kube.HorizontalPodAutoscaler)
+		errs = append(errs, err)
+		s.autoscaler, s.primaryAutoscaler = workload.AutoscalerOf(found, s.layout.Target), workload.AutoscalerOf(found, s.layout.Primary())
+	case what.autoscalers && s.record != nil && s.record.Autoscaler != "":
+		s.autoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler, nil)
+		s.primaryAutoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler+"-primary", nil)
 	}
 	if s.target != nil {
 		template := workload.TemplateOf(s.target.object)

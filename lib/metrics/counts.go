@@ -1,0 +1,98 @@
+package metrics
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+// Target says whose requests are counted.
+type Target struct {
+	Namespace         string
+	Stable, Candidate Arm
+}
+
+// Arm is one of the two versions: how its Deployment and its Service are called.
+type Arm struct{ Workload, Service string }
+
+// Counts are requests that ended, of one version.
+type Counts struct {
+	Requests float64 `json:"requests"`
+	Errors   float64 `json:"errors"`            // answered with 5xx, or with a gRPC status that means so
+	Aborted  float64 `json:"aborted,omitempty"` // the client was gone before an answer: neither good nor bad
+	// Within says how many requests took at most so many milliseconds; the bounds are those that the proxies have. The key "+Inf" is all
+	// whose duration was measured.
+	Within map[string]float64 `json:"within,omitempty"`
+}
+
+// Minus are the counts since those of before.
+func (c Counts) Minus(before Counts) Counts {
+	d := Counts{Requests: c.Requests - before.Requests, Errors: c.Errors - before.Errors, Aborted: c.Aborted - before.Aborted, Within: map[string]float64{}}
+	for le, n := range c.Within {
+		d.Within[le] = n - before.Within[le]
+	}
+	return d
+}
+
+func (c Counts) clone() Counts {
+	c.Within = maps.Clone(c.Within)
+	return c
+}
+
+// gRPC statuses that are the server's fault: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
+var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
+
+// add counts n more of what a series counts: requests, or those that took at most so long.
+func (c *Counts) add(m model.Metric, n float64) {
+	if le, ok := m[model.BucketLabel]; ok {
+		if c.Within == nil {
+			c.Within = map[string]float64{}
+		}
+		c.Within[string(le)] += n
+		return
+	}
+	code := string(m["response_code"])
+	if code == "0" {
+		c.Aborted += n
+		return
+	}
+	c.Requests += n
+	if strings.HasPrefix(code, "5") || slices.Contains(grpcErrors, string(m["grpc_response_status"])) {
+		c.Errors += n
+	}
+}
+
+// Stratum is what was counted in one scrape interval. At the callers' side it is that of one proxy, which counted for both versions at the same
+// moments. At the workloads' side, where versions are scraped at different moments, it is from one look to the next.
+type Stratum struct {
+	From      time.Time `json:"from"`
+	To        time.Time `json:"to"`
+	Proxy     string    `json:"proxy,omitempty"` // who was scraped; empty at the workloads' side
+	Stable    Counts    `json:"stable"`
+	Candidate Counts    `json:"candidate"`
+}
+
+// Missing is why there is nothing to judge: a closed list.
+type Missing string
+
+// What can be missing.
+const (
+	NoScrape      Missing = "no scrape"       // Prometheus has no scrape of Istio's metrics since the candidate got its weight
+	NoSeries      Missing = "no series"       // proxies are scraped, and none counts requests for this workload
+	NoRequests    Missing = "no requests"     // nobody sent a request
+	TooManySeries Missing = "too many series" // more than are evaluated
+)
+
+// Window is what was counted since the observation began.
+type Window struct {
+	From, To          time.Time // of the first and the last scrape; zero where there is none
+	Scrapes           int       // of all proxies together
+	Reporter          string    // who counted: source|waypoint (the callers' side) or destination; empty as long as it is not known
+	Stable, Candidate Counts
+	Strata            []Stratum // the last ones in which there were requests, oldest first
+	Missing           Missing   // "" where the candidate has requests
+	Text              string    // what is missing, in a sentence
+}
