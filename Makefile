@@ -7,7 +7,7 @@ export GOWORK := off
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
 gotest = go test -race -shuffle=on -count=1
 
-.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo generate pipeline
+.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo release generate pipeline
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,10 @@ e2e: cluster ## the scenarios on the cluster
 demo: cluster ## four releases on the cluster, one after the other, and how each ended
 	eval "$$(.bin/cluster env)" && go -C test build -o $(CURDIR)/.bin/ ./demo && .bin/demo
 
+# With KO_DOCKER_REPO the images go to that registry, without into a folder. KO_DEFAULTBASEIMAGE names another base.
+release: .bin/ko ## write .bin/release.yaml: Tasks, Pipeline and Roles with images by digest, for two platforms, with SBOMs
+	.bin/ko resolve -R -f tasks -f pipelines $(if $(KO_DOCKER_REPO),,--push=false --oci-layout-path=.bin/oci) > .bin/release.yaml
+
 STEPS ?= 10
 
 generate pipeline: ## write the Tasks, the Pipeline and their READMEs out of the code; STEPS=20 makes a longer Pipeline
@@ -49,6 +53,9 @@ generate pipeline: ## write the Tasks, the Pipeline and their READMEs out of the
 
 .bin/cluster: FORCE
 	@$(call build,test/cluster,.)
+
+.bin/ko: test/cluster/go.mod
+	$(call build,test/cluster,github.com/google/ko)
 
 .bin/golangci-lint: .ci/tools/go.mod
 	$(call build,.ci/tools,github.com/golangci/golangci-lint/v2/cmd/golangci-lint)

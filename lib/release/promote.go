@@ -38,6 +38,12 @@ func (r *Release) planPromote(s *snapshot) plan {
 		return p
 	}
 	candidate := s.record.Candidate
+	if s.revision != candidate.Revision && s.stableServes() { // what the target runs by now nobody judged
+		if w := s.split.Shift(0, s.record.Epoch); w != nil {
+			w.Say = fmt.Sprintf("Routing all traffic to primary: %s has revision %s by now, which was not judged", s.id(ns), s.revision)
+			return plan{writes: []kube.Write{*w}}
+		}
+	}
 	if workload.RevisionOf(s.primary.Deployment) != candidate.Revision {
 		selector, err := workload.SelectorOf(s.target.Deployment)
 		if err != nil {

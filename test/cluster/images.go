@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // The images that the cluster itself needs; the project's own are pushed beside them by ko.
@@ -64,12 +65,24 @@ func serveRegistry(ctx context.Context, l layout) error {
 
 // pushImages makes and pushes the images of the cluster itself.
 func pushImages(ctx context.Context, bins built) error {
-	base, err := makeBase()
-	if err != nil {
-		return fmt.Errorf("making the base image: %w", err)
+	var base v1.Image
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, arch := range []string{"amd64", "arm64"} { // for releases; the cluster itself runs one of them
+		img, err := makeBase(arch)
+		if err != nil {
+			return fmt.Errorf("making the base image: %w", err)
+		}
+		if arch == runtime.GOARCH {
+			base = img
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
 	}
-	if err := push(ctx, baseImage, base); err != nil {
+	tag, err := name.ParseReference(baseImage)
+	if err != nil {
 		return err
+	}
+	if err := remote.WriteIndex(tag, index, remote.WithContext(ctx)); err != nil {
+		return fmt.Errorf("pushing %s: %w", baseImage, err)
 	}
 	for program, ref := range tektonImages {
 		if err := pushProgram(ctx, ref, base, bins[program], program); err != nil {
@@ -86,13 +99,13 @@ type file struct {
 }
 
 // makeBase makes what a distroless base has that our images use: CA certificates, /tmp, and user 65532.
-func makeBase() (v1.Image, error) {
+func makeBase(arch string) (v1.Image, error) {
 	certs, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt")
 	if err != nil {
 		return nil, err
 	}
 	return addLayer(empty.Image,
-		func(c *v1.ConfigFile) { c.OS, c.Architecture, c.Config.User = "linux", runtime.GOARCH, "65532" },
+		func(c *v1.ConfigFile) { c.OS, c.Architecture, c.Config.User = "linux", arch, "65532" },
 		file{tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil},
 		file{tar.Header{Name: "home/nonroot/", Typeflag: tar.TypeDir, Mode: 0o700, Uid: 65532, Gid: 65532}, nil},
 		file{tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n")},

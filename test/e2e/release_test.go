@@ -464,3 +464,81 @@ func TestPermissions(t *testing.T) {
 		t.Errorf("refused runs changed (-before, +after)\n%s", cmp.Diff(before, after))
 	}
 }
+
+// What selects the target's pods and not stable's is named before anything changes, and may be accepted by its name.
+func TestUncovered(t *testing.T) {
+	s := newShop(t)
+	run(t, "", "kubectl", "create", "poddisruptionbudget", "keep", "-n", s.ns, "--selector=app=shop", "--min-available=1")
+	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "test/e2e/testdata/policy.yaml")
+	before := s.versions()
+	out := s.must(2, "PodDisruptionBudget/keep applies to the target and not to shop-primary", "canary-init", "one")
+	if !strings.Contains(out, "AuthorizationPolicy/allow applies to the target") {
+		t.Errorf("the AuthorizationPolicy is not named:\n%s", out)
+	}
+	if after := s.versions(); !maps.Equal(before, after) {
+		t.Errorf("a refused run changed (-before, +after)\n%s", cmp.Diff(before, after))
+	}
+	s.must(0, "is initialized", "canary-init", "one", "CANARY_ACCEPT_UNCOVERED=PodDisruptionBudget/keep,AuthorizationPolicy/allow")
+}
+
+// Stable has an autoscaler of its own. While a release runs it keeps the pods there are, so that going back finds room.
+func TestAutoscaler(t *testing.T) {
+	s := newShop(t)
+	run(t, "", "kubectl", "autoscale", "deployment", "shop", "-n", s.ns, "--name=scale", "--min=2", "--max=10", "--cpu=80%")
+	s.must(0, "is initialized", "canary-init", "one")
+	least := func() string {
+		t.Helper()
+		return run(t, "", "kubectl", "get", "hpa", "scale-primary", "-n", s.ns, "-o", "jsonpath={.spec.minReplicas} to {.spec.maxReplicas} of {.spec.scaleTargetRef.name}")
+	}
+	if got := least(); got != "2 to 10 of shop-primary" {
+		t.Errorf("stable's autoscaler: %s", got)
+	}
+	run(t, "", "kubectl", "scale", "deployment", "shop-primary", "-n", s.ns, "--replicas=4") // as under load
+	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop-primary", "--timeout=90s")
+	s.version(v2, "")
+	s.must(0, "is up beside stable", "canary-init", "two")
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	if got := least(); got != "4 to 10 of shop-primary" {
+		t.Errorf("stable's autoscaler in mid-release: %s", got)
+	}
+	s.must(0, "rolled back", "rollback", "two")
+	if got := least(); got != "2 to 10 of shop-primary" {
+		t.Errorf("stable's autoscaler after it: %s", got)
+	}
+	s.want(serves{"100/0", "1.0.0 x4", "2.0.0 x0", "aborted"})
+}
+
+// What is promoted is what was judged, whatever the target says by now.
+func TestPromotesWhatWasJudged(t *testing.T) {
+	s := newShop(t)
+	s.needsStandIn(t)
+	traffic := s.traffic(s.caller(t, s.ns))
+	s.must(0, "is initialized", "canary-init", "one")
+	s.version(v2, "")
+	s.must(0, "is up beside stable", "canary-init", "two")
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	s.must(0, "is good at 40 %", "analyze", "two")
+	ended := make(chan string)
+	go func() {
+		code, out := s.step("promote", "two")
+		ended <- fmt.Sprintf("%d\n%s", code, out)
+	}()
+	eventually(t, time.Minute, func() string {
+		if got := s.now().Stable; got != "2.0.0 x2" {
+			return "stable is " + got
+		}
+		return ""
+	})
+	s.version(v3, "fail=1")
+	if out := <-ended; !strings.HasPrefix(out, "0\n") || !strings.Contains(out, "promoted") {
+		t.Fatalf("promote ends with %s", out)
+	}
+	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "promoted"})
+	time.Sleep(2 * time.Second)
+	traffic.Stop()
+	samples := traffic.Samples()
+	last := load.Count(samples[len(samples)-100:])
+	if last.Of(v2) != 100 {
+		t.Errorf("the last 100 requests: %s", last)
+	}
+}
