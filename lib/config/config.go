@@ -47,7 +47,7 @@ type Config struct {
 	Route            string    `json:"route,omitempty"`
 	Interval         Duration  `json:"interval"`
 	Threshold        int       `json:"threshold"`
-	Weights          []Percent `json:"weights"` // rising
+	Weights          []Percent `json:"weights"`  // rising
 	MaxSteps         int       `json:"maxSteps"` // how many weights the Pipeline has tasks for
 	ProgressDeadline Duration  `json:"progressDeadline"`
 	ReadyThreshold   Percent   `json:"readyThreshold"`
@@ -366,7 +366,7 @@ func (r *reader) weights(most int) []Percent {
 		}
 		parameter, value = "stepWeight", strconv.FormatInt(step, 10)
 	}
-	if len(weights) > most {
+	if most > 0 && len(weights) > most {
 		r.add(parameter, value, "the Pipeline has tasks for %d weights and this makes %d: let the weights be fewer, or make a longer Pipeline with make pipeline STEPS=%d", most, len(weights), len(weights))
 	}
 	return weights

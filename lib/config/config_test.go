@@ -31,7 +31,7 @@ func TestLoadInit(t *testing.T) {
 	seconds := func(n int) Duration { return Duration{time.Duration(n) * time.Second} }
 	want := Config{
 		Namespace: "web", Target: "shop", Service: "shop", Hosts: []string{"shop"}, Gateways: []string{"mesh"}, VirtualService: "shop",
-		Interval: seconds(60), Threshold: 5, Weights: []Percent{20, 40, 60}, ProgressDeadline: seconds(600), ReadyThreshold: 100,
+		Interval: seconds(60), Threshold: 5, Weights: []Percent{20, 40, 60}, MaxSteps: 10, ProgressDeadline: seconds(600), ReadyThreshold: 100,
 		SuccessRate: 99, RequestDuration: Duration{500 * time.Millisecond}, Prometheus: "http://prometheus.istio-system:9090", Drain: seconds(5),
 		Deadline: seconds(3000), OnBusy: "wait", Takeover: true, RunID: "4711", RunName: "run-1",
 	}
@@ -80,6 +80,45 @@ func TestWeights(t *testing.T) {
 	}
 }
 
+// What people may write, and what it is read as.
+func TestLists(t *testing.T) {
+	t.Parallel()
+	got, err := LoadInit(t.Context(), environment(CanaryInit, "CANARY_HOSTS", "shop, *.example.com,*", "CANARY_GATEWAYS", "mesh,web/front",
+		"CANARY_ACCEPT_UNCOVERED", "PodDisruptionBudget/keep", "CANARY_PORT", "http", "CANARY_REQUEST_SUCCESS_RATE", "99.5", "CANARY_REQUEST_DURATION", "off"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type read struct {
+		Hosts, Gateways, Accept []string
+		Port                    string
+		Rate                    float64
+		Duration                time.Duration
+	}
+	want := read{[]string{"shop", "*.example.com", "*"}, []string{"mesh", "web/front"}, []string{"PodDisruptionBudget/keep"}, "http", 99.5, 0}
+	if diff := cmp.Diff(want, read{got.Hosts, got.Gateways, got.AcceptUncovered, got.Port, got.SuccessRate, got.RequestDuration.Duration}); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
+// The longest that can be given still has a sum.
+func TestLongest(t *testing.T) {
+	t.Parallel()
+	c := Config{Interval: Duration{day}, Threshold: 1000, Weights: make([]Percent, 100), ProgressDeadline: Duration{day}, Drain: Duration{day}}
+	if got, want := c.Longest(), 100*1000*day+4*day; got != want {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// A value is never more than its line of the report.
+func TestAValueIsOneLine(t *testing.T) {
+	t.Parallel()
+	for _, p := range Of(CanaryInit) {
+		if _, err := LoadInit(t.Context(), environment(CanaryInit, p.Env(), strings.Repeat("a", 60)+"\nforged")); err != nil && strings.Contains(err.Error(), "\nforged") {
+			t.Errorf("%s: %v", p.Name, err)
+		}
+	}
+}
+
 // Every mistake is named with its parameter, its value and what would be right.
 func TestLoadInitRefuses(t *testing.T) {
 	t.Parallel()
@@ -96,14 +135,27 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"a threshold of zero", []string{"CANARY_THRESHOLD", "0"}, `parameter threshold is "0": give a whole number of checks from 1`},
 		{"octal", []string{"CANARY_THRESHOLD", "010"}, `parameter threshold is "010": give a whole number of checks from 1 to 1000, without leading zeros`},
 		{"not a number", []string{"CANARY_REQUEST_SUCCESS_RATE", "NaN"}, `parameter requestSuccessRate is "NaN": give a percentage above 0 and up to 100, or off`},
+		{"an octal percentage", []string{"CANARY_REQUEST_SUCCESS_RATE", "010"}, `parameter requestSuccessRate is "010"`},
+		{"a percentage with an exponent", []string{"CANARY_REQUEST_SUCCESS_RATE", "9e1"}, `parameter requestSuccessRate is "9e1"`},
 		{"infinite", []string{"CANARY_REQUEST_SUCCESS_RATE", "Inf"}, `parameter requestSuccessRate is "Inf"`},
 		{"a weight of zero", []string{"CANARY_STEP_WEIGHT", "0"}, `parameter stepWeight is "0": give a whole number of percent from 1 to 100`},
 		{"weights that do not rise", []string{"CANARY_STEP_WEIGHTS", "20,20"}, `parameter stepWeights is "20,20": give rising whole numbers`},
 		{"a weight over 100", []string{"CANARY_STEP_WEIGHTS", "20,120"}, `parameter stepWeights is "20,120"`},
 		{"both ways to say it", []string{"CANARY_STEP_WEIGHTS", "20,40", "CANARY_STEP_WEIGHT", "20"}, `parameter stepWeight is "20": leave it out where stepWeights is given`},
-		{"more than the Pipeline has tasks for", []string{"CANARY_STEP_WEIGHT", "5"}, "make pipeline STEPS=12"},
+		{"more than the Pipeline has tasks for", []string{"CANARY_STEP_WEIGHT", "5"}, `parameter stepWeight is "5": the Pipeline has tasks for 10 weights and this makes 12: let the weights be fewer, or make a longer Pipeline with make pipeline STEPS=12`},
+		{"more one by one", []string{"CANARY_STEP_WEIGHTS", "1,2,3,4,5,6,7,8,9,10,11"}, `parameter stepWeights is "1,2,3,4,5,6,7,8,9,10,11": the Pipeline has tasks for 10 weights and this makes 11`},
 		{"no scheme", []string{"CANARY_PROMETHEUS", "prometheus:9090"}, `parameter prometheus is "prometheus:9090": give an address with its scheme`},
 		{"a password in an address", []string{"CANARY_PROMETHEUS", "http://me:secret@prometheus:9090"}, "leave the password out"},
+		{"a password without a scheme", []string{"CANARY_PROMETHEUS", "me:secret@prometheus:9090"}, `parameter prometheus is "...@prometheus:9090": give an address with its scheme`},
+		{"a password in what is no address", []string{"CANARY_PROMETHEUS", "http://me:secret@prometheus:90 90"}, `parameter prometheus is "...@prometheus:90 90"`},
+		{"an address without a host", []string{"CANARY_PROMETHEUS", "http://:9090"}, `parameter prometheus is "http://:9090"`},
+		{"so long that no sum can be told", []string{"CANARY_INTERVAL", "100y", "CANARY_THRESHOLD", "1000"}, `parameter interval is "100y": give a duration with its unit, at least 1s and at most 24h`},
+		{"an empty host", []string{"CANARY_HOSTS", "a,,b"}, `parameter hosts is "a,,b": give names of hosts`},
+		{"no host", []string{"CANARY_HOSTS", "Not A Host"}, `parameter hosts is "Not A Host"`},
+		{"no gateway", []string{"CANARY_GATEWAYS", "a/b/c"}, `parameter gateways is "a/b/c": give mesh or gateways`},
+		{"an object without its kind", []string{"CANARY_ACCEPT_UNCOVERED", "keep"}, `parameter acceptUncovered is "keep": give objects as Kind/name`},
+		{"no port", []string{"CANARY_PORT", "99999"}, `parameter port is "99999": give a number from 1 to 65535`},
+		{"an octal port", []string{"CANARY_PORT", "080"}, `parameter port is "080": give a number from 1 to 65535, without leading zeros`},
 		{"no deadline could be kept", []string{"CANARY_INTERVAL", "5m"}, "--pipeline-timeout"},
 		{"another word", []string{"CANARY_ON_BUSY", "queue"}, `parameter onBusy is "queue": give wait or fail`},
 		{"neither true nor false", []string{"CANARY_TAKEOVER", "yes"}, `parameter takeover is "yes": give true or false`},

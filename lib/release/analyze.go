@@ -189,8 +189,8 @@ func (r *Release) update(ctx context.Context, change func(*Record)) error {
 		if err != nil {
 			return err
 		}
-		if !s.mine(r.Step.RunID) {
-			return report.Errorf(report.Undecided, "superseded: run %s holds the target now", s.record.Run)
+		if s.record == nil || !s.mine(r.Step.RunID) {
+			return report.Errorf(report.Undecided, "superseded: another run holds the target now")
 		}
 		next := s.record.clone()
 		change(next)

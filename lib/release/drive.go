@@ -83,6 +83,9 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		}
 		s, err := r.observe(ctx, what)
 		if err != nil {
+			if ctx.Err() != nil {
+				continue // told to end, which the next round says
+			}
 			return err
 		}
 		p := next(s)
@@ -100,7 +103,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				if p.wait.limit > 0 {
 					left = min(left, p.wait.limit-s.now.Sub(since))
 				}
-				if err := r.idle(ctx, p.wait.watch, left); err != nil {
+				if err := r.idle(ctx, p.wait.watch, left); err != nil && ctx.Err() == nil {
 					return err
 				}
 				continue
@@ -119,6 +122,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
 			conflicts++
 			sleep(ctx, 100*time.Millisecond)
+		case err != nil && ctx.Err() != nil: // told to end
 		case err != nil:
 			return err
 		case p.done != nil:

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -37,11 +38,22 @@ func (r *Release) planInit(s *snapshot) plan {
 	ns := r.Client.Namespace
 	free := record == nil || record.Phase.ended()
 	switch {
-	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires):
+	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires) && !record.Interrupted:
 		return r.planBusy(s)
+	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack): // it left stable between two versions
+		next := record.clone()
+		next.Holder, next.Run, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, r.expires(s), record.Epoch+1
+		next.Phase, next.Outcome = RollingBack, cmp.Or(record.Outcome, Aborted)
+		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))}}
+	case s.mine(cfg.RunID) && record.Phase == RollingBack:
+		p := r.planRollback(s)
+		if p.done != nil {
+			p = plan{writes: []kube.Write{s.write(r.begin(s), "")}}
+		}
+		return p
 	case free && s.mine(cfg.RunID) && record.Outcome != "": // this step ran before
 		return plan{done: &result{text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
-			results: initResults(record.Outcome, s.revision, nil)}}
+			results: r.initResults(record.Outcome, s.revision, nil)}}
 	}
 	if record != nil && s.primary != nil && !cfg.RetryRejected {
 		if was := record.rejection(s.revision); was != nil {
@@ -103,7 +115,7 @@ func (r *Release) planBusy(s *snapshot) plan {
 // begin is the record of a release that takes the lock.
 func (r *Release) begin(s *snapshot) *Record {
 	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, Epoch: 1, Phase: Initializing, Config: *r.Config,
-		Expires:   s.now.Add(r.Config.Deadline.Duration + 5*time.Minute).UTC(),
+		Expires:   r.expires(s),
 		Candidate: s.candidate()}
 	if s.record != nil {
 		next.Epoch, next.Rejected = s.record.Epoch+1, s.record.Rejected
@@ -115,6 +127,11 @@ func (r *Release) begin(s *snapshot) *Record {
 		next.Autoscaler = s.autoscaler.GetName()
 	}
 	return next
+}
+
+// expires is when a release that takes the lock now has certainly ended.
+func (r *Release) expires(s *snapshot) time.Time {
+	return s.now.Add(r.Config.Deadline.Duration + 5*time.Minute).UTC()
 }
 
 func (s *snapshot) candidate() Version {
@@ -303,7 +320,7 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 		say = fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace))
 		text = fmt.Sprintf("%s is initialized: stable runs revision %s and has all the traffic; the next revision will be a canary release", s.id(r.Client.Namespace), s.revision)
 	}
-	done := &result{text: text, results: initResults(outcome, s.revision, nil)}
+	done := &result{text: text, results: r.initResults(outcome, s.revision, nil)}
 	return plan{writes: []kube.Write{s.write(record, say)}, done: done}
 }
 
@@ -335,7 +352,7 @@ func (r *Release) planCandidate(s *snapshot) plan {
 	}
 	done := &result{
 		text:    fmt.Sprintf("%s: revision %s is up beside stable (revision %s); it will get %v %% of the traffic", s.id(r.Client.Namespace), s.revision, record.Stable.Revision, cfg.Weights),
-		results: initResults("", s.revision, cfg.Weights),
+		results: r.initResults("", s.revision, cfg.Weights),
 	}
 	if record.Phase != Initializing {
 		return plan{done: done}
@@ -350,13 +367,13 @@ func (r *Release) superseded(s *snapshot) plan {
 	return ended(report.Undecided, "%s: superseded: the target has revision %s now, this release is of %s", s.id(r.Client.Namespace), s.revision, s.record.Candidate.Revision)
 }
 
-// MaxWeights is how many weights canary-init has Tekton results for.
+// MaxWeights is how many weights canary-init has Tekton results for in the shipped Task.
 const MaxWeights = 10
 
 // initResults are the Tekton results of canary-init: weights that are not used are empty, which skips their tasks.
-func initResults(outcome Outcome, revision string, weights []config.Percent) map[string]string {
+func (r *Release) initResults(outcome Outcome, revision string, weights []config.Percent) map[string]string {
 	results := map[string]string{"outcome": string(outcome), "revision": revision}
-	for i := range MaxWeights {
+	for i := range max(MaxWeights, r.Config.MaxSteps) {
 		name, value := "weight-"+strconv.Itoa(i+1), ""
 		if i < len(weights) {
 			value = strconv.Itoa(int(weights[i]))

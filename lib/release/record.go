@@ -82,6 +82,7 @@ type Record struct {
 	Epoch        int64         `json:"epoch"`  // raised whenever the lock changes hands
 	Phase        Phase         `json:"phase"`
 	Expires      time.Time     `json:"expires"`
+	Interrupted  bool          `json:"interrupted,omitempty"` // a step was told to end: whoever comes next need not wait
 	Outcome      Outcome       `json:"outcome,omitempty"`
 	Reason       string        `json:"reason,omitempty"`
 	Config       config.Config `json:"config"`
@@ -123,6 +124,7 @@ func (r *Record) clone() *Record {
 	if err != nil {
 		panic(err) // a record that was read from JSON can be written
 	}
+	c.Interrupted = false // who writes goes on
 	return &c
 }
 

@@ -2,6 +2,7 @@ package release
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -471,6 +472,62 @@ func TestKilledAnywhere(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever write a promotion is killed after, the next run finds stable between two versions and puts it right first.
+func TestTheNextRunPutsRight(t *testing.T) {
+	t.Parallel()
+	for k := 1; ; k++ {
+		a := afterInit(t)
+		a.release("run-2")
+		a.mu.Lock()
+		a.budget = k
+		a.mu.Unlock()
+		err := a.promote("run-2")
+		a.mu.Lock()
+		a.budget = -1
+		a.mu.Unlock()
+		if err == nil {
+			return
+		}
+		wantCode(t, a.init("run-3"), report.Busy, "held by run run-2")
+		r := a.step("anyone", "run-2")
+		must(t, r.update(t.Context(), func(record *Record) { record.Interrupted = true }), a.init("run-3"))
+		if diff := cmp.Diff(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, a.state()); diff != "" {
+			t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
+		}
+		must(t, a.rollback("run-2")) // whose finally comes late
+		must(t, a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"), a.promote("run-3"))
+		a.want(promoted)
+	}
+}
+
+// A step that is told to end takes the candidate's traffic away and leaves the lock to whoever comes next.
+func TestToldToEnd(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	r := a.step("promote", "run-2")
+	ctx, cancel := context.WithCancel(t.Context())
+	a.mu.Lock()
+	a.stuck["deployments/shop-primary"] = true
+	a.onWrite = func(did string) {
+		if did == "patch deployments/shop-primary" {
+			d := a.objects["deployments/shop-primary"]
+			d["status"].(map[string]any)["availableReplicas"] = 1
+			cancel()
+		}
+	}
+	a.mu.Unlock()
+	wantCode(t, r.Promote(ctx), report.Undecided, "ended before it was done")
+	if got := a.state().Weights; got != "100/0" {
+		t.Errorf("weights %s", got)
+	}
+	a.mu.Lock()
+	a.stuck, a.onWrite = map[string]bool{}, nil
+	a.mu.Unlock()
+	must(t, a.init("run-3"))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
 }
 
 func TestInitRefuses(t *testing.T) {

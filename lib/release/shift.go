@@ -87,10 +87,16 @@ func (r *Release) orToStable(ctx context.Context, failed error) error {
 	if failed == nil {
 		return nil
 	}
+	told := ctx.Err() != nil
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceful)
 	defer cancel()
 	if err := r.toStable(ctx); err != nil {
 		r.Report.Say("the candidate's traffic could not be taken away: %v", err)
+	}
+	if told {
+		if err := r.update(ctx, func(record *Record) { record.Interrupted = true }); err != nil {
+			r.Report.Say("it could not be noted that this run was interrupted: %v", err)
+		}
 	}
 	return failed
 }

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	pipelinev1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
@@ -30,8 +34,8 @@ func TestGeneratedFilesAreUpToDate(t *testing.T) {
 			t.Errorf("%s: run make generate (-generated, +in the project)\n%s", name, diff)
 		}
 	}
-	for _, folder := range []string{"tasks", "pipelines"} {
-		found, err := filepath.Glob(filepath.Join("../..", folder, "*", "*.*"))
+	for _, folder := range []string{"tasks/*", "pipelines/*", "examples/account-per-step"} {
+		found, err := filepath.Glob(filepath.Join("../..", folder, "*.*"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,7 +65,7 @@ func TestTektonFindsThemValid(t *testing.T) {
 		}
 		checkTask(t, &task)
 	}
-	for _, steps := range []int{1, maxSteps} {
+	for _, steps := range []int{1, maxSteps, 20} {
 		content, err := asYAML(pipeline(steps))
 		if err != nil {
 			t.Fatal(err)
@@ -76,6 +80,12 @@ func TestTektonFindsThemValid(t *testing.T) {
 		}
 		if got, want := len(p.Spec.Tasks), 2*steps+2; got != want {
 			t.Errorf("of %d steps: %d tasks, want %d", steps, got, want)
+		}
+		init := task(config.CanaryInit, steps)
+		for n := 1; n <= steps; n++ {
+			if name := fmt.Sprintf("weight-%d", n); !slices.ContainsFunc(init.Spec.Results, func(r pipelinev1.TaskResult) bool { return r.Name == name }) {
+				t.Errorf("of %d steps: canary-init has no result %s", steps, name)
+			}
 		}
 		for _, f := range p.Spec.Finally {
 			for _, param := range f.Params {
@@ -125,6 +135,23 @@ func TestRules(t *testing.T) {
 			if !strings.Contains(strings.Join(config.StepNames, " "), s) {
 				t.Errorf("a permission of %q, which is no step", s)
 			}
+		}
+	}
+	for _, step := range config.StepNames {
+		var account corev1.ServiceAccount
+		var role rbacv1.Role
+		var binding rbacv1.RoleBinding
+		content, err := asYAML(accountOf(step)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, object := range []any{&account, &role, &binding} {
+			if err := yaml.UnmarshalStrict([]byte(strings.Split(string(content), "---\n")[i]), object); err != nil {
+				t.Errorf("%s: %v", step, err)
+			}
+		}
+		if binding.Subjects[0].Name != account.Name || binding.RoleRef.Name != role.Name || len(role.Rules) == 0 {
+			t.Errorf("%s: %+v", step, binding)
 		}
 	}
 	if got := rules(true, config.StepNames); len(got) != 1 || got[0].Resources[0] != "secrets" {

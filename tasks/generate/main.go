@@ -12,6 +12,10 @@ import (
 func main() {
 	steps := flag.Int("steps", maxSteps, "how many weights the Pipeline has tasks for")
 	flag.Parse()
+	if *steps < 1 || *steps > 100 {
+		fmt.Fprintln(os.Stderr, "generate: give -steps from 1 to 100")
+		os.Exit(2)
+	}
 	if err := write(".", *steps); err != nil {
 		fmt.Fprintln(os.Stderr, "generate:", err)
 		os.Exit(1)

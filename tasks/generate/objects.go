@@ -50,7 +50,8 @@ func labels(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/version": version}}
 }
 
-func task(step string) *pipelinev1.Task {
+// task is the Task of a step, for a Pipeline of at most so many weights.
+func task(step string, steps int) *pipelinev1.Task {
 	t := &pipelinev1.Task{TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "Task"}, ObjectMeta: labels(step)}
 	t.Annotations = map[string]string{
 		"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/categories": "Deployment", "tekton.dev/tags": "canary, istio",
@@ -72,7 +73,7 @@ func task(step string) *pipelinev1.Task {
 		t.Spec.Params = append(t.Spec.Params, spec)
 		s.Env = append(s.Env, corev1.EnvVar{Name: p.Env(), Value: "$(params." + p.Name + ")"})
 	}
-	for _, r := range results(step) {
+	for _, r := range results(step, steps) {
 		t.Spec.Results = append(t.Spec.Results, pipelinev1.TaskResult{Name: r[0], Type: pipelinev1.ResultsTypeString, Description: r[1]})
 	}
 	s.Env = append(s.Env, corev1.EnvVar{Name: "CANARY_RESULTS", Value: "$(results." + t.Spec.Results[0].Name + ".path)"})
@@ -86,14 +87,28 @@ func task(step string) *pipelinev1.Task {
 	return t
 }
 
-func results(step string) [][2]string {
+func results(step string, steps int) [][2]string {
 	all := slices.Clone(about[step].results)
 	if step == config.CanaryInit {
-		for n := 1; n <= release.MaxWeights; n++ {
+		for n := 1; n <= max(steps, release.MaxWeights); n++ {
 			all = append(all, [2]string{fmt.Sprintf("weight-%d", n), "the candidate's weight number " + fmt.Sprint(n) + " in percent; empty where there is none"})
 		}
 	}
 	return all
+}
+
+// people are the parameters of the Pipeline: those that a person gives.
+func people() []config.Parameter {
+	var given []config.Parameter
+	for _, p := range config.Of(config.CanaryInit) {
+		if p.Name == "namespace" {
+			p.Default = "$(context.pipelineRun.namespace)"
+		}
+		if !p.Hidden {
+			given = append(given, p)
+		}
+	}
+	return given
 }
 
 // pipeline chains the steps: each weight is a task that shifts and a task that judges, skipped where canary-init has no such weight.
@@ -102,21 +117,15 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 	p.Annotations = map[string]string{"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/displayName": "canary release",
 		"tekton.dev/categories": "Deployment", "tekton.dev/tags": "canary, istio"}
 	p.Spec.Description = "Releases a new version of a Deployment through Istio: a growing share of the traffic, judged at each weight, then promoted, or rolled back and red."
-	for _, q := range config.Of(config.CanaryInit) {
-		if q.Hidden {
-			continue
-		}
+	for _, q := range people() {
 		spec := pipelinev1.ParamSpec{Name: q.Name, Type: pipelinev1.ParamTypeString, Description: q.Description + " (" + q.Unit + ")"}
-		if q.Name == "namespace" {
-			q.Default = "$(context.pipelineRun.namespace)"
-		}
 		if q.Name != "target" {
 			spec.Default = pipelinev1.NewStructuredValues(q.Default)
 		}
 		p.Spec.Params = append(p.Spec.Params, spec)
 	}
-	add := func(name, step string, after string, extra ...pipelinev1.Param) *pipelinev1.PipelineTask {
-		t := pipelinev1.PipelineTask{Name: name, TaskRef: &pipelinev1.TaskRef{Name: step}}
+	add := func(name, display, step string, after string, extra ...pipelinev1.Param) *pipelinev1.PipelineTask {
+		t := pipelinev1.PipelineTask{Name: name, DisplayName: display, TaskRef: &pipelinev1.TaskRef{Name: step}}
 		if after != "" {
 			t.RunAfter = []string{after}
 		}
@@ -138,18 +147,18 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		p.Spec.Tasks = append(p.Spec.Tasks, t)
 		return &p.Spec.Tasks[len(p.Spec.Tasks)-1]
 	}
-	add(config.CanaryInit, config.CanaryInit, "")
+	add(config.CanaryInit, "canary init", config.CanaryInit, "")
 	after := config.CanaryInit
 	for n := 1; n <= steps; n++ {
 		weight := fmt.Sprintf("$(tasks.canary-init.results.weight-%d)", n)
 		when := pipelinev1.WhenExpressions{{Input: weight, Operator: selection.NotIn, Values: []string{""}}}
 		shift, analyze := fmt.Sprintf("shift-%d", n), fmt.Sprintf("analyze-%d", n)
-		add(shift, config.ShiftWeight, after, pipelinev1.Param{Name: "weight", Value: *pipelinev1.NewStructuredValues(weight)}).When = when
-		add(analyze, config.Analyze, shift).When = when
+		add(shift, fmt.Sprintf("weight %d: shift", n), config.ShiftWeight, after, pipelinev1.Param{Name: "weight", Value: *pipelinev1.NewStructuredValues(weight)}).When = when
+		add(analyze, fmt.Sprintf("weight %d: analyze", n), config.Analyze, shift).When = when
 		after = analyze
 	}
-	add(config.Promote, config.Promote, after)
-	add(config.Rollback, config.Rollback, "")
+	add(config.Promote, "promote", config.Promote, after)
+	add(config.Rollback, "rollback", config.Rollback, "")
 	last := len(p.Spec.Tasks) - 1
 	p.Spec.Finally, p.Spec.Tasks = p.Spec.Tasks[last:], p.Spec.Tasks[:last]
 	p.Spec.Finally[0].When = pipelinev1.WhenExpressions{{Input: "$(tasks.promote.status)", Operator: selection.NotIn, Values: []string{"Succeeded"}}}
@@ -172,6 +181,15 @@ func access(name string, steps ...string) []any {
 	role(name, rules(false, steps))
 	role(name+"-secrets", rules(true, steps))
 	return objects
+}
+
+// accountOf is an account for one step alone, with the rules it needs. canary-init's has those of every step, because it asks before anything is
+// changed whether it may do what they will.
+func accountOf(step string) []any {
+	if step == config.CanaryInit {
+		return access(step, config.StepNames...)
+	}
+	return access("canary-"+step, step)
 }
 
 // rules merges the permissions of some steps: one rule for each resource.
@@ -225,7 +243,7 @@ func asYAML(objects ...any) ([]byte, error) {
 }
 
 // before are the keys that come first in an object, as people write them; the others follow by their names.
-var before = []string{"apiVersion", "kind", "metadata", "name", "type", "description", "default", "input", "operator", "image", "command",
+var before = []string{"apiVersion", "kind", "metadata", "name", "displayName", "type", "description", "default", "input", "operator", "image", "command",
 	"taskRef", "runAfter", "when", "params", "results", "stepTemplate", "steps", "tasks", "finally"}
 
 // node orders the keys of objects.
