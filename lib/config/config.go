@@ -383,8 +383,8 @@ func LoadStep(ctx context.Context, step string, lookup envconfig.Lookuper) (Step
 		s.Weight = Percent(r.whole("weight", 0, 100, "percent"))
 	}
 	if step == Rollback {
-		if s.Mode = r.text("mode"); s.Mode != "rollback" {
-			r.add("mode", s.Mode, "give rollback")
+		if s.Mode = r.text("mode"); s.Mode != Rollback && s.Mode != Detach {
+			r.add("mode", s.Mode, "give rollback or detach")
 		}
 	}
 	if len(r.problems) > 0 {

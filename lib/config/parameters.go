@@ -34,6 +34,9 @@ const (
 	Rollback    = "rollback"
 )
 
+// Detach is the other mode of the step rollback.
+const Detach = "detach"
+
 // StepNames lists the steps of a release, in order.
 var StepNames = []string{CanaryInit, ShiftWeight, Analyze, Promote, Rollback}
 
@@ -66,7 +69,7 @@ var Parameters = []Parameter{
 	{"retryRejected", "true or false", "false", "whether a revision that was rejected is released again", initOnly, false},
 	{"acceptUncovered", "Kind/name, by comma", "", "objects that select the target's pods and not stable's, and may stay so", initOnly, false},
 	{"weight", "percent", "", "the candidate's weight", []string{ShiftWeight}, false},
-	{"mode", "rollback", "rollback", "what to do: rollback", []string{Rollback}, true},
+	{"mode", "rollback or detach", "rollback", "detach takes all that releases made away, and the target serves by itself again", []string{Rollback}, true},
 	{"maxSteps", "number", "10", "how many weights the Pipeline has tasks for", initOnly, true},
 	{"runId", "uid", "", "the run that holds the target; rollback without one, which is by hand, undoes the last release", StepNames, true},
 	{"runName", "name", "", "how the run is called in logs and in the record", StepNames, true},

@@ -83,12 +83,13 @@ func Unchanged(o metav1.Object) Operation {
 	return Operation{Op: "test", Path: "/metadata/resourceVersion", Value: o.GetResourceVersion()}
 }
 
-// Write is a change of one object: either it is made (Create) or patched (Patch).
+// Write is a change of one object: it is made (Create), patched (Patch) or removed (Delete).
 type Write struct {
 	Kind   Kind
 	Name   string
 	Create map[string]any // without apiVersion, kind, namespace and name, which Do adds
 	Patch  []Operation
+	Delete bool   // where it is there
 	Say    string // what to tell people, once it is done; empty: nothing
 }
 
@@ -184,6 +185,13 @@ func Encode(from any) map[string]any {
 func (c *Client) Do(ctx context.Context, w Write) error {
 	resource := c.api.Resource(w.Kind.Resource).Namespace(c.Namespace)
 	err := c.retry(ctx, func() error {
+		if w.Delete {
+			err := resource.Delete(ctx, w.Name, metav1.DeleteOptions{})
+			if apierrors.IsNotFound(err) {
+				return nil
+			}
+			return err
+		}
 		if w.Create != nil {
 			o := &Object{Object: map[string]any{}}
 			for k, v := range w.Create {

@@ -167,6 +167,8 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case now == nil:
 		refuse(http.StatusNotFound, "NotFound")
 		return
+	case r.Method == http.MethodDelete:
+		delete(a.objects, key)
 	default:
 		before, _ := json.Marshal(now)
 		patch, err := jsonpatch.DecodePatch(body)
@@ -190,7 +192,10 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.onWrite != nil {
 		a.onWrite(did)
 	}
-	answer(http.StatusOK, a.objects[key])
+	if now = a.objects[key]; now == nil {
+		now = map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Success"}
+	}
+	answer(http.StatusOK, now)
 }
 
 // versions are the resourceVersions of all objects but the lock.

@@ -123,7 +123,7 @@ func (r *Release) checkPermissions(ctx context.Context) config.Problems {
 	why := map[rule]Permission{}
 	for _, p := range Permissions {
 		for _, verb := range p.Verbs {
-			if !p.Optional {
+			if p.Role == "" {
 				why[rule{p.Group, p.Resource, verb}] = p
 			}
 		}

@@ -118,7 +118,7 @@ func (r *Release) begin(s *snapshot) *Record {
 		Expires:   r.expires(s),
 		Candidate: s.candidate()}
 	if s.record != nil {
-		next.Epoch, next.Rejected = s.record.Epoch+1, s.record.Rejected
+		next.Epoch, next.Rejected, next.Promoted = s.record.Epoch+1, s.record.Rejected, s.record.Promoted
 	}
 	if s.primary != nil {
 		next.Stable = s.stable()
@@ -313,7 +313,7 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if s.mine(r.Config.RunID) {
 		record = s.record.clone()
 	}
-	record.Phase, record.Outcome, record.Stable = Succeeded, outcome, s.stable()
+	record.Phase, record.Outcome, record.Stable, record.Promoted = Succeeded, outcome, s.stable(), s.candidate()
 	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
 	say := ""
 	if outcome == Initialized {

@@ -20,6 +20,7 @@ const (
 	Progressing  Phase = "Progressing"  // the candidate gets weight and is judged
 	Promoting    Phase = "Promoting"    // stable becomes what was judged
 	RollingBack  Phase = "RollingBack"  // stable becomes, or stays, what it was
+	Detaching    Phase = "Detaching"    // the target takes over from stable, for good
 	Succeeded    Phase = "Succeeded"
 	Failed       Phase = "Failed"
 )
@@ -88,6 +89,7 @@ type Record struct {
 	Config       config.Config `json:"config"`
 	Stable       Version       `json:"stable"`
 	Candidate    Version       `json:"candidate"`
+	Promoted     Version       `json:"promoted"` // what stable runs, as the target had it
 	Shifts       []Shift       `json:"shifts,omitempty"`
 	Autoscaler   string        `json:"autoscaler,omitempty"` // of the target; stable's is NAME-primary
 	FailedChecks int           `json:"failedChecks"`

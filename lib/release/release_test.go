@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -471,6 +472,63 @@ func TestKilledAnywhere(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The way back: the target serves by itself, with what was promoted, and nothing of the releases is left. Whatever write it is killed after,
+// once more ends in the same place.
+func TestDetach(t *testing.T) {
+	t.Parallel()
+	const theirRoute = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{timeout: 3s, route: [{destination: {host: shop, port: {number: 80}}}]}]}}"
+	for _, route := range []string{"", theirRoute} {
+		for k := 0; ; k++ {
+			a := newAPIServer(t, settings, shopService, shop("1"))
+			if route != "" {
+				a.apply(route)
+			}
+			must(t, a.init("run-1"))
+			a.release("run-2")
+			must(t, a.promote("run-2"))
+			a.apply(shop("3")) // which is not promoted
+			must(t, a.init("run-3"))
+			detach := func() error {
+				r := a.step("rollback", "")
+				r.Step.Mode = config.Detach
+				return r.Rollback(t.Context())
+			}
+			wantCode(t, detach(), report.Busy, "end that first")
+			must(t, a.rollback("run-3"))
+			a.mu.Lock()
+			a.budget = k
+			a.mu.Unlock()
+			err := detach()
+			a.mu.Lock()
+			a.budget = -1
+			a.mu.Unlock()
+			killed := err != nil
+			if killed {
+				must(t, detach())
+			}
+			want := state{Candidate: "shop:2 x2", Selects: "shop"}
+			if diff := cmp.Diff(want, a.state()); diff != "" {
+				t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
+			}
+			left := slices.Sorted(maps.Keys(a.objects))
+			wantLeft := []string{"configmaps/settings", "deployments/shop", "services/shop"}
+			if route != "" {
+				wantLeft = append(wantLeft, "virtualservices/shop")
+				if got := fmt.Sprint(a.objects["virtualservices/shop"]["spec"]); got != "map[hosts:[shop] http:[map[route:[map[destination:map[host:shop port:map[number:80]]]] timeout:3s]]]" {
+					t.Errorf("their route is %s", got)
+				}
+			}
+			left = slices.DeleteFunc(left, func(name string) bool { return strings.HasPrefix(name, "configmaps/settings-primary-") })
+			if diff := cmp.Diff(wantLeft, left); diff != "" {
+				t.Errorf("killed after %d writes, left (-want, +got)\n%s", k, diff)
+			}
+			if !killed {
+				break
+			}
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
@@ -17,6 +18,9 @@ const graceful = 20 * time.Second
 // Rollback is the step rollback: all traffic to stable, stable back on the revision it had, the candidate scaled to zero. With a run id it
 // undoes what that run did and nothing else; without one, which is by hand, the last release.
 func (r *Release) Rollback(ctx context.Context) error {
+	if r.Step.Mode == config.Detach {
+		return r.Detach(ctx)
+	}
 	err := r.drive(ctx, scope{autoscalers: true}, r.planRollback)
 	if err != nil {
 		r.Report.Say("to send all traffic to stable by hand: kubectl edit virtualservice -n %s, and give the primary weight 100, the canary 0", r.Client.Namespace)

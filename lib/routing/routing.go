@@ -193,6 +193,19 @@ func (w Whole) Divide(r Route, epoch int64) *kube.Write {
 		kube.Operation{Op: "add", Path: path, Value: []any{side(r.Stable, 100), side(r.Candidate, 0)}})}
 }
 
+// Unite plans the reverse of Divide: the route leads to one Service alone, as the candidate's destination did, and the fence is taken away.
+func (s Split) Unite(service string) *kube.Write {
+	path := fmt.Sprintf("/spec/http/%d/route", s.route)
+	https, _, _ := unstructured.NestedSlice(s.object.Object, "spec", "http")
+	route, _, _ := unstructured.NestedSlice(https[s.route].(map[string]any), "route")
+	one := route[s.candidate].(map[string]any)
+	one["destination"].(map[string]any)["host"] = service
+	delete(one, "weight")
+	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: []kube.Operation{
+		kube.Unchanged(s.object), {Op: "add", Path: path, Value: []any{one}}, {Op: "remove", Path: kube.AnnotationPath(workload.FenceAnnotation)},
+	}}
+}
+
 // New is a VirtualService that leads hosts to stable, and to the candidate with weight 0.
 func New(hosts, gateways []string, r Route, labels map[string]any, epoch int64) map[string]any {
 	destination := func(host string, weight int64) map[string]any {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -103,6 +104,11 @@ func (t Template) Revision(mounted Contents) string {
 func CopyName(name, revision string) string {
 	tail := "-primary-" + revision
 	return name[:min(len(name), 253-len(tail))] + tail
+}
+
+// IsCopy tells whether a name is that of a copy for a revision.
+func IsCopy(name, revision string) bool {
+	return revision != "" && strings.HasSuffix(name, "-primary-"+revision)
 }
 
 // ForStable makes stable's pod template out of the candidate's: the selector's label tells them apart, the revision is noted, and what it

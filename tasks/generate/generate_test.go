@@ -124,7 +124,7 @@ func checkTask(t *testing.T, task *pipelinev1.Task) {
 // The Role has what the permissions say, and Secrets in a Role of their own.
 func TestRules(t *testing.T) {
 	t.Parallel()
-	must := rules(false, config.StepNames)
+	must := rules("", config.StepNames)
 	for _, rule := range must {
 		if rule.Resources[0] == "secrets" {
 			t.Error("Secrets are in the Role that is needed")
@@ -154,7 +154,7 @@ func TestRules(t *testing.T) {
 			t.Errorf("%s: %+v", step, binding)
 		}
 	}
-	if got := rules(true, config.StepNames); len(got) != 1 || got[0].Resources[0] != "secrets" {
+	if got := rules("secrets", config.StepNames); len(got) != 1 || got[0].Resources[0] != "secrets" {
 		t.Errorf("optional: %v", got)
 	}
 }

@@ -178,8 +178,11 @@ func access(name string, steps ...string) []any {
 				RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: name}})
 		objects[len(objects)-1].(*rbacv1.RoleBinding).Subjects = []rbacv1.Subject{{Kind: "ServiceAccount", Name: objects[0].(*corev1.ServiceAccount).Name}}
 	}
-	role(name, rules(false, steps))
-	role(name+"-secrets", rules(true, steps))
+	role(name, rules("", steps))
+	role(name+"-secrets", rules("secrets", steps))
+	if slices.Contains(steps, config.Rollback) && len(steps) == 1 { // whoever detaches takes this account for it
+		role(name+"-detach", rules("detach", steps))
+	}
 	return objects
 }
 
@@ -193,11 +196,11 @@ func accountOf(step string) []any {
 }
 
 // rules merges the permissions of some steps: one rule for each resource.
-func rules(optional bool, steps []string) []rbacv1.PolicyRule {
+func rules(role string, steps []string) []rbacv1.PolicyRule {
 	verbs := map[[2]string]map[string]bool{}
 	var order [][2]string
 	for _, p := range release.Permissions {
-		if p.Optional != optional || !slices.ContainsFunc(steps, func(s string) bool { return slices.Contains(p.Steps, s) }) {
+		if p.Role != role || !slices.ContainsFunc(steps, func(s string) bool { return slices.Contains(p.Steps, s) }) {
 			continue
 		}
 		key := [2]string{p.Group, p.Resource}

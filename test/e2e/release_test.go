@@ -39,15 +39,22 @@ func newShop(t *testing.T) *shop {
 	s := &shop{cluster: c, t: t, ns: c.namespace(t, "shop")}
 	apply(t, s.ns, "tasks", "pipelines", "examples/release")
 	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
-	token := strings.TrimSpace(run(t, "", "kubectl", "create", "token", "canary-tasks", "-n", s.ns, "--duration=2h"))
-	admin := run(t, "", "kubectl", "config", "view", "--raw", "--minify", "--flatten")
-	s.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(s.kubeconfig, []byte(admin), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "", "kubectl", "--kubeconfig", s.kubeconfig, "config", "set-credentials", "canary-tasks", "--token", token)
-	run(t, "", "kubectl", "--kubeconfig", s.kubeconfig, "config", "set-context", "--current", "--user", "canary-tasks")
+	s.kubeconfig = s.account("canary-tasks")
 	return s
+}
+
+// account returns the path of a kubeconfig with the rights of a ServiceAccount.
+func (s *shop) account(name string) string {
+	s.t.Helper()
+	token := strings.TrimSpace(run(s.t, "", "kubectl", "create", "token", name, "-n", s.ns, "--duration=2h"))
+	admin := run(s.t, "", "kubectl", "config", "view", "--raw", "--minify", "--flatten")
+	path := filepath.Join(s.t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, []byte(admin), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	run(s.t, "", "kubectl", "--kubeconfig", path, "config", "set-credentials", name, "--token", token)
+	run(s.t, "", "kubectl", "--kubeconfig", path, "config", "set-context", "--current", "--user", name)
+	return path
 }
 
 // version writes a new version into the Deployment, as a chart does.
@@ -506,6 +513,36 @@ func TestAutoscaler(t *testing.T) {
 		t.Errorf("stable's autoscaler after it: %s", got)
 	}
 	s.want(serves{"100/0", "1.0.0 x4", "2.0.0 x0", "aborted"})
+}
+
+// The way back under load: the application serves by itself again, and nothing of its releases is left.
+func TestDetach(t *testing.T) {
+	s := newShop(t)
+	s.needsStandIn(t)
+	traffic := s.traffic(s.caller(t, s.ns))
+	s.must(0, "is initialized", "canary-init", "one")
+	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "examples/account-per-step/rollback.yaml")
+	s.version(v2, "fail=1") // which is not promoted
+	s.kubeconfig = s.account("canary-rollback")
+	time.Sleep(5 * time.Second)
+	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=3s")
+	time.Sleep(10 * time.Second)
+	traffic.Stop()
+	samples := traffic.Samples()
+	if counts := load.Count(samples); counts.Failed() != 0 || counts.Total() < 1500 {
+		t.Errorf("%d of %d requests failed: %s", counts.Failed(), counts.Total(), counts)
+	}
+	out := run(t, "", "kubectl", "get", "deployments,services,virtualservices,hpa", "-n", s.ns, "-o", "name")
+	if want := "deployment.apps/shop\nservice/shop\n"; out != want {
+		t.Errorf("left:\n%s", out)
+	}
+	if out, err := try(t, "", "kubectl", "get", "configmap", "shop-canary-release", "-n", s.ns); err == nil {
+		t.Errorf("the record is left: %s", out)
+	}
+	out = run(t, "", "kubectl", "get", "deployment", "shop", "-n", s.ns, "-o", "jsonpath={.spec.template.spec.containers[0].env[0].value} x{.status.availableReplicas}")
+	if out != "1.0.0 x2" {
+		t.Errorf("the application serves %s", out)
+	}
 }
 
 // What is promoted is what was judged, whatever the target says by now.

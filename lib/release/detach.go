@@ -1,0 +1,121 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// Detach is the step rollback in mode detach: the target serves again by itself, with what was promoted last, and all that releases made is
+// removed. It is for an application that is to have no canary releases any more.
+func (r *Release) Detach(ctx context.Context) error {
+	return r.drive(ctx, scope{services: true}, r.planDetach)
+}
+
+// planDetach is what detach does next: the target comes up on what stable runs, gets the traffic, and only then what served so far goes.
+func (r *Release) planDetach(s *snapshot) plan {
+	ns, record := r.Client.Namespace, s.record
+	done := plan{done: &result{text: fmt.Sprintf("%s.%s: detached: it serves by itself, and nothing of its releases is left", s.layout.Target, ns),
+		results: map[string]string{"outcome": "detached"}}}
+	switch {
+	case record == nil:
+		return done
+	case s.target == nil:
+		return ended(report.Undecided, "%s: Deployment %s is gone: it cannot take over from %s", s.layout.Target, s.layout.Target, s.layout.Primary())
+	case !record.Phase.ended() && record.Phase != Detaching:
+		return ended(report.Busy, "%s: run %s releases it (%s): end that first", s.id(ns), record.Run, record.Phase)
+	case record.Phase.ended():
+		next := record.clone()
+		next.Phase, next.Epoch, next.Holder, next.Run, next.Expires = Detaching, record.Epoch+1, r.Step.RunID, r.Step.RunName, s.now.UTC()
+		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Detaching %s", s.id(ns)))}}
+	}
+	selector, err := workload.SelectorOf(s.target.Deployment)
+	if err != nil {
+		return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
+	}
+	if s.primary != nil {
+		if p, ready := r.planTarget(s); !ready {
+			return p
+		}
+	}
+	if s.service != nil && !workload.Selects(s.service, selector.Candidate) {
+		return plan{writes: []kube.Write{workload.SelectTarget(s.service, selector.Candidate)}}
+	}
+	if s.split != nil && (s.split.Candidate != 100 || !s.split.Fenced(record.Epoch)) {
+		w := s.split.Raise(100, record.Epoch)
+		w.Say = fmt.Sprintf("Routing all traffic to %s", s.layout.Target)
+		return plan{writes: []kube.Write{*w}}
+	}
+	if s.split != nil { // proxies have that before the route itself changes
+		return r.settle("route", record.Config.Drain.Duration, func() plan {
+			if ours(s.virtualService) {
+				return plan{writes: []kube.Write{{Kind: kube.VirtualService, Name: s.layout.VirtualService, Delete: true}}}
+			}
+			return plan{writes: []kube.Write{*s.split.Unite(s.layout.Service)}}
+		})
+	}
+	if writes := s.leftovers(); len(writes) > 0 {
+		return r.settle("leftovers", record.Config.Drain.Duration, func() plan { return plan{writes: writes} })
+	}
+	done.writes = []kube.Write{{Kind: kube.ConfigMap, Name: s.layout.Record(), Delete: true}}
+	return done
+}
+
+// planTarget brings the target up on what stable runs, with as many pods.
+func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
+	revision := workload.RevisionOf(s.primary.Deployment)
+	promoted := s.record.Promoted
+	same := reflect.DeepEqual(map[string]any(workload.TemplateOf(s.target.object)), map[string]any(promoted.Template)) // where Secrets may not be read, revisions differ
+	if s.revision != revision && !same {
+		if promoted.Revision != revision {
+			return ended(report.Undecided, "%s: stable runs revision %s, and how the target would run it is not known: set the target to that version first", s.id(r.Client.Namespace), revision), false
+		}
+		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name, Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
+			Patch: []kube.Operation{kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}, false
+	}
+	if need := workload.Replicas(s.primary.Deployment); workload.Replicas(s.target.Deployment) < need {
+		return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id(r.Client.Namespace)))}}, false
+	}
+	return r.planRollout(s, s.target, "the target")
+}
+
+// ours tells whether a release made an object.
+func ours(o *kube.Object) bool { return o != nil && o.GetLabels()[workload.TargetLabel] != "" }
+
+// leftovers plans the removal of all that releases made, but the record.
+func (s *snapshot) leftovers() []kube.Write {
+	var writes []kube.Write
+	remove := func(kind kube.Kind, o *kube.Object) {
+		if ours(o) {
+			writes = append(writes, kube.Write{Kind: kind, Name: o.GetName(), Delete: true})
+		}
+	}
+	if s.virtualService != nil && s.split == nil {
+		remove(kube.VirtualService, s.virtualService)
+	}
+	for i := range s.rules {
+		if host, _ := s.rules[i].Object["spec"].(map[string]any)["host"].(string); host == s.layout.PrimaryService() || host == s.layout.CanaryService() {
+			remove(kube.DestinationRule, &s.rules[i])
+		}
+	}
+	remove(kube.Service, s.primaryService)
+	remove(kube.Service, s.canaryService)
+	remove(kube.HorizontalPodAutoscaler, s.primaryAutoscaler)
+	if s.primary != nil {
+		remove(kube.Deployment, s.primary.object)
+		for _, m := range workload.TemplateOf(s.primary.object).Mounts() { // the copies that stable mounts
+			kind := kube.ConfigMap
+			if m.Kind == "Secret" {
+				kind = kube.Secret
+			}
+			if workload.IsCopy(m.Name, workload.RevisionOf(s.primary.Deployment)) {
+				writes = append(writes, kube.Write{Kind: kind, Name: m.Name, Delete: true})
+			}
+		}
+	}
+	return writes
+}
