@@ -62,6 +62,7 @@ type Config struct {
 	AcceptUncovered  []string  `json:"acceptUncovered,omitempty"` // Kind/name
 	RunID            string    `json:"runId"`
 	RunName          string    `json:"runName"`
+	RunNamespace     string    `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
 }
 
 // Step is what the steps after canary-init take; the rest is in the release record.
@@ -280,7 +281,7 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	r := &reader{ctx: ctx, lookup: lookup, step: CanaryInit, given: map[string]bool{}}
 	s := r.common()
 	c := Config{
-		Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName,
+		Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName, RunNamespace: r.name("runNamespace", ""),
 		Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
 		Interval: r.duration("interval", time.Second, day), Threshold: int(r.whole("threshold", 1, 1000, "checks")),
 		ProgressDeadline: Duration{time.Duration(r.whole("progressDeadlineSeconds", 1, 86400, "seconds")) * time.Second},

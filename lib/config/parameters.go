@@ -71,6 +71,7 @@ var Parameters = []Parameter{
 	{"weight", "percent", "", "the candidate's weight", []string{ShiftWeight}, false},
 	{"mode", "rollback or detach", "rollback", "detach takes all that releases made away, and the target serves by itself again", []string{Rollback}, true},
 	{"maxSteps", "number", "10", "how many weights the Pipeline has tasks for", initOnly, true},
+	{"runNamespace", "name", "$(context.taskRun.namespace)", "the namespace of the PipelineRun, in which the next release looks whether it still runs", initOnly, true},
 	{"runId", "uid", "", "the run that holds the target; rollback without one, which is by hand, undoes the last release", StepNames, true},
 	{"runName", "name", "", "how the run is called in logs and in the record", StepNames, true},
 }

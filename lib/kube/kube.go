@@ -51,6 +51,7 @@ var (
 	NetworkPolicy           = Kind{"NetworkPolicy", schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}}
 	PodDisruptionBudget     = Kind{"PodDisruptionBudget", schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}}
 	HorizontalPodAutoscaler = Kind{"HorizontalPodAutoscaler", schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}}
+	PipelineRun             = Kind{"PipelineRun", schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"}}
 	AccessReview            = Kind{"SelfSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
 )
 
@@ -146,6 +147,9 @@ func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Ob
 	}
 	return o, nil
 }
+
+// In returns a client of the same cluster for another namespace.
+func (c *Client) In(namespace string) *Client { return NewWith(c.api, namespace) }
 
 // List reads all objects of a kind. There are none of a kind that the cluster does not serve.
 func (c *Client) List(ctx context.Context, kind Kind) ([]Object, error) {

@@ -38,11 +38,11 @@ func (r *Release) planInit(s *snapshot) plan {
 	ns := r.Client.Namespace
 	free := record == nil || record.Phase.ended()
 	switch {
-	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires) && !record.Interrupted:
+	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires) && !record.Interrupted && !s.holderEnded:
 		return r.planBusy(s)
 	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack): // it left stable between two versions
 		next := record.clone()
-		next.Holder, next.Run, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, r.expires(s), record.Epoch+1
+		next.Holder, next.Run, next.RunNamespace, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, cfg.RunNamespace, r.expires(s), record.Epoch+1
 		next.Phase, next.Outcome = RollingBack, cmp.Or(record.Outcome, Aborted)
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))}}
 	case s.mine(cfg.RunID) && record.Phase == RollingBack:
@@ -114,7 +114,7 @@ func (r *Release) planBusy(s *snapshot) plan {
 
 // begin is the record of a release that takes the lock.
 func (r *Release) begin(s *snapshot) *Record {
-	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, Epoch: 1, Phase: Initializing, Config: *r.Config,
+	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace, Epoch: 1, Phase: Initializing, Config: *r.Config,
 		Expires:   r.expires(s),
 		Candidate: s.candidate()}
 	if s.record != nil {

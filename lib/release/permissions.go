@@ -24,6 +24,7 @@ var Permissions = []Permission{
 	{"", "configmaps", []string{"get", "create", "patch"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "the release record, and configuration that the pods mount", ""},
 	{"autoscaling", "horizontalpodautoscalers", []string{"list", "create", "patch"}, []string{"canary-init"}, "stable's autoscaler", ""},
 	{"autoscaling", "horizontalpodautoscalers", []string{"get", "patch"}, []string{"promote", "rollback"}, "stable's autoscaler", ""},
+	{"tekton.dev", "pipelineruns", []string{"get"}, []string{"canary-init"}, "whether the run that holds the target still runs", ""},
 	{"", "events", []string{"create"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "what kubectl get events shows of a release", ""},
 	{"", "secrets", []string{"get", "create"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "Secrets that the pods mount, which belong to a revision", "secrets"},
 	{"networking.istio.io", "virtualservices", []string{"get", "list", "create", "patch"}, []string{"canary-init"}, "the route, and others that claim its host", ""},

@@ -78,9 +78,10 @@ type Rejection struct {
 // Record is the release record: the lock of a target, and all that is known of its release. It is kept in the ConfigMap TARGET-canary-release.
 // The weights are not in it: they are only in the VirtualService.
 type Record struct {
-	Holder       string        `json:"holder"` // uid of the run
-	Run          string        `json:"run"`    // name of the run
-	Epoch        int64         `json:"epoch"`  // raised whenever the lock changes hands
+	Holder       string        `json:"holder"`                 // uid of the run
+	Run          string        `json:"run"`                    // name of the run
+	RunNamespace string        `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
+	Epoch        int64         `json:"epoch"`                  // raised whenever the lock changes hands
 	Phase        Phase         `json:"phase"`
 	Expires      time.Time     `json:"expires"`
 	Interrupted  bool          `json:"interrupted,omitempty"` // a step was told to end: whoever comes next need not wait

@@ -401,6 +401,42 @@ func TestBusy(t *testing.T) {
 	must(t, a.shift("run-2", 20))
 }
 
+// A run that ended without giving the lock back, or is gone, need not be waited for.
+func TestTheHolderHasEnded(t *testing.T) {
+	t.Parallel()
+	run := func(uid, status string) string {
+		return "{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: run-2, uid: " + uid + "}, status: {conditions: [{type: Succeeded, status: " + status + "}]}}"
+	}
+	for _, c := range []struct {
+		desc, run string
+		busy      bool
+	}{
+		{"it runs", run("run-2", "Unknown"), true},
+		{"it failed", run("run-2", "'False'"), false},
+		{"it is gone", "", false},
+		{"another has its name", run("another", "Unknown"), false},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			a := afterInit(t)
+			a.apply(shop("2"))
+			two := testConfig("run-2")
+			two.RunNamespace = "web"
+			must(t, a.initWith(two), a.shift("run-2", 20))
+			if c.run != "" {
+				a.apply(c.run)
+			}
+			err := a.init("run-3")
+			if c.busy {
+				wantCode(t, err, report.Busy, "held by run run-2")
+				return
+			}
+			must(t, err)
+			a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
+		})
+	}
+}
+
 // Somebody else wrote the weights: the release ends, and says who.
 func TestWeightsOfSomebodyElse(t *testing.T) {
 	t.Parallel()

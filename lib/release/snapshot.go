@@ -45,6 +45,7 @@ type snapshot struct {
 	autoscaler, primaryAutoscaler *kube.Object
 
 	record       *Record
+	holderEnded  bool // the PipelineRun that holds the target has ended, or is gone
 	recordObject *kube.Object
 }
 
@@ -74,6 +75,10 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		s.record = record
 	}
 	cfg := r.Config
+	if r.Config != nil && s.record != nil && !s.record.Phase.ended() && s.record.RunNamespace != "" && !s.mine(r.Config.RunID) {
+		ended, err := r.hasEnded(ctx, s.record)
+		s.holderEnded, errs = ended, append(errs, err)
+	}
 	if what.recordOnly {
 		return s, errors.Join(errs...)
 	}
@@ -151,6 +156,31 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	}
 	s.now = time.Now()
 	return s, errors.Join(errs...)
+}
+
+// hasEnded tells whether the PipelineRun that holds the target runs no more. Who may not look takes it for running.
+func (r *Release) hasEnded(ctx context.Context, record *Record) (bool, error) {
+	var run struct {
+		Metadata struct{ UID string }
+		Status   struct {
+			Conditions []struct{ Type, Status string }
+		}
+	}
+	o, err := r.Client.In(record.RunNamespace).Get(ctx, kube.PipelineRun, record.Run, &run)
+	switch {
+	case apierrors.IsForbidden(err) || errors.Is(err, kube.ErrNotServed):
+		return false, nil
+	case err != nil:
+		return false, err
+	case o == nil || run.Metadata.UID != record.Holder:
+		return true, nil
+	}
+	for _, c := range run.Status.Conditions {
+		if c.Type == "Succeeded" && c.Status != "Unknown" {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // mounted is what a pod sees of a ConfigMap or a Secret.

@@ -309,6 +309,7 @@ func TestCancelledAtAWeight(t *testing.T) {
 			eventually(t, time.Minute, func() string { return cmp.Diff(c.want, s.now()) })
 		})
 	}
+	s.must(0, "is up beside stable", "canary-init", "the next run need not wait")
 }
 
 // versions are the resourceVersions of all that a release touches, but the lock's.
