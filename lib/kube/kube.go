@@ -51,6 +51,7 @@ var (
 	NetworkPolicy           = Kind{"NetworkPolicy", schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}}
 	PodDisruptionBudget     = Kind{"PodDisruptionBudget", schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}}
 	HorizontalPodAutoscaler = Kind{"HorizontalPodAutoscaler", schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}}
+	Canary                  = Kind{"Canary", schema.GroupVersionResource{Group: "flagger.app", Version: "v1beta1", Resource: "canaries"}}
 	PipelineRun             = Kind{"PipelineRun", schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"}}
 	AccessReview            = Kind{"SelfSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
 )

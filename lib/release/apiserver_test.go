@@ -45,7 +45,7 @@ func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 
 var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
 	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
-	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns"}
+	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries"}
 
 // apply puts an object as somebody else would: kubectl, Helm.
 func (a *apiserver) apply(manifest string) {

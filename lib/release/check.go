@@ -50,6 +50,11 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 			}
 		}
 	}
+	if canary, err := r.flagger(ctx); err != nil {
+		add("target", cfg.Target, "whether Flagger manages it could not be read: %v", err)
+	} else if canary != "" {
+		add("target", cfg.Target, "Flagger manages it, by Canary %s: set spec.suspend of the Canary to true, or end Flagger", canary)
+	}
 	if s.target.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		add("target", cfg.Target, "its strategy is Recreate, which takes all pods away before there are new ones: use RollingUpdate")
 	}
@@ -94,6 +99,24 @@ func (r *Release) uncovered(ctx context.Context, s *snapshot, selector workload.
 	stable := maps.Clone(candidate)
 	maps.Copy(stable, selector.Stable)
 	return append(workload.Uncovered(objects, candidate, stable), workload.Claims(services, s.layout.VirtualService, s.layout.Service, r.Client.Namespace)...), nil
+}
+
+// flagger names the Canary by which a Flagger manages the target: one whose status Flagger has written and that is not suspended. A Canary that
+// is there only as configuration has no status.
+func (r *Release) flagger(ctx context.Context) (string, error) {
+	canaries, err := r.Client.List(ctx, kube.Canary)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range canaries {
+		target, _, _ := unstructured.NestedString(c.Object, "spec", "targetRef", "name")
+		suspended, _, _ := unstructured.NestedBool(c.Object, "spec", "suspend")
+		phase, _, _ := unstructured.NestedString(c.Object, "status", "phase")
+		if target == r.Config.Target && !suspended && phase != "" {
+			return c.GetName(), nil
+		}
+	}
+	return "", nil
 }
 
 func hasPort(service *kube.Object, port string) bool {

@@ -33,6 +33,7 @@ var Permissions = []Permission{
 	{"security.istio.io", "authorizationpolicies", []string{"list"}, []string{"canary-init"}, uncovered, ""},
 	{"security.istio.io", "requestauthentications", []string{"list"}, []string{"canary-init"}, uncovered, ""},
 	{"networking.k8s.io", "networkpolicies", []string{"list"}, []string{"canary-init"}, uncovered, ""},
+	{"flagger.app", "canaries", []string{"list"}, []string{"canary-init"}, "whether a Flagger manages the target", ""},
 	{"policy", "poddisruptionbudgets", []string{"list"}, []string{"canary-init"}, uncovered, ""},
 	{"networking.istio.io", "virtualservices", []string{"get", "patch"}, []string{"shift-weight", "analyze", "promote", "rollback"}, "the weights of the route", ""},
 	{"apps", "deployments", []string{"delete"}, []string{"rollback"}, detach, "detach"},

@@ -648,6 +648,11 @@ func TestInitRefuses(t *testing.T) {
 			a.apply("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all}, spec: {}}")
 		}, func(c *config.Config) { c.AcceptUncovered = []string{"PodDisruptionBudget/keep"} },
 			[]string{"a mistake;", "AuthorizationPolicy/allow applies to the target and not to shop-primary", "let it select app=shop-primary too", "acceptUncovered=PodDisruptionBudget/keep,AuthorizationPolicy/allow"}},
+		{"a Flagger", func(a *apiserver) {
+			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: config}, spec: {targetRef: {name: shop}}}")
+			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: idle}, spec: {suspend: true, targetRef: {name: shop}}, status: {phase: Succeeded}}")
+			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: live}, spec: {targetRef: {name: shop}}, status: {phase: Initialized}}")
+		}, nil, []string{"a mistake;", "Flagger manages it, by Canary live"}},
 		{"another route claims the host", func(a *apiserver) {
 			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: other}, spec: {hosts: [shop.web.svc.cluster.local], http: []}}")
 		}, nil, []string{"VirtualService/other applies to the target"}},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,10 +74,10 @@ func (s *shop) release(params ...string) (string, error) {
 }
 
 // begin starts the Pipeline and returns the name of the run.
-func (s *shop) begin(params ...string) string {
+func (s *shop) begin(timeouts []string, params ...string) string {
 	s.t.Helper()
-	return strings.TrimSpace(run(s.t, "", "tkn", append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults",
-		"--output", "name"}, asParams(params)...)...))
+	args := append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults", "--output", "name"}, timeouts...)
+	return strings.TrimSpace(run(s.t, "", "tkn", append(args, asParams(params)...)...))
 }
 
 // asParams are quick values for what a scenario leaves open.
@@ -273,6 +274,9 @@ func TestRelease(t *testing.T) {
 	s.want(serves{"100/0", "2.0.0 x2", "4.0.0 x0", "inconclusive"})
 }
 
+// timeout stands for a run that is not cancelled but runs out of time.
+const timeout = "--pipeline-timeout"
+
 // A run that is cancelled leaves all traffic on stable, whichever way it is cancelled.
 func TestCancelledAtAWeight(t *testing.T) {
 	s := newShop(t)
@@ -284,28 +288,37 @@ func TestCancelledAtAWeight(t *testing.T) {
 	}{
 		{"gracefully, so that finally runs", []string{"--grace", "CancelledRunFinally"}, serves{"100/0", "1.0.0 x2", v2 + " x0", "aborted"}},
 		{"plainly: no finally runs", nil, serves{"100/0", "1.0.0 x2", v3 + " x2", ""}},
+		{"by timeouts.pipeline: no finally runs", []string{timeout}, serves{"100/0", "1.0.0 x2", "4.0.0 x2", ""}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			s.version(c.want.Candidate[:5], "")
-			name := s.begin("interval=2m", "stepWeights=40", "deadline=70m")
+			var timeouts []string
+			if slices.Contains(c.grace, timeout) {
+				timeouts = []string{"--pipeline-timeout", "30s"}
+			}
+			name := s.begin(timeouts, "interval=2m", "stepWeights=40", "deadline=70m")
 			eventually(t, 2*time.Minute, func() string {
-				if out, err := try(t, "", "tkn", "pipelinerun", "logs", "-n", s.ns, name, "-t", "analyze-1"); err != nil || !strings.Contains(out, "observing") {
+				out := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "tekton.dev/pipelineTask=analyze-1,tekton.dev/pipelineRun="+name, "-o", "jsonpath={.items[*].status.phase}")
+				if out != "Running" {
 					return "analyze-1 does not run yet: " + out
 				}
 				return ""
 			})
+			time.Sleep(2 * time.Second)
 			if got := s.now().Weights; got != "60/40" {
 				t.Fatalf("weights %s before it is cancelled", got)
 			}
 			begin := time.Now()
-			run(t, "", "tkn", append([]string{"pipelinerun", "cancel", "-n", s.ns, name}, c.grace...)...)
-			eventually(t, 30*time.Second, func() string {
+			if timeouts == nil {
+				run(t, "", "tkn", append([]string{"pipelinerun", "cancel", "-n", s.ns, name}, c.grace...)...)
+			}
+			eventually(t, time.Minute, func() string {
 				if got := s.now().Weights; got != "100/0" {
 					return "weights " + got
 				}
 				return ""
 			})
-			t.Logf("all traffic was on stable %s after the cancellation", time.Since(begin).Round(100*time.Millisecond))
+			t.Logf("all traffic was on stable %s later", time.Since(begin).Round(100*time.Millisecond))
 			eventually(t, time.Minute, func() string { return cmp.Diff(c.want, s.now()) })
 		})
 	}
