@@ -70,7 +70,7 @@ func (r *Release) planPromote(s *snapshot) plan {
 		return plan{writes: []kube.Write{*w}}
 	}
 	next := s.record.clone()
-	next.Phase, next.Outcome, next.Promoted = Succeeded, Promoted, next.Candidate
+	next.Phase, next.Outcome, next.Promoted, next.Former = Succeeded, Promoted, next.Candidate, next.Promoted
 	p := r.promoted(s)
 	p.writes = []kube.Write{s.write(next, "")}
 	return p

@@ -91,6 +91,7 @@ type Record struct {
 	Stable       Version       `json:"stable"`
 	Candidate    Version       `json:"candidate"`
 	Promoted     Version       `json:"promoted"` // what stable runs, as the target had it
+	Former       Version       `json:"former"`   // what it ran before, as the target had it
 	Shifts       []Shift       `json:"shifts,omitempty"`
 	Autoscaler   string        `json:"autoscaler,omitempty"` // of the target; stable's is NAME-primary
 	FailedChecks int           `json:"failedChecks"`

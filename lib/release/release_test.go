@@ -568,6 +568,20 @@ func TestDetach(t *testing.T) {
 	}
 }
 
+// After a promotion was rolled back the target comes up on what stable went back to.
+func TestDetachAfterRollback(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	must(t, a.promote("run-2"), a.rollback(""))
+	r := a.step("rollback", "")
+	r.Step.Mode = config.Detach
+	must(t, r.Rollback(t.Context()))
+	if diff := cmp.Diff(state{Candidate: "shop:1 x2", Selects: "shop"}, a.state()); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
 // Whatever write a promotion is killed after, the next run finds stable between two versions and puts it right first.
 func TestTheNextRunPutsRight(t *testing.T) {
 	t.Parallel()

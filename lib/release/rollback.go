@@ -49,6 +49,7 @@ func (r *Release) planRollback(s *snapshot) plan {
 		next.Outcome = cmp.Or(record.Outcome, Aborted)
 		if record.Phase == Succeeded {
 			next.Outcome, next.Reason = Aborted, "rolled back by hand after its promotion"
+			next.Promoted, next.Former = record.Former, Version{}
 		}
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(ns), cmp.Or(record.Reason, string(next.Outcome))))}}
 	}
