@@ -39,7 +39,7 @@ lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the 
 e2e: cluster ## the scenarios on the cluster
 	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e -count=1 -v -timeout 30m ./e2e/...
 
-demo: cluster ## four releases on the cluster, one after the other, and how each ended
+demo: cluster ## five releases on the cluster, one after the other, and how each ended
 	eval "$$(.bin/cluster env)" && go -C test build -o $(CURDIR)/.bin/ ./demo && .bin/demo
 
 # With KO_DOCKER_REPO the images go to that registry, without into a folder. KO_DEFAULTBASEIMAGE names another base.

@@ -323,9 +323,9 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 }
 
 // Longest is how long a release can take at most: the candidate and stable come up within the progress deadline each, every weight is judged
-// by the threshold-th check at the latest, and proxies get their time after each move.
+// by the threshold-th check at the latest, with one more interval for the first scrape and for requests to come, and proxies get their time after each move.
 func (c Config) Longest() time.Duration {
-	perWeight := time.Duration(c.Threshold) * c.Interval.Duration
+	perWeight := time.Duration(c.Threshold+1) * c.Interval.Duration
 	return 2*c.ProgressDeadline.Duration + time.Duration(len(c.Weights))*perWeight + 2*c.Drain.Duration
 }
 

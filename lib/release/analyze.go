@@ -89,7 +89,6 @@ func (r *Release) analyze(ctx context.Context) error {
 			if err := r.note(ctx, judged); err != nil {
 				return err
 			}
-			j.deadline = j.deadline.Add(j.interval)
 		default:
 			return r.undecided(ctx, s, judged)
 		}

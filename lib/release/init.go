@@ -29,6 +29,9 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 	if err != nil {
 		return err
 	}
+	for _, m := range s.unread {
+		r.Report.Say("%s may not be read (Role canary-tasks-secrets): it belongs to no revision, and stable mounts the same as the candidate", m)
+	}
 	return r.drive(ctx, what, r.planInit)
 }
 

@@ -90,6 +90,10 @@ func (r *Release) planRollback(s *snapshot) plan {
 }
 
 func (r *Release) rolledBack(s *snapshot) plan {
+	if s.record.Stable.Revision == "" { // a first release, before there was a stable
+		return plan{done: &result{text: fmt.Sprintf("%s: %s in its first release: what served goes on serving", s.id(r.Client.Namespace), cmp.Or(s.record.Outcome, Aborted)),
+			results: map[string]string{"outcome": string(cmp.Or(s.record.Outcome, Aborted))}}}
+	}
 	return plan{done: &result{text: fmt.Sprintf("%s: rolled back (%s): stable runs revision %s and has all the traffic", s.id(r.Client.Namespace),
 		cmp.Or(s.record.Outcome, Aborted), s.record.Stable.Revision), results: map[string]string{"outcome": string(cmp.Or(s.record.Outcome, Aborted))}}}
 }

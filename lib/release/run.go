@@ -43,9 +43,6 @@ func RunInit(ctx context.Context) int {
 		if err != nil && !errors.As(err, &problems) {
 			return err
 		}
-		if cfg.Target == "" || cfg.Namespace == "" {
-			return err
-		}
 		r.Config = &cfg
 		return r.Init(ctx, problems)
 	})
@@ -67,7 +64,10 @@ func codeOf(err error) report.Code {
 
 func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release, error) {
 	s, err := config.LoadStep(ctx, step, envconfig.OsLookuper())
-	if err != nil && (step != "canary-init" || s.Target == "" || s.Namespace == "") {
+	if step == config.CanaryInit && (s.Target == "" || s.Namespace == "") {
+		_, err = config.LoadInit(ctx, envconfig.OsLookuper()) // all mistakes at once
+	}
+	if err != nil && (step != config.CanaryInit || s.Target == "" || s.Namespace == "") {
 		return nil, err
 	}
 	rc, err := restConfig()

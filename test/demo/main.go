@@ -1,4 +1,4 @@
-// Command demo shows a release on the cluster of `make cluster`, as people run one: four releases, each started with tkn and followed in
+// Command demo shows a release on the cluster of `make cluster`, as people run one: five releases, each started with tkn and followed in
 // its log, under 100 requests a second. Every cell of the table at its end is what the generator counted, what the PipelineRun says or what
 // the API server has. It ends with 1 when a release ended otherwise than it should.
 package main
