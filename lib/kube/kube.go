@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -42,6 +43,8 @@ var (
 	Service                 = Kind{"Service", schema.GroupVersionResource{Version: "v1", Resource: "services"}}
 	ConfigMap               = Kind{"ConfigMap", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}}
 	Secret                  = Kind{"Secret", schema.GroupVersionResource{Version: "v1", Resource: "secrets"}}
+	Pod                     = Kind{"Pod", schema.GroupVersionResource{Version: "v1", Resource: "pods"}}
+	PersistentVolumeClaim   = Kind{"PersistentVolumeClaim", schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}}
 	Event                   = Kind{"Event", schema.GroupVersionResource{Version: "v1", Resource: "events"}}
 	VirtualService          = Kind{"VirtualService", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}}
 	DestinationRule         = Kind{"DestinationRule", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"}}
@@ -149,14 +152,36 @@ func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Ob
 	return o, nil
 }
 
+// NamespaceLabels are the labels of the client's own namespace.
+func (c *Client) NamespaceLabels(ctx context.Context) (map[string]string, error) {
+	var o *Object
+	err := c.retry(ctx, func() (err error) {
+		o, err = c.api.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Get(ctx, c.Namespace, metav1.GetOptions{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading Namespace %s: %w", c.Namespace, err)
+	}
+	return o.GetLabels(), nil
+}
+
 // In returns a client of the same cluster for another namespace.
 func (c *Client) In(namespace string) *Client { return NewWith(c.api, namespace) }
 
 // List reads all objects of a kind. There are none of a kind that the cluster does not serve.
 func (c *Client) List(ctx context.Context, kind Kind) ([]Object, error) {
+	return c.list(ctx, kind, metav1.ListOptions{})
+}
+
+// Find reads objects of a kind that have all these labels, at most so many.
+func (c *Client) Find(ctx context.Context, kind Kind, having map[string]string, limit int64) ([]Object, error) {
+	return c.list(ctx, kind, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(having).String(), Limit: limit})
+}
+
+func (c *Client) list(ctx context.Context, kind Kind, options metav1.ListOptions) ([]Object, error) {
 	var list *unstructured.UnstructuredList
 	err := c.retry(ctx, func() (err error) {
-		list, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).List(ctx, metav1.ListOptions{})
+		list, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).List(ctx, options)
 		return err
 	})
 	if apierrors.IsNotFound(err) {

@@ -37,6 +37,7 @@ type apiserver struct {
 func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 	t.Helper()
 	a := &apiserver{t: t, objects: map[string]map[string]any{}, budget: -1, stuck: map[string]bool{}, denied: map[string]bool{}}
+	a.apply("{kind: Namespace, metadata: {name: web}}")
 	for _, m := range manifests {
 		a.apply(m)
 	}
@@ -45,7 +46,8 @@ func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 
 var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
 	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
-	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries"}
+	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries",
+	"Namespace": "namespaces", "Pod": "pods", "PersistentVolumeClaim": "persistentvolumeclaims"}
 
 // apply puts an object as somebody else would: kubectl, Helm.
 func (a *apiserver) apply(manifest string) {
@@ -131,7 +133,7 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusCreated, sent)
 		return
 	}
-	if r.Method == http.MethodGet && len(parts) > 2 && parts[len(parts)-2] == "web" { // a list: /…/namespaces/web/RESOURCE
+	if r.Method == http.MethodGet && len(parts) > 3 && parts[len(parts)-2] == "web" { // a list: /…/namespaces/web/RESOURCE
 		items := []any{}
 		for _, key := range slices.Sorted(maps.Keys(a.objects)) {
 			if strings.HasPrefix(key, name+"/") {

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
@@ -58,6 +59,18 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	if s.target.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		add("target", cfg.Target, "its strategy is Recreate, which takes all pods away before there are new ones: use RollingUpdate")
 	}
+	if remedy, err := r.withoutSidecar(ctx, s); err != nil {
+		add("namespace", r.Client.Namespace, "whether its pods need a sidecar could not be read: %v", err)
+	} else if remedy != "" {
+		add("target", cfg.Target, "%s", remedy)
+	}
+	for _, name := range workload.TemplateOf(s.target.object).Claims() {
+		if remedy, err := r.notShared(ctx, name); err != nil {
+			add("target", cfg.Target, "its pods mount the claim %s, which could not be read: %v", name, err)
+		} else if remedy != "" {
+			add("target", cfg.Target, "its pods mount the claim %s, %s", name, remedy)
+		}
+	}
 	for _, m := range s.missing {
 		add("target", cfg.Target, "its pods mount %s, which is not there: create it first", m)
 	}
@@ -79,6 +92,45 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 		add("port", cfg.Port, "Service %s has no such port: give the name or the number of one it has", cfg.Service)
 	}
 	return problems
+}
+
+// withoutSidecar says what to do where the mesh needs a sidecar in the target's pods and they have none: it is kept out, or was never put in.
+func (r *Release) withoutSidecar(ctx context.Context, s *snapshot) (string, error) {
+	namespace, err := r.Client.NamespaceLabels(ctx)
+	if err != nil {
+		return "", err
+	}
+	switch workload.InjectionOf(namespace, s.target.Spec.Template.ObjectMeta) {
+	case workload.NotMeant:
+		return "", nil
+	case workload.KeptOut:
+		return fmt.Sprintf("its pods are kept out of the mesh by %s=false, so its namespace's sidecars are not in them: take that away, or nobody counts their requests", workload.InjectLabel), nil
+	}
+	pods, err := r.Client.Find(ctx, kube.Pod, s.target.Spec.Selector.MatchLabels, 1)
+	if err != nil || len(pods) == 0 {
+		return "", err
+	}
+	var pod corev1.Pod
+	if err := kube.Decode(pods[0].Object, &pod); err != nil || workload.HasSidecar(&pod) {
+		return "", err
+	}
+	return fmt.Sprintf("its pods are to have a sidecar and Pod %s has no istio-proxy: start them again (kubectl rollout restart deployment %s), and look at istiod if they still have none",
+		pod.Name, s.target.Name), nil
+}
+
+// notShared says what to do about a claim that pods of two versions cannot mount at the same time.
+func (r *Release) notShared(ctx context.Context, name string) (string, error) {
+	var claim corev1.PersistentVolumeClaim
+	o, err := r.Client.Get(ctx, kube.PersistentVolumeClaim, name, &claim)
+	switch {
+	case err != nil:
+		return "", err
+	case o == nil:
+		return "which is not there: create it first", nil
+	case slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany), slices.Contains(claim.Spec.AccessModes, corev1.ReadOnlyMany):
+		return "", nil
+	}
+	return fmt.Sprintf("which is %v: stable and the candidate cannot both mount it; use a claim that is ReadWriteMany or ReadOnlyMany, or none", claim.Spec.AccessModes), nil
 }
 
 // uncovered names what selects the target's pods, or claims the Service's host, and would not cover stable.

@@ -61,6 +61,9 @@ func (r *Release) planPromote(s *snapshot) plan {
 		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(ns))
 		return plan{writes: []kube.Write{*w}}
 	}
+	if w := s.leadBack(ns); w != nil {
+		return plan{writes: []kube.Write{*w}}
+	}
 	if workload.Replicas(s.target.Deployment) > 0 {
 		return r.settle("drain", s.record.Config.Drain.Duration, func() plan {
 			return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id(ns)))}}
@@ -109,6 +112,18 @@ func (s *snapshot) followAutoscaler() *kube.Write {
 		return nil
 	}
 	return workload.Follow(s.primaryAutoscaler, s.autoscaler, s.layout.Primary())
+}
+
+// leadBack plans the write that leads the Service to stable again, where somebody set its selector back in mid-release: who calls it from
+// outside the mesh would be left with no pod when the candidate is scaled down.
+func (s *snapshot) leadBack(namespace string) *kube.Write {
+	stable := s.primary.Spec.Selector.MatchLabels
+	if s.service == nil || !workload.SetBack(s.service, stable) {
+		return nil
+	}
+	w := workload.SelectStable(s.service, s.layout.Target, stable)
+	w.Say = fmt.Sprintf("Service %s.%s leads to %s again: its selector was set back by %s", s.layout.Service, namespace, s.layout.Primary(), kube.LastManager(s.service))
+	return &w
 }
 
 // roll plans the write that gives stable another template. It is refused unless the fence is that of the epoch.

@@ -3,6 +3,7 @@ package release
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
@@ -149,20 +150,36 @@ func readRecord(o *kube.Object) (*Record, error) {
 	return &r, nil
 }
 
+// maxRecord is how many bytes a record may have: with the one before it half of what a ConfigMap can hold.
+const maxRecord = 256 << 10
+
+// text is a record as it is kept. Where it would be too large the oldest judgements are left out: they were said in the log.
+func (r *Record) text() string {
+	for {
+		b, err := json.Marshal(r)
+		if err != nil {
+			panic(err) // as in clone
+		}
+		oldest := slices.IndexFunc(r.Shifts, func(s Shift) bool { return len(s.Checks) > 0 })
+		if len(b) <= maxRecord || oldest < 0 {
+			return string(b)
+		}
+		shift := &r.Shifts[oldest]
+		shift.Checks = shift.Checks[1:]
+	}
+}
+
 // write plans the write of a record. It is refused when somebody else wrote since it was read.
 func (s *snapshot) write(r *Record, say string) kube.Write {
-	b, err := json.Marshal(r)
-	if err != nil {
-		panic(err) // as in clone
-	}
+	text := r.text()
 	name := s.layout.Record()
 	if s.recordObject == nil {
 		return kube.Write{Kind: kube.ConfigMap, Name: name, Say: say, Create: map[string]any{
 			"metadata": map[string]any{"labels": map[string]any{workload.TargetLabel: s.layout.Target}},
-			"data":     map[string]any{recordKey: string(b)},
+			"data":     map[string]any{recordKey: text},
 		}}
 	}
-	patch := []kube.Operation{kube.Unchanged(s.recordObject), {Op: "add", Path: "/data/" + recordKey, Value: string(b)}}
+	patch := []kube.Operation{kube.Unchanged(s.recordObject), {Op: "add", Path: "/data/" + recordKey, Value: text}}
 	if s.record != nil && s.record.Holder != r.Holder {
 		data, _ := s.recordObject.Object["data"].(map[string]any)
 		patch = append(patch, kube.Operation{Op: "add", Path: "/data/" + previousKey, Value: data[recordKey]})

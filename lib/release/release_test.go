@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -290,6 +291,33 @@ func TestServiceSetBack(t *testing.T) {
 	wantCode(t, a.init("run-2"), report.Misconfig, "its selector was set back by")
 }
 
+// Whoever applies the manifests again in mid-release sets the selector back. Nobody's calls are left without a pod by it.
+func TestServiceSetBackInMidRelease(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"promote", "rollback"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			a := afterInit(t)
+			a.release("run-2")
+			a.objects["services/shop"]["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"}
+			var order []string
+			a.onWrite = func(did string) { order = append(order, did) }
+			if end == "promote" {
+				must(t, a.promote("run-2"))
+			} else {
+				must(t, a.rollback("run-2"))
+			}
+			lead, scale := slices.Index(order, "patch services/shop"), slices.Index(order, "patch deployments/shop")
+			if lead < 0 || lead > scale {
+				t.Errorf("the Service was not led to stable before the candidate was scaled down: %v", order)
+			}
+			if diff := cmp.Diff(map[string]any{"app": "shop-primary"}, a.objects["services/shop"]["spec"].(map[string]any)["selector"]); diff != "" {
+				t.Errorf("the Service's selector (-want, +got)\n%s", diff)
+			}
+		})
+	}
+}
+
 // release brings version 2 to weight 40, judged.
 func (a *apiserver) release(run string) {
 	a.t.Helper()
@@ -550,7 +578,7 @@ func TestDetach(t *testing.T) {
 				t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
 			}
 			left := slices.Sorted(maps.Keys(a.objects))
-			wantLeft := []string{"configmaps/settings", "deployments/shop", "services/shop"}
+			wantLeft := []string{"configmaps/settings", "deployments/shop", "namespaces/web", "services/shop"}
 			if route != "" {
 				wantLeft = append(wantLeft, "virtualservices/shop")
 				if got := fmt.Sprint(a.objects["virtualservices/shop"]["spec"]); got != "map[hosts:[shop] http:[map[route:[map[destination:map[host:shop port:map[number:80]]]] timeout:3s]]]" {
@@ -673,6 +701,23 @@ func TestInitRefuses(t *testing.T) {
 		{"a Service that Helm writes", func(a *apiserver) {
 			a.objects["services/shop"]["metadata"].(map[string]any)["annotations"] = map[string]any{"meta.helm.sh/release-name": "shop"}
 		}, nil, []string{`parameter service is "shop": Helm writes it and would set its selector back`}},
+		{"pods that are kept out of the mesh", func(a *apiserver) {
+			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio.io/rev: stable}}}")
+			a.objects["deployments/shop"]["spec"].(map[string]any)["template"].(map[string]any)["metadata"].(map[string]any)["labels"].(map[string]any)["sidecar.istio.io/inject"] = "false"
+		}, nil, []string{`target is "shop": its pods are kept out of the mesh by sidecar.istio.io/inject=false`}},
+		{"pods without a sidecar", func(a *apiserver) {
+			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio-injection: enabled}}}")
+			a.apply("{kind: Pod, metadata: {name: shop-1, labels: {app: shop}}, spec: {containers: [{name: app}]}}")
+		}, nil, []string{"Pod shop-1 has no istio-proxy: start them again"}},
+		{"a claim that only one pod can mount, and one that is not there", func(a *apiserver) {
+			a.apply("{kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce]}}")
+			a.apply("{kind: PersistentVolumeClaim, metadata: {name: shared}, spec: {accessModes: [ReadWriteMany]}}")
+			a.objects["deployments/shop"]["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["volumes"] = []any{
+				map[string]any{"name": "a", "persistentVolumeClaim": map[string]any{"claimName": "data"}},
+				map[string]any{"name": "b", "persistentVolumeClaim": map[string]any{"claimName": "shared"}},
+				map[string]any{"name": "c", "persistentVolumeClaim": map[string]any{"claimName": "none"}},
+			}
+		}, nil, []string{"2 mistakes", "the claim data, which is [ReadWriteOnce]", "the claim none, which is not there"}},
 		{"permissions", func(a *apiserver) { a.denied["patch virtualservices"], a.denied["create services"] = true, true }, nil,
 			[]string{"may not patch virtualservices.networking.istio.io", "may not create services"}},
 	} {
@@ -695,6 +740,22 @@ func TestInitRefuses(t *testing.T) {
 				t.Errorf("it wrote %v", a.writes[before:])
 			}
 		})
+	}
+}
+
+// However often it was judged, a record fits into its ConfigMap; what is left out are the oldest judgements.
+func TestRecordIsBounded(t *testing.T) {
+	t.Parallel()
+	r := &Record{Holder: "run-1", Shifts: []Shift{{Weight: 20}, {Weight: 40}}}
+	for i := range 5000 {
+		r.Shifts[i/2500].Checks = append(r.Shifts[i/2500].Checks, analysis.Result{Verdict: analysis.Fail, Text: fmt.Sprintf("judgement %d, %s", i, strings.Repeat("x", 100))})
+	}
+	text := r.text()
+	if len(text) > maxRecord || len(text) < maxRecord*9/10 {
+		t.Errorf("%d bytes", len(text))
+	}
+	if !strings.Contains(text, "judgement 4999,") || strings.Contains(text, "judgement 0,") {
+		t.Error("it is not the oldest that is left out")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
@@ -21,9 +22,13 @@ func (r *Release) Rollback(ctx context.Context) error {
 	if r.Step.Mode == config.Detach {
 		return r.Detach(ctx)
 	}
-	err := r.drive(ctx, scope{autoscalers: true}, r.planRollback)
-	if err != nil {
-		r.Report.Say("to send all traffic to stable by hand: kubectl edit virtualservice -n %s, and give the primary weight 100, the canary 0", r.Client.Namespace)
+	var last *routing.Split
+	err := r.drive(ctx, scope{autoscalers: true}, func(s *snapshot) plan {
+		last = s.split
+		return r.planRollback(s)
+	})
+	if err != nil && last != nil && last.Candidate > 0 {
+		r.Report.Say("to send all traffic to stable by hand: %s", last.ByHand())
 	}
 	return err
 }
@@ -72,6 +77,9 @@ func (r *Release) planRollback(s *snapshot) plan {
 				then: func() plan {
 					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s", s.id(ns), stable.Revision, state.Text)
 				}}}
+		}
+		if w := s.leadBack(ns); w != nil {
+			return plan{writes: []kube.Write{*w}}
 		}
 		if s.target != nil && workload.Replicas(s.target.Deployment) > 0 && s.split != nil && s.split.Candidate == 0 {
 			return r.settle("drain", record.Config.Drain.Duration, func() plan {

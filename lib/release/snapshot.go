@@ -52,8 +52,8 @@ type snapshot struct {
 // scope says what a snapshot has to hold beside the record, the target and stable, and the route.
 type scope struct {
 	recordOnly  bool // nothing but the record
-	services    bool // and autoscalers
-	autoscalers bool
+	services    bool // all of them, and autoscalers
+	autoscalers bool // and the Service that people call
 	copies      bool
 }
 
@@ -105,8 +105,10 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 			s.split = &split
 		}
 	}
-	if what.services {
+	if what.services || what.autoscalers {
 		s.service = get(kube.Service, s.layout.Service, nil)
+	}
+	if what.services {
 		s.primaryService = get(kube.Service, s.layout.PrimaryService(), nil)
 		s.canaryService = get(kube.Service, s.layout.CanaryService(), nil)
 		if s.primaryService == nil || s.canaryService == nil || s.split == nil { // only who makes them needs to know

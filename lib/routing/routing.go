@@ -6,6 +6,7 @@
 package routing
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -147,6 +148,15 @@ func (s Split) weights(candidate int32) []kube.Operation {
 		{Op: "add", Path: path(s.stable, "weight"), Value: 100 - candidate},
 		{Op: "add", Path: path(s.candidate, "weight"), Value: candidate},
 	}
+}
+
+// ByHand is the command by which a person takes the candidate's traffic away.
+func (s Split) ByHand() string {
+	patch, err := json.Marshal(s.weights(0))
+	if err != nil {
+		panic(err) // names and numbers
+	}
+	return fmt.Sprintf("kubectl patch virtualservice %s -n %s --type=json -p '%s'", s.object.GetName(), s.object.GetNamespace(), patch)
 }
 
 // Whole is a route that leads to one Service only: what an application has before its first release.

@@ -51,6 +51,17 @@ func (t Template) Mounts() []Mount {
 	return mounts
 }
 
+// Claims lists the persistent volume claims of a template by name.
+func (t Template) Claims() []string {
+	var claims []string
+	for _, volume := range list(object(t, "spec"), "volumes") {
+		if name, _ := object(volume, "persistentVolumeClaim")["claimName"].(string); name != "" {
+			claims = append(claims, name)
+		}
+	}
+	return claims
+}
+
 // eachMount calls f for every reference to a ConfigMap or a Secret: ref[key] is its name.
 func (t Template) eachMount(f func(kind string, ref map[string]any, key string)) {
 	visit := func(kind string, from map[string]any, field, key string) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -450,11 +451,138 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 	if got := answers(); got != "blue" {
 		t.Errorf("stable's configuration changed to %q with the candidate's", got)
 	}
-	s.must(0, "is up beside stable", "canary-init", "two")
-	s.must(0, "rolled back", "rollback", "two")
-	if got := answers(); got != "blue" {
-		t.Errorf("after a rollback stable has the configuration %q", got)
+	s.needsStandIn(t)
+	proxy := s.caller(t, s.ns)
+	traffic := s.traffic(proxy)
+	for round, runs := range [][2]string{{"two", "three"}, {"four", "five"}} { // promoted and rolled back, twice
+		s.must(0, "is up beside stable", "canary-init", runs[0])
+		s.must(0, "rolled back", "rollback", runs[0])
+		if got := answers(); got != "blue" {
+			t.Errorf("round %d: after a rollback stable has the configuration %q", round, got)
+		}
+		s.must(0, "is up beside stable", "canary-init", runs[1])
+		s.must(0, "has 40 %", "shift-weight", runs[1], "CANARY_WEIGHT=40")
+		s.must(0, "is good at 40 %", "analyze", runs[1])
+		s.must(0, "promoted", "promote", runs[1])
+		if got := answers(); got != "green" {
+			t.Errorf("round %d: after a promotion stable has the configuration %q", round, got)
+		}
+		s.must(0, "rolled back", "rollback", "")
+		if got := answers(); got != "blue" {
+			t.Errorf("round %d: after a promotion was rolled back stable has the configuration %q", round, got)
+		}
+		if status, body := ask(t, proxy, "http://shop."+s.ns+"/"); status != http.StatusOK || body != "blue" {
+			t.Errorf("round %d: stable answers %d %q", round, status, body)
+		}
 	}
+	traffic.Stop()
+	if counts := load.Count(traffic.Samples()); counts.Failed() != 0 {
+		t.Errorf("requests failed: %s", counts)
+	}
+}
+
+// Whoever applies the same manifests in mid-release, as Jenkins X 3 does at every merge, changes nothing for the release, and no caller notices.
+func TestAppliedInMidRelease(t *testing.T) {
+	s := newShop(t)
+	s.needsStandIn(t)
+	traffic := s.traffic(s.caller(t, s.ns))
+	s.must(0, "is initialized", "canary-init", "one")
+	manifests := strings.ReplaceAll(run(t, "", "kubectl", "get", "deployment/shop", "service/shop", "-n", s.ns, "-o",
+		`jsonpath={range .items[*]}{.metadata.annotations.kubectl\.kubernetes\.io/last-applied-configuration}{"\n---\n"}{end}`), `"`+v1+`"`, `"`+v2+`"`)
+	s.version(v2, "")
+	s.must(0, "is up beside stable", "canary-init", "two")
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	run(t, manifests, "kubectl", "apply", "-n", s.ns, "--server-side", "--force-conflicts", "-f", "-")
+	selects := func() string {
+		t.Helper()
+		return run(t, "", "kubectl", "get", "service", "shop", "-n", s.ns, "-o", "jsonpath={.spec.selector.app}")
+	}
+	if got := selects(); got != "shop" {
+		t.Fatalf("applying did not set the Service back: it selects %s", got)
+	}
+	s.must(0, "is good at 40 %", "analyze", "two")
+	s.must(0, "Service shop."+s.ns+" leads to shop-primary again", "promote", "two")
+	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "promoted"})
+	run(t, manifests, "kubectl", "apply", "-n", s.ns, "--server-side", "--force-conflicts", "-f", "-")
+	out := s.must(2, "its selector was set back by field manager", "canary-init", "three")
+	if !strings.Contains(out, "take the Service out of the chart") {
+		t.Errorf("it does not say what to do:\n%s", out)
+	}
+	traffic.Stop()
+	samples := traffic.Samples()
+	if counts := load.Count(samples); counts.Failed() != 0 || counts.Total() < 3000 {
+		t.Errorf("%d of %d requests failed: %s", counts.Failed(), counts.Total(), counts)
+	}
+}
+
+// With one pod of the candidate that is not ready there is no shift.
+func TestNoShiftBeforeAllAreReady(t *testing.T) {
+	s := newShop(t)
+	s.must(0, "is initialized", "canary-init", "one")
+	s.version(v2, "")
+	s.must(0, "is up beside stable", "canary-init", "two", "CANARY_PROGRESS_DEADLINE_SECONDS=60")
+	pod := strings.Fields(run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "app=shop", "-o", "jsonpath={.items[*].status.podIP}"))[0]
+	send(t, http.MethodPut, "http://"+pod+":8081/faults?unready=true", nil)
+	available := func(want string) {
+		t.Helper()
+		eventually(t, time.Minute, func() string {
+			if got := run(t, "", "kubectl", "get", "deployment", "shop", "-n", s.ns, "-o", "jsonpath={.status.availableReplicas}"); got != want {
+				return got + " pods are available"
+			}
+			return ""
+		})
+	}
+	available("1")
+	ended := make(chan string)
+	go func() {
+		code, out := s.step("shift-weight", "two", "CANARY_WEIGHT=40")
+		ended <- fmt.Sprintf("%d\n%s", code, out)
+	}()
+	select {
+	case out := <-ended:
+		t.Fatalf("shift-weight did not wait: %s", out)
+	case <-time.After(5 * time.Second):
+	}
+	if got := s.now().Weights; got != "100/0" {
+		t.Errorf("weights %s with one pod that is not ready", got)
+	}
+	send(t, http.MethodPut, "http://"+pod+":8081/faults", nil)
+	if out := <-ended; !strings.HasPrefix(out, "0\n") || !strings.Contains(out, "1 of 2") {
+		t.Errorf("shift-weight ends with %s", out)
+	}
+	if got := s.now().Weights; got != "60/40" {
+		t.Errorf("weights %s when all are ready", got)
+	}
+}
+
+// A second run of the same revision, refused or waiting, leaves the first one's release to finish.
+func TestASecondRunLeavesTheFirst(t *testing.T) {
+	s := newShop(t)
+	s.needsStandIn(t)
+	s.traffic(s.caller(t, s.ns))
+	s.must(0, "is initialized", "canary-init", "one")
+	s.version(v2, "")
+	s.must(0, "is up beside stable", "canary-init", "two")
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	time.Sleep(3 * time.Second) // the Deployments' controller has written what it has to
+	before := s.versions()
+	s.must(4, "is held by run two", "canary-init", "refused")
+	s.must(0, "nothing of this run to undo", "rollback", "refused")
+	waiting := make(chan string)
+	go func() {
+		code, out := s.step("canary-init", "waits", "CANARY_ON_BUSY=wait")
+		waiting <- fmt.Sprintf("%d\n%s", code, out)
+	}()
+	time.Sleep(5 * time.Second)
+	if after := s.versions(); !maps.Equal(before, after) {
+		t.Errorf("they changed (-before, +after)\n%s", cmp.Diff(before, after))
+	}
+	s.must(0, "is good at 40 %", "analyze", "two")
+	s.must(0, "promoted", "promote", "two")
+	if out := <-waiting; !strings.HasPrefix(out, "0\n") || !strings.Contains(out, "is held by run two") || !strings.Contains(out, "is unchanged") {
+		t.Errorf("the run that waited ends with %s", out)
+	}
+	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "unchanged"})
 }
 
 // canary-init names each permission that is missing, before anything is changed.
@@ -525,11 +653,12 @@ func TestAutoscaler(t *testing.T) {
 	if got := least(); got != "4 to 10 of shop-primary" {
 		t.Errorf("stable's autoscaler in mid-release: %s", got)
 	}
+	run(t, "", "kubectl", "scale", "deployment", "shop-primary", "-n", s.ns, "--replicas=10") // load grows while it releases
 	s.must(0, "rolled back", "rollback", "two")
 	if got := least(); got != "2 to 10 of shop-primary" {
 		t.Errorf("stable's autoscaler after it: %s", got)
 	}
-	s.want(serves{"100/0", "1.0.0 x4", "2.0.0 x0", "aborted"})
+	s.want(serves{"100/0", "1.0.0 x10", "2.0.0 x0", "aborted"})
 }
 
 // The way back under load: the application serves by itself again, and nothing of its releases is left.
