@@ -313,7 +313,7 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	c.Weights = r.weights(c.MaxSteps)
 	if longest := c.Longest(); len(r.problems) == 0 && longest > c.Deadline.Duration {
 		minutes := int(longest.Minutes()) + 1
-		r.add("deadline", c.Deadline.String(), "the release can take %s (%d weights, up to %d checks of %s each, and twice progressDeadlineSeconds): give deadline=%dm and start it with --pipeline-timeout %dm --tasks-timeout %dm --finally-timeout 20m, or let it take less",
+		r.add("deadline", r.text("deadline"), "the release can take %s (%d weights, up to %d checks of %s each, and twice progressDeadlineSeconds): give deadline=%dm and start it with --pipeline-timeout %dm --tasks-timeout %dm --finally-timeout 20m, or let it take less",
 			longest, len(c.Weights), c.Threshold, c.Interval, minutes, minutes+25, minutes+2)
 	}
 	if len(r.problems) > 0 {

@@ -32,6 +32,8 @@ type apiserver struct {
 	denied  map[string]bool // "verb resource" that a review denies
 	onWrite func(string)    // called after each write, with the lock held
 	events  []string
+
+	unserved string // a resource that is not installed
 }
 
 func newAPIServer(t *testing.T, manifests ...string) *apiserver {
@@ -131,6 +133,10 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.events = append(a.events, fmt.Sprint(sent["message"]))
 		sent["metadata"].(map[string]any)["name"] = fmt.Sprint(len(a.events))
 		answer(http.StatusCreated, sent)
+		return
+	}
+	if a.unserved != "" && slices.Contains(parts, a.unserved) {
+		http.NotFound(w, r) // as the real one does, without a Status
 		return
 	}
 	if r.Method == http.MethodGet && len(parts) > 3 && parts[len(parts)-2] == "web" { // a list: /…/namespaces/web/RESOURCE

@@ -718,6 +718,8 @@ func TestInitRefuses(t *testing.T) {
 				map[string]any{"name": "c", "persistentVolumeClaim": map[string]any{"claimName": "none"}},
 			}
 		}, nil, []string{"2 mistakes", "the claim data, which is [ReadWriteOnce]", "the claim none, which is not there"}},
+		{"Istio's resources are not installed", func(a *apiserver) { a.unserved = "virtualservices" }, nil,
+			[]string{"VirtualService web/shop", "are its CustomResourceDefinitions installed?"}},
 		{"permissions", func(a *apiserver) { a.denied["patch virtualservices"], a.denied["create services"] = true, true }, nil,
 			[]string{"may not patch virtualservices.networking.istio.io", "may not create services"}},
 	} {
