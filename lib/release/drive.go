@@ -27,6 +27,8 @@ type Release struct {
 	Results string
 	// verdict is how the step ended, in a sentence.
 	verdict string
+	// waitedFor is the run that held the target when this one came.
+	waitedFor string
 }
 
 // plan is what a step does next: one of writes, a wait, or being done.

@@ -54,6 +54,8 @@ func (r *Release) planInit(s *snapshot) plan {
 			p = plan{writes: []kube.Write{s.write(r.begin(s), "")}}
 		}
 		return p
+	case free && record != nil && r.waitedFor == record.Holder && record.Outcome == Inconclusive && record.Candidate.Revision == s.revision:
+		return ended(report.Undecided, "%s: run %s, which was waited for, could not judge revision %s: %s; nothing was changed", s.id(ns), record.Run, s.revision, record.Reason)
 	case free && s.mine(cfg.RunID) && record.Outcome != "": // this step ran before
 		return plan{done: &result{text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
 			results: r.initResults(record.Outcome, s.revision, nil)}}
@@ -110,6 +112,7 @@ func (r *Release) planBusy(s *snapshot) plan {
 	if cfg.OnBusy == "fail" {
 		return ended(report.Busy, "%s; nothing was changed", busy)
 	}
+	r.waitedFor = record.Holder
 	return plan{wait: &pause{key: "busy", watch: &watched{kube.ConfigMap, s.recordObject}, text: "Waiting: " + busy, limit: cfg.Deadline.Duration, then: func() plan {
 		return ended(report.Busy, "%s; nothing was changed", busy)
 	}}}

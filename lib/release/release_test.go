@@ -429,6 +429,30 @@ func TestBusy(t *testing.T) {
 	must(t, a.shift("run-2", 20))
 }
 
+// Who waited for a run of the same revision ends as that one did.
+func TestWaitsAndEndsAlike(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	must(t, a.init("run-2"), a.shift("run-2", 20))
+	cfg := testConfig("run-3")
+	cfg.OnBusy = "wait"
+	ended := make(chan error)
+	go func() { ended <- a.initWith(cfg) }()
+	select {
+	case err := <-ended:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	r := a.step("analyze", "run-2")
+	s, err := r.observe(t.Context(), scope{})
+	must(t, err)
+	wantCode(t, r.undecided(t.Context(), s, analysis.Result{Verdict: analysis.Inconclusive, Text: "no requests"}), report.Undecided, "no requests")
+	must(t, a.rollback("run-2"))
+	wantCode(t, <-ended, report.Undecided, "run run-2, which was waited for, could not judge")
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Inconclusive})
+}
+
 // A run that ended without giving the lock back, or is gone, need not be waited for.
 func TestTheHolderHasEnded(t *testing.T) {
 	t.Parallel()
