@@ -379,6 +379,8 @@ func TestNothingChangesTwice(t *testing.T) {
 // A newer revision takes the place of an older one in mid-release; the older run can do no more.
 func TestANewerRevisionTakesOver(t *testing.T) {
 	s := newShop(t)
+	s.needsStandIn(t)
+	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "")
 	s.must(0, "is up beside stable", "canary-init", "two")
@@ -390,14 +392,20 @@ func TestANewerRevisionTakesOver(t *testing.T) {
 	}
 	s.must(0, "is superseded", "canary-init", "three")
 	s.must(0, "has 40 %", "shift-weight", "three", "CANARY_WEIGHT=40")
+	time.Sleep(3 * time.Second) // the Deployments' controller has written what it has to
 	before := s.versions()
 	s.must(3, "superseded: run three holds the target", "promote", "two")
 	s.must(0, "nothing of this run to undo", "rollback", "two")
 	if after := s.versions(); !maps.Equal(before, after) {
 		t.Errorf("the older run changed (-before, +after)\n%s", cmp.Diff(before, after))
 	}
-	s.must(0, "rolled back", "rollback", "three")
-	s.want(serves{"100/0", "1.0.0 x2", "3.0.0 x0", "aborted"})
+	s.must(0, "is good at 40 %", "analyze", "three")
+	s.must(0, "promoted", "promote", "three")
+	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
+	traffic.Stop()
+	if counts := load.Count(traffic.Samples()); counts.Failed() != 0 {
+		t.Errorf("requests failed: %s", counts)
+	}
 }
 
 // laterField adds a field to the VirtualServices that the cluster serves, as a later Istio would, and returns its name.
