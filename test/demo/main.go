@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -17,6 +19,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
+
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
@@ -24,6 +28,8 @@ const (
 	namespace = "canary-demo"
 	target    = "shop"
 	rate      = 100
+	address   = "http://" + target + "." + namespace + "/"
+	proxy     = "127.0.0.1:15001" // a caller's sidecar
 )
 
 // story is one of the demo's releases.
@@ -53,6 +59,7 @@ type row struct {
 	took                                          time.Duration
 	shares                                        []string
 	answers                                       string
+	failed                                        int // requests that the candidate did not answer itself
 	wrong                                         []string
 }
 
@@ -119,10 +126,13 @@ func release(ctx context.Context, s story, app string) (r row, err error) {
 		if _, err := command(ctx, "", "kubectl", "rollout", "status", "deployment", target, "-n", namespace, "--timeout=120s"); err != nil {
 			return r, err
 		}
+		if err := answers(ctx); err != nil {
+			return r, err
+		}
 	}
 	var traffic *load.Run
 	if s.traffic {
-		traffic, err = load.Start(ctx, load.Plan{URL: "http://" + target + "." + namespace + "/", Proxy: "127.0.0.1:15001", Rate: rate, For: load.MaxTime})
+		traffic, err = load.Start(ctx, load.Plan{URL: address, Proxy: proxy, Rate: rate, For: load.MaxTime})
 		if err != nil {
 			return r, err
 		}
@@ -141,7 +151,8 @@ func release(ctx context.Context, s story, app string) (r row, err error) {
 	if traffic != nil {
 		traffic.Stop()
 		samples := traffic.Samples()
-		r.answers = load.Count(samples).String()
+		counts := load.Count(samples)
+		r.answers, r.failed = counts.String(), counts.Failed()-counts[load.Answer{Version: s.version, Status: http.StatusInternalServerError}]
 		r.shares = shares(samples)
 		for _, line := range r.shares {
 			say("  %s", line)
@@ -152,6 +163,22 @@ func release(ctx context.Context, s story, app string) (r row, err error) {
 	}
 	r.compare(s)
 	return r, nil
+}
+
+// answers waits until a caller in the mesh reaches the application, which it does a moment after its pods are ready.
+func answers(ctx context.Context) error {
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: proxy})}}
+	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			return false, err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return false, nil
+		}
+		return resp.StatusCode == http.StatusOK, resp.Body.Close()
+	})
 }
 
 // shares says, for each split that requests were divided by, how many each version answered.
@@ -237,6 +264,7 @@ func (r *row) compare(s story) {
 	check("outcome", r.outcome, s.wantOutcome)
 	check("weights", r.weights, "100/0")
 	check("what stable serves", r.serves, s.wantServes)
+	check("the number of requests that failed and the candidate did not answer", r.failed, 0)
 }
 
 func table(rows []row) {

@@ -188,6 +188,12 @@ func (s *shop) want(want serves) {
 // traffic sends requests until it is stopped.
 func (s *shop) traffic(proxy string) *load.Run {
 	s.t.Helper()
+	eventually(s.t, 30*time.Second, func() string { // proxies learn of an application a moment after its pods are ready
+		if status, body := ask(s.t, proxy, "http://shop."+s.ns+"/"); status != http.StatusOK {
+			return fmt.Sprintf("the application answers %d %s", status, body)
+		}
+		return ""
+	})
 	r, err := load.Start(s.t.Context(), load.Plan{URL: "http://shop." + s.ns + "/", Proxy: proxy, Rate: rate, For: 20 * time.Minute})
 	if err != nil {
 		s.t.Fatal(err)
