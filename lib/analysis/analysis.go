@@ -147,7 +147,27 @@ func below(value, limit float64) string {
 // quantile is the value below which a share q of the observations are, by linear interpolation within the bucket, as Prometheus'
 // histogram_quantile computes it: in the last bucket it is the bound before.
 func quantile(q float64, within map[string]float64) (float64, bool) {
-	type bucket struct{ bound, count float64 }
+	buckets := cumulative(within)
+	if len(buckets) == 0 {
+		return 0, false
+	}
+	rank := q * buckets[len(buckets)-1].count
+	i := slices.IndexFunc(buckets, func(b bucket) bool { return b.count >= rank })
+	if i == len(buckets)-1 {
+		return buckets[i-1].bound, true
+	}
+	low, below := 0.0, 0.0
+	if i > 0 {
+		low, below = buckets[i-1].bound, buckets[i-1].count
+	}
+	return low + (buckets[i].bound-low)*(rank-below)/(buckets[i].count-below), true
+}
+
+// bucket has the observations up to a bound.
+type bucket struct{ bound, count float64 }
+
+// cumulative sorts the buckets of a histogram, at least one and +Inf, by their bounds in milliseconds; nil where nothing was observed.
+func cumulative(within map[string]float64) []bucket {
 	var buckets []bucket
 	for le, n := range within {
 		if bound, err := strconv.ParseFloat(le, 64); err == nil {
@@ -161,16 +181,7 @@ func quantile(q float64, within map[string]float64) (float64, bool) {
 		}
 	}
 	if len(buckets) < 2 || !math.IsInf(buckets[len(buckets)-1].bound, 1) || buckets[len(buckets)-1].count <= 0 {
-		return 0, false
+		return nil
 	}
-	rank := q * buckets[len(buckets)-1].count
-	i := slices.IndexFunc(buckets, func(b bucket) bool { return b.count >= rank })
-	if i == len(buckets)-1 {
-		return buckets[i-1].bound, true
-	}
-	low, below := 0.0, 0.0
-	if i > 0 {
-		low, below = buckets[i-1].bound, buckets[i-1].count
-	}
-	return low + (buckets[i].bound-low)*(rank-below)/(buckets[i].count-below), true
+	return buckets
 }

@@ -1,0 +1,103 @@
+package analysis
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/metrics"
+)
+
+// Fewer strata than minHistory, or fewer events in them than minEvents, do not tell how bursty events are: defaultPhi stands in.
+const (
+	minHistory = 120
+	minEvents  = 30
+	defaultPhi = 0.05
+)
+
+// Dispersion estimates how bursty events are from consecutive strata of stable before the release: phi is the index of the multipliers (their variance;
+// 0: none) that a stratum's rate has, by moments of successive differences, which a slow trend does not bias (von Neumann et al. 1941, Ann Math Stat 12:153):
+//
+//	phi = max(0, (mean_t (x_t/n_t - x_(t-1)/n_(t-1))² - mean_t p(1/n_t + 1/n_(t-1))) / (2 p²)),  p = sum x / sum n.
+//
+// estimated is false, and phi .05, where there are fewer than 120 strata with requests or fewer than 30 events. It is estimated once, before the release: the
+// evidence stays valid only if its exponents do not depend on what it judges.
+func Dispersion(history []Arm) (phi float64, estimated bool) {
+	history, total := withRequests(history)
+	if len(history) < minHistory || total.Events < minEvents {
+		return defaultPhi, false
+	}
+	return moments(history, total.rate()), true
+}
+
+func withRequests(history []Arm) (strata []Arm, total Arm) {
+	for _, a := range history {
+		if a.Requests > 0 {
+			strata, total = append(strata, a), total.plus(a, 1)
+		}
+	}
+	return strata, total
+}
+
+func moments(strata []Arm, p float64) float64 {
+	excess := 0.0
+	for t := 1; t < len(strata); t++ {
+		now, before := strata[t], strata[t-1]
+		d := now.rate() - before.rate()
+		excess += d*d - p*(1/now.Requests+1/before.Requests)
+	}
+	return max(0, excess/float64(len(strata)-1)/(2*p*p))
+}
+
+// Objective is one limit as the sequential test sees it: at most a share of the requests may be events.
+type Objective struct {
+	Name      string        // request-success-rate or request-duration
+	MaxRate   float64       // share of the requests that may be events, in [0, 1)
+	Limit     time.Duration // an event is a request that took longer; 0: one that failed
+	Weight    float64       // of alpha; those of all objectives are 1 together
+	Phi       float64       // dispersion, see Dispersion
+	Rate      float64       // stable's share of events before the release; MaxRate where that is not known
+	Estimated bool          // whether Phi was
+}
+
+// Objectives are the limits that are checked, with equal weights and the dispersion that the history of stable shows: its strata before the
+// release, which may be none. An error is a limit that no candidate can be shown to break.
+func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
+	history = slices.Clone(history)
+	slices.SortStableFunc(history, func(a, b metrics.Stratum) int { return cmp.Compare(a.Proxy, b.Proxy) }) // successive are those of one proxy
+	var all []Objective
+	if l.SuccessRate != 0 {
+		if l.SuccessRate < 0 || l.SuccessRate > 100 {
+			return nil, fmt.Errorf("a success rate of %v%% cannot be judged: give more than 0 and at most 100", l.SuccessRate)
+		}
+		all = append(all, Objective{Name: "request-success-rate", MaxRate: (100 - l.SuccessRate) / 100})
+	}
+	if l.RequestDuration > 0 {
+		all = append(all, Objective{Name: "request-duration", MaxRate: 1 - durationQuantile, Limit: l.RequestDuration})
+	}
+	for i := range all {
+		o := &all[i]
+		var stable []Arm
+		for _, s := range history {
+			if a, err := o.arm(s.Stable); err == nil {
+				stable = append(stable, a)
+			}
+		}
+		o.Weight, o.Rate = 1/float64(len(all)), o.MaxRate
+		o.Phi, o.Estimated = Dispersion(stable)
+		if strata, total := withRequests(stable); len(strata) >= minHistory {
+			o.Rate = total.rate()
+		}
+	}
+	return all, nil
+}
+
+// arm are the counts as the objective sees them.
+func (o Objective) arm(c metrics.Counts) (Arm, error) {
+	if o.Limit == 0 {
+		return Arm{Requests: c.Requests, Events: c.Errors}, nil
+	}
+	bounds, err := BoundsAround(o.Limit, c.Within)
+	return bounds.Slower, err
+}

@@ -1,0 +1,61 @@
+package analysis
+
+import (
+	"math"
+
+	"gonum.org/v1/gonum/mathext"
+)
+
+// Sight says what can be seen with so many requests of the candidate.
+type Sight struct {
+	Events float64 // at least so many of them must be events for the evidence to cross; +Inf: it never does
+	Rate   float64 // this share of events is found with probability .8
+}
+
+// Sight is what the plan can find of the objective in an interval of n requests of the candidate, when it begins to fail with that interval: the events x
+// from which E_abs crosses alpha's part for this start, and the smallest p with P(Bin(n, p) >= x) >= .8. Being worse than stable has to be seen, too.
+func (p Plan) Sight(o Objective, n float64) Sight {
+	need := math.Log(float64(p.Intervals) / (p.Alpha * o.Weight))
+	if p.Primary {
+		need += math.Ln2
+	}
+	low, high := 0.0, math.Floor(n)
+	crosses := func(x float64) bool {
+		share := temper(o.Phi, n*o.MaxRate)
+		return absolute(Arm{Requests: n * share, Events: x * share}, o.MaxRate) >= need
+	}
+	if !crosses(high) {
+		return Sight{Events: math.Inf(1), Rate: 1}
+	}
+	for high-low > 1 { // E_abs rises with x
+		if x := math.Floor((low + high) / 2); crosses(x) {
+			high = x
+		} else {
+			low = x
+		}
+	}
+	return Sight{Events: high, Rate: mathext.InvRegIncBeta(high, n-high+1, 0.8)}
+}
+
+// CheckRejects is the probability that the plain check rejects a candidate whose requests are events with probability p, independently: requests are
+// those of an interval at each weight, and a failed check (more than a share maxRate of events) keeps the weight. It is rejected by the
+// threshold-th failed check before it has passed at every weight. The failures at each weight are geometric, and their sum is a negative binomial with
+// unequal probabilities, whose distribution is computed term by term.
+func CheckRejects(requests []float64, threshold int, maxRate, p float64) float64 {
+	failures := make([]float64, threshold) // probability of so many, all weights so far passed
+	failures[0] = 1
+	for _, n := range requests {
+		fails := binomialTail(math.Floor(n*maxRate+1e-9)+1, n, p)
+		for k := range failures {
+			failures[k] *= 1 - fails
+			if k > 0 {
+				failures[k] += fails * failures[k-1] // as with one failure fewer, and one more here
+			}
+		}
+	}
+	passed := 0.0
+	for _, p := range failures {
+		passed += p
+	}
+	return max(0, 1-passed)
+}
