@@ -239,3 +239,26 @@ func TestBoundsAround(t *testing.T) {
 		t.Error("without buckets there is no error")
 	}
 }
+
+// Wald 1945, Ann Math Stat 16:117: requests of both versions together, and of the candidate.
+func TestOracle(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ w, stable, candidate, all, own float64 }{{.05, .001, .01, 4891, 245}, {.05, .01, .02, 16565, 828}, {.25, .01, .02, 4429, 1107}} {
+		got := Oracle(c.w, c.stable, c.candidate, .05)
+		near(t, fmt.Sprintf("requests to find %v at %v", c.candidate, c.w), got/c.w, c.all, .5)
+		near(t, fmt.Sprintf("of the candidate to find %v at %v", c.candidate, c.w), got, c.own, .5)
+	}
+	near(t, "requests to find all failing where half may", OracleBeyond(.5, 1, .25), 2, 1e-12)
+}
+
+func TestEnough(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		n, x, p float64
+		want    bool
+	}{{9, 0, .01, false}, {10, 0, .01, true}, {99, 1, .01, false}, {100, 1, .01, true}, {100, 50, .01, true}, {1000, 1, .001, true}, {999, 1, .001, false}, {20, 1, 0, false}} {
+		if got := Enough(Arm{c.n, c.x}, c.p); got != c.want {
+			t.Errorf("%v failures in %v with %v allowed are enough: %v", c.x, c.n, c.p, got)
+		}
+	}
+}

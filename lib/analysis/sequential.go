@@ -189,6 +189,8 @@ type Signal struct {
 	// at once, and count no failed check. If stable then passes its check within two intervals, it was the candidate; else nobody knows.
 	Environment bool
 	LogE, Bound float64   // ln of the evidence, and where it rejects: ln 1/Alpha
+	Beyond      float64   // ln of E_abs of the largest term: beyond the limit
+	Worse       float64   // ln of E_rel of the largest term: worse than stable
 	Objective   Objective // of the largest term
 	Start       int       // of the largest term: the interval, from 1, that the failure probably began with
 	Candidate   Arm       // since that start
@@ -215,6 +217,7 @@ func (s *Sequential) signal() Signal {
 			if all = append(all, both); both >= largest-1e-6 { // of equals the last: before it nothing was seen
 				largest = both
 				out.Objective, out.Start, out.Candidate, out.Stable = t.Objective, k+1, e.Candidate, e.Stable
+				out.Beyond, out.Worse = beyond[k], worst[k]
 			}
 		}
 		all = append(all, ln+waiting)

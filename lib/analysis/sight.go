@@ -59,3 +59,33 @@ func CheckRejects(requests []float64, threshold int, maxRate, p float64) float64
 	}
 	return max(0, 1-passed)
 }
+
+// Enough says whether a check has enough to judge by: the 1/maxRate requests with which one failure is not too many, or at least ten without any. Until then the
+// window is extended back to the shift of this weight.
+func Enough(a Arm, maxRate float64) bool {
+	return a.Requests >= minRequests && (a.Events == 0 || a.Requests >= math.Ceil(1/maxRate-1e-9))
+}
+
+// Oracle is how many requests of the candidate any test of level alpha needs on average to find that its rate is candidate and not stable's, with a
+// weight from 0 to 1: ln(1/alpha) by the information of a request, for a test that knows both rates (Wald 1945, Ann Math Stat 16:117).
+func Oracle(weight, stable, candidate, alpha float64) float64 {
+	events := weight*candidate + (1-weight)*stable
+	return weight * -math.Log(alpha) / (divergence(weight*candidate/events, weight) * events)
+}
+
+// OracleBeyond is how many requests of the candidate any test of level alpha needs on average to find that its rate is candidate and not maxRate.
+func OracleBeyond(maxRate, candidate, alpha float64) float64 {
+	return -math.Log(alpha) / divergence(candidate, maxRate)
+}
+
+// divergence is the Kullback-Leibler divergence of a coin with p from one with q.
+func divergence(p, q float64) float64 {
+	d := 0.0
+	if p > 0 {
+		d += p * math.Log(p/q)
+	}
+	if p < 1 {
+		d += (1 - p) * math.Log((1-p)/(1-q))
+	}
+	return d
+}

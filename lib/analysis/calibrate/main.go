@@ -1,0 +1,34 @@
+// Command calibrate measures the judge by simulation and writes what it finds to docs/analysis.md, with its plots.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	dir := flag.String("dir", "docs", "folder of the page and its plots")
+	runs := flag.Int("runs", 20000, "how many healthy releases are simulated in each case; a tenth as many failing ones")
+	flag.Parse()
+	begin := time.Now()
+	if err := write(*dir, measure(*runs)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Printf("written to %s after %s\n", *dir, time.Since(begin).Round(time.Second))
+}
+
+type measured struct {
+	Runs        int
+	Usual, Long []healthy
+	Outages     []outage
+	Detection   []detection
+	Quiet       []quiet
+}
+
+func measure(runs int) measured {
+	return measured{Runs: runs, Usual: measureHealthy(usual, runs), Long: measureHealthy(long, runs), Outages: measureOutages(runs / 4),
+		Detection: measureDetection(runs / 10), Quiet: measureQuiet(runs)}
+}
