@@ -37,18 +37,41 @@ var worse, better = func() (worse, better [gridPoints]float64) {
 	return worse, better
 }()
 
+var logWorse = func() (ln [gridPoints]float64) {
+	for j, r := range worse {
+		ln[j] = math.Log(r)
+	}
+	return ln
+}()
+
 // absolute is ln E_abs of x events in n requests against "at most a share p are events": the mean over the alternatives r of the likelihood ratio
 // of the event odds r p/(1-p) to p/(1-p), which is r^x / (1 + p(r-1))^n.
 //
 // It is an e-process whenever each request is an event with at most probability p given those before: the factor of a request is linear and rising
 // in that probability, and its expectation at p is 1. With p = 0 one event is proof: +Inf.
-func absolute(a Arm, p float64) float64 {
-	if p == 0 && a.Events > 0 {
+func absolute(a Arm, p float64) float64 { return newLimit(p).absolute(a) }
+
+// limit is a share of events with ln(1 + p(r-1)) for each alternative, which is what most of the time would be spent on.
+type limit struct {
+	p    float64
+	cost [gridPoints]float64
+}
+
+func newLimit(p float64) limit {
+	l := limit{p: p}
+	for j, r := range worse {
+		l.cost[j] = math.Log1p(p * (r - 1))
+	}
+	return l
+}
+
+func (l limit) absolute(a Arm) float64 {
+	if l.p == 0 && a.Events > 0 {
 		return math.Inf(1)
 	}
 	var terms [gridPoints]float64
-	for j, r := range worse {
-		terms[j] = a.Events*math.Log(r) - a.Requests*math.Log1p(p*(r-1))
+	for j := range terms {
+		terms[j] = a.Events*logWorse[j] - a.Requests*l.cost[j]
 	}
 	return logMean(terms[:])
 }

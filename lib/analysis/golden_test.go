@@ -52,7 +52,7 @@ func TestRelative(t *testing.T) {
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			o := term{Objective{MaxRate: .01, Phi: c.phi, Rate: c.rate}, c.margin}
+			o := term{Objective{MaxRate: .01, Phi: c.phi, Rate: c.rate}, newLimit(.01), c.margin}
 			starts := make([]start, 1)
 			near(t, "ln E_rel at the beginning", logMean(starts[0].Relative[:]), 0, 0)
 			for i, s := range three {
@@ -68,7 +68,7 @@ func TestRelative(t *testing.T) {
 
 func TestStarts(t *testing.T) {
 	t.Parallel()
-	o := term{Objective{MaxRate: .01}, 1}
+	o := term{Objective{MaxRate: .01}, newLimit(.01), 1}
 	starts := make([]start, 1, 2)
 	for i, s := range three {
 		if i == 2 {

@@ -45,6 +45,7 @@ type Sequential struct {
 // term is one objective with what the candidate is compared with.
 type term struct {
 	Objective
+	limit
 	margin float64
 }
 
@@ -84,9 +85,9 @@ func NewSequential(p Plan, e Evidence) (*Sequential, error) {
 			o.Weight /= 2
 			floor := o
 			floor.MaxRate *= primaryFloor
-			s.terms = append(s.terms, term{floor, primaryMargin})
+			s.terms = append(s.terms, term{floor, newLimit(floor.MaxRate), primaryMargin})
 		}
-		s.terms = append(s.terms, term{o, 1})
+		s.terms = append(s.terms, term{o, newLimit(o.MaxRate), 1})
 	}
 	if math.Abs(weights-1) > 1e-9 {
 		return nil, fmt.Errorf("the weights of the objectives are %v together and not 1", weights)
@@ -208,7 +209,7 @@ func (s *Sequential) signal() Signal {
 		var beyond, worst []float64
 		for k := range starts {
 			e := &starts[k]
-			beyond = append(beyond, absolute(e.TemperedCandidate, t.MaxRate))
+			beyond = append(beyond, t.absolute(e.TemperedCandidate))
 			worst = append(worst, logMean(e.Relative[:]))
 			if e.Alone {
 				worst[k] = math.Inf(1)
@@ -225,7 +226,7 @@ func (s *Sequential) signal() Signal {
 		if crosses(beyond) && !crosses(worst) {
 			var stable []float64
 			for k := range starts {
-				stable = append(stable, absolute(starts[k].TemperedStable, t.MaxRate))
+				stable = append(stable, t.absolute(starts[k].TemperedStable))
 			}
 			out.Environment = out.Environment || crosses(stable)
 		}

@@ -29,6 +29,6 @@ type measured struct {
 }
 
 func measure(runs int) measured {
-	return measured{Runs: runs, Usual: measureHealthy(usual, runs), Long: measureHealthy(long, runs), Outages: measureOutages(runs / 4),
+	return measured{Runs: runs, Usual: measureHealthy(usual, false, runs), Long: measureHealthy(long, true, runs), Outages: measureOutages(runs / 4),
 		Detection: measureDetection(runs / 10), Quiet: measureQuiet(runs)}
 }

@@ -33,15 +33,19 @@ type share struct{ P, SE float64 }
 type healthy struct {
 	Rate, Phi                             float64
 	Sequential, Untrained, Check, Either  share
-	Formula, Looks                        float64 // of the check's rejections; NaN where failures come in bursts
+	Formula, Looks                        float64 // of the check's rejections; NaN where failures come in bursts, or a check waits for more requests
 	WithinAlpha, UntrainedOK, FormulaHold bool
 }
 
-func measureHealthy(base simulate.Scenario, runs int) (rows []healthy) {
+// measureHealthy takes the limit as it is, or where every release is just at it: there the least evidence is needed to be wrong.
+func measureHealthy(base simulate.Scenario, atLimit bool, runs int) (rows []healthy) {
 	for _, rate := range []float64{1e-4, 1e-3, 1e-2} {
 		for _, phi := range []float64{0, .05, .2, 1} {
 			s := base
 			s.Stable, s.Candidate, s.Phi = rate, rate, phi
+			if atLimit {
+				s.SuccessRate = map[float64]float64{1e-4: 99.99, 1e-3: 99.9, 1e-2: 99}[rate]
+			}
 			all := simulate.Run(s, runs, seed)
 			h := healthy{Rate: rate, Phi: phi, Formula: math.NaN(), FormulaHold: true}
 			h.Sequential = of(all, func(o simulate.Outcome) bool { return o.Sequential.Rejected })
@@ -54,7 +58,7 @@ func measureHealthy(base simulate.Scenario, runs int) (rows []healthy) {
 			s.History = 0
 			h.Untrained = of(simulate.Run(s, runs, seed), func(o simulate.Outcome) bool { return o.Sequential.Rejected })
 			h.UntrainedOK = h.Untrained.P+sigmas*h.Untrained.SE <= s.Alpha
-			if phi == 0 {
+			if enough := s.Rate*s.Weights[0]*s.Interval.Seconds() >= 100/(100-s.SuccessRate)-1e-6; enough && phi == 0 {
 				var n []float64
 				for _, w := range s.Weights {
 					n = append(n, s.Rate*w*s.Interval.Seconds())
@@ -110,6 +114,7 @@ type detection struct {
 	Single, Sequential, Flagger    mean
 	Oracle, OracleBoth             float64 // requests of the candidate: for worse than stable, and for that and beyond the limit
 	PerScrape                      float64 // requests of the candidate that a scrape brings
+	Fine                           mean    // Single with scrapes of a second
 	SingleGoal, SequentialGoal     float64 // of the mean by the bound
 }
 
@@ -150,6 +155,8 @@ func measureDetection(runs int) (rows []detection) {
 			d.Single.At, d.Single.Requests, d.Single.Share = simulate.Mean(all, func(o simulate.Outcome) simulate.Found { return after(o.Single) })
 			d.Sequential.At, d.Sequential.Requests, d.Sequential.Share = simulate.Mean(all, func(o simulate.Outcome) simulate.Found { return after(o.Sequential) })
 			d.Flagger.At, d.Flagger.Requests, d.Flagger.Share = simulate.Mean(all, func(o simulate.Outcome) simulate.Found { return after(o.Flagger) })
+			s.Scrape = time.Second
+			d.Fine.At, d.Fine.Requests, d.Fine.Share = simulate.Mean(simulate.Run(s, runs, seed), func(o simulate.Outcome) simulate.Found { return after(o.Single) })
 			rows = append(rows, d)
 		}
 	}

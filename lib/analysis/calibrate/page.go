@@ -1,22 +1,186 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
 
+// write writes the page analysis.md and its plots.
 func write(dir string, m measured) error {
-	for _, h := range m.Usual {
-		fmt.Printf("%+v\n", h)
-	}
-	for _, h := range m.Long {
-		fmt.Printf("%+v\n", h)
-	}
-	for _, h := range m.Outages {
-		fmt.Printf("%+v\n", h)
-	}
-	for _, h := range m.Detection {
-		fmt.Printf("%+v %.2f %.2f %v\n", h, h.singleRatio(), h.sequentialRatio(), h.met())
-	}
-	for _, h := range m.Quiet {
-		fmt.Printf("%+v\n", h)
+	files := map[string]string{"analysis.md": m.page(), "analysis-detection.svg": m.detectionChart().String(), "analysis-rejections.svg": m.rejectionChart().String()}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("writing the page: %w", err)
+		}
 	}
 	return nil
+}
+
+const introduction = `# How a candidate is judged
+
+*Written by ` + "`make calibrate`" + `; the numbers are of its simulation, with a fixed seed.*
+
+Two judgements are made of the same counts of requests.
+
+**The check** is Flagger's: at the end of each interval the success rate and the 99th percentile of the duration are compared with their
+limits. A failed check keeps the weight; the threshold-th one ends the release. It is simple, and it pays twice: a failing candidate keeps its
+traffic for *threshold* intervals, and a candidate that is just within its limit fails by chance. How often can be computed, and is printed below.
+
+**The sequential test** looks after every scrape. It ends a release at once when the candidate is shown to be
+
+* **beyond the limit**: more of its requests fail than the limit allows, and
+* **worse than stable**: in the same seconds more of its requests failed than of stable's.
+
+Both are measured as *evidence*, the factor by which what was seen is more probable if the candidate is failing than if it is not. It begins at 1, and while the
+candidate is healthy it is as likely to fall as to rise: by a theorem of Ville (1939) it ever reaches 20 in at most 1 of 20 releases. So alpha = 5 % is the
+probability that a healthy release is rejected **however often it is looked at**, where an ordinary test that is repeated at each look would be
+wrong in half of the releases. How bad a failing candidate is need not be known: the evidence is a mean over 33 factors from 1.25 to 64.
+
+* An outage that both versions suffer makes nobody worse than the other: it is called *environment*, not a failed check.
+* A failure that begins at the last weight is not hidden by what was good before: evidence is also counted from the beginning of each interval, and
+  the mean over these starts is what must reach 20.
+* Failures come in bursts, which look like evidence. How bursty they are is estimated from 120 scrapes of stable before the release, and the evidence is tempered by it.
+* Pods that are scraped at different moments see an outage at different moments: their counters are put on a common grid, and the evidence must be
+  there at two looks one after the other.
+* Durations are known by histogram buckets only. A request counts as slow when it took longer than the bucket bound at or above the limit; nothing is interpolated.
+
+Sources: Lindon & Malek, arXiv 2011.03567 (evidence of two versions whose requests fail more and less together); Howard & Ramdas, arXiv 1906.09712 (quantiles); the proofs of
+what was changed are in the comments of [lib/analysis](../lib/analysis).
+`
+
+func (m measured) page() string {
+	b := &strings.Builder{}
+	say := func(format string, args ...any) { fmt.Fprintf(b, format, args...) }
+	say("%s\n## Healthy releases that are rejected\n\n", introduction)
+	say("%d releases in each row, 100 requests a second, threshold 5, alpha 5 %%. The goal of the sequential test is an estimate plus 2.33 standard errors of at most alpha. The check\n"+
+		"must equal its formula, which is for failures that do not come in bursts. *No history* is the sequential test where stable was not seen before\n"+
+		"the release: a dispersion of .05 is assumed then.\n\n", m.Runs)
+	say("![healthy releases that are rejected](analysis-rejections.svg)\n\nWeights 5, 10, 25 and 50 %%, intervals of 5 minutes, scrapes of 15 s: 80 looks, more where checks fail. "+
+		"The limit is where the failures are (99.99, 99.9 and 99 %%), which is the worst case.\n\n%s\n", healthyTable(m.Long))
+	say("Weights 20, 40 and 60 %%, intervals of 60 s, scrapes of 5 s, limit 99 %%.\n\n%s\n", healthyTable(m.Usual))
+	say("%s", m.healthyMisses())
+
+	say("\n## An outage of both versions\n\nHealthy releases (.1 %% fail, limit 99 %%) in which, for 30 s, 10 %% more of the requests to both versions fail. The goal is that at most %.0f %% are rejected by the sequential test.\n\n"+
+		"| counted by | scrapes | sequential | check | seen as environment | goal |\n|---|---|---|---|---|---|\n", 100*outageLimit)
+	for _, o := range m.Outages {
+		say("| %s | %s | %s | %s | %s | %s |\n", o.Reporter, o.Scrape, o.Sequential, o.Check, o.Environment, met(o.SequentialWithinLimit))
+	}
+
+	say("\n## How fast a failing candidate is found\n\n100 requests a second, scrapes of 5 s, intervals of 60 s, threshold 5, from the moment it begins to fail; the weight is held until it is found. " +
+		"*Least* is the number of requests of the candidate\nthat the best test needs on average that knows both rates: for worse than stable, and in brackets for that and beyond the limit. " +
+		"*One process* is evidence for worse than stable alone, from the onset on.\nGoals: at most 1.8 times the least for one process (2.1 where stable never fails), at most 3.2 times for the rule.\n\n" +
+		"![time until a failing candidate is rejected](analysis-detection.svg)\n\n" +
+		"| failures | limit | weight | least | one process | of least | rule | rule, requests | of least | Flagger | Flagger, requests | goals |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, d := range m.Detection {
+		say("| %v → %v | %v %% | %.0f %% (no. %d) | %.0f (%.0f) | %s | %.2f | %s | %.0f | %.2f | %s | %.0f | %s |\n", d.Stable, d.Candidate, d.SuccessRate, 100*d.Weight, d.Onset, d.Oracle, d.OracleBoth,
+			seconds(d.Single.At), d.singleRatio(), seconds(d.Sequential.At), d.Sequential.Requests, d.sequentialRatio(), seconds(d.Flagger.At), d.Flagger.Requests, met(d.met()))
+	}
+	say("\n%s", m.detectionMisses())
+
+	say("\n## Few requests\n\nHealthy releases that are not promoted, weights 20, 40 and 60 %%, intervals of 60 s, limit 99 %%; requests come at random. With less than 100 requests one failure is more than 1 %%, so the check\n" +
+		"waits for more once there was one, and after 5 intervals the release is inconclusive: it is not promoted, and not held against the candidate. Flagger judges what there is, and an interval without requests is a failed check.\n\n" +
+		"| requests per second | failures | not promoted | of these rejected | Flagger, rejected |\n|---|---|---|---|---|\n")
+	for _, q := range m.Quiet {
+		say("| %v | %v | %s | %s | %s |\n", q.Requests, q.Rate, q.Ours, q.Rejected, q.Flagger)
+	}
+	return b.String()
+}
+
+func healthyTable(rows []healthy) string {
+	b := &strings.Builder{}
+	b.WriteString("| failures | dispersion | looks | sequential | goal | no history | goal | check | formula | equal | either |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, h := range rows {
+		formula, equal := "–", "–"
+		if !math.IsNaN(h.Formula) {
+			formula, equal = fmt.Sprintf("%.2f %%", 100*h.Formula), met(h.FormulaHold)
+		}
+		fmt.Fprintf(b, "| %v | %v | %.0f | %s | %s | %s | %s | %s | %s | %s | %s |\n", h.Rate, h.Phi, h.Looks, h.Sequential, met(h.WithinAlpha), h.Untrained, met(h.UntrainedOK), h.Check, formula, equal, h.Either)
+	}
+	return b.String()
+}
+
+func (m measured) healthyMisses() string {
+	trained, untrained, formula := 0, 0, 0
+	for _, rows := range [][]healthy{m.Usual, m.Long} {
+		for _, h := range rows {
+			for missed, n := range map[*int]bool{&trained: h.WithinAlpha, &untrained: h.UntrainedOK, &formula: h.FormulaHold} {
+				if !n {
+					*missed++
+				}
+			}
+		}
+	}
+	text := fmt.Sprintf("Goals missed: %d with history, %d without, %d by the check's formula.", trained, untrained, formula)
+	if untrained > 0 {
+		text += " Without history the assumed dispersion of .05 is too small where it is much larger: that is why stable should have been\nobserved for 120 scrapes before a release."
+	}
+	return text + " With a dispersion estimated, tempering is a repair that these simulations show to work, not a theorem.\n"
+}
+
+func (m measured) detectionMisses() string {
+	var rule, single, scrapes []string
+	for _, d := range m.Detection {
+		name := fmt.Sprintf("%v → %v at %.0f %%", d.Stable, d.Candidate, 100*d.Weight)
+		if d.sequentialRatio() > d.SequentialGoal || d.Sequential.Share < 1 {
+			rule = append(rule, fmt.Sprintf("%s (%.2f; found after the onset in %.1f %%)", name, d.sequentialRatio(), 100*d.Sequential.Share))
+		}
+		if d.singleRatio() <= d.SingleGoal && d.Single.Share == 1 {
+			continue
+		}
+		text := fmt.Sprintf("%s (%.2f; with scrapes of 1 s %.2f)", name, d.singleRatio(), d.Fine.Requests/d.Oracle)
+		if d.Fine.Requests/d.Oracle <= d.SingleGoal {
+			scrapes = append(scrapes, text)
+		} else {
+			single = append(single, text)
+		}
+	}
+	list := func(what string, missed []string, cause string) string {
+		if len(missed) == 0 {
+			return fmt.Sprintf("* %s: none missed.\n", what)
+		}
+		return fmt.Sprintf("* %s: missed by %s. %s\n", what, strings.Join(missed, ", "), cause)
+	}
+	return "Goals:\n\n" + list("the rule", rule, "It pays for the starts, for tempering and for having to show two things.") +
+		list("one process, for lack of scrapes", scrapes, "A candidate can only be found at a scrape, which brings more requests than are needed; scrapes of a second would do.") +
+		list("one process, for other causes", single, "Of the 33 factors, which are mixed with equal weights because the true one is not known, only those near it help; the oracle knows it.")
+}
+
+func (m measured) detectionChart() chart {
+	c := chart{title: "seconds until a failing candidate is rejected (mean)", ticks: []float64{1, 10, 100, 1000}, log: true, format: func(v float64) string { return fmt.Sprintf("%.0f", v) }}
+	one, rule, flagger := series{name: "one process", color: "#9ecae1"}, series{name: "the rule", color: "#3182bd"}, series{name: "Flagger's rule", color: "#e6a15c"}
+	for _, d := range m.Detection {
+		c.labels = append(c.labels, fmt.Sprintf("%v → %v at %.0f %%", d.Stable, d.Candidate, 100*d.Weight))
+		one.values = append(one.values, d.Single.At.Seconds())
+		rule.values = append(rule.values, d.Sequential.At.Seconds())
+		flagger.values = append(flagger.values, d.Flagger.At.Seconds())
+	}
+	c.series = []series{one, rule, flagger}
+	return c
+}
+
+func (m measured) rejectionChart() chart {
+	c := chart{title: "healthy releases that are rejected, just at the limit, 80 looks (dashed: alpha)", ticks: []float64{0, .05, .1, .2, .3, .4}, limit: usual.Alpha,
+		format: func(v float64) string { return fmt.Sprintf("%.2g %%", 100*v) }}
+	s, u, k := series{name: "sequential test", color: "#3182bd"}, series{name: "without history of stable", color: "#9ecae1"}, series{name: "check", color: "#e6a15c"}
+	for _, h := range m.Long {
+		c.labels = append(c.labels, fmt.Sprintf("%v fail, dispersion %v", h.Rate, h.Phi))
+		s.values, u.values, k.values = append(s.values, h.Sequential.P), append(u.values, h.Untrained.P), append(k.values, h.Check.P)
+	}
+	c.series = []series{s, u, k}
+	return c
+}
+
+func (s share) String() string { return fmt.Sprintf("%.2f ± %.2f %%", 100*s.P, 100*s.SE) }
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.0f s", d.Seconds()) }
+
+func met(ok bool) string {
+	if ok {
+		return "met"
+	}
+	return "**missed**"
 }
