@@ -7,7 +7,7 @@ export GOWORK := off
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
 gotest = go test -race -shuffle=on -count=1
 
-.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo release generate pipeline
+.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo release generate pipeline calibrate
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +50,9 @@ STEPS ?= 10
 
 generate pipeline: ## write the Tasks, the Pipeline and their READMEs out of the code; STEPS=20 makes a longer Pipeline
 	go run ./tasks/generate -steps $(STEPS)
+
+calibrate: ## measure the judge by simulation and write docs/analysis.md with its plots
+	go run ./lib/analysis/calibrate
 
 .bin/cluster: FORCE
 	@$(call build,test/cluster,.)
