@@ -150,7 +150,7 @@ func (s *Sequential) Look(reporter string, strata []metrics.Stratum) Signal {
 		looks = 2
 	}
 	signal.Reject = s.evidence.Crossed >= looks
-	signal.Environment = signal.Environment && !signal.Reject && signal.LogE < signal.Bound
+	signal.Environment = signal.Environment && signal.LogE < signal.Bound
 	return signal
 }
 

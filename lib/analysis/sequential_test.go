@@ -92,6 +92,15 @@ func TestObjectives(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].Phi != .05 || all[0].Estimated || all[0].Rate != all[0].MaxRate || all[0].Weight != 1 {
 		t.Errorf("of 119 strata: %+v, %v", all, err)
 	}
+	var interleaved []metrics.Stratum // two proxies, whose callers ask for other things
+	for i := range 120 {
+		for proxy, failed := range map[string]int{"one": i % 3, "other": 50 + i%3} {
+			interleaved = append(interleaved, metrics.Stratum{Proxy: proxy, Stable: metrics.Counts{Requests: 1000, Errors: float64(failed)}})
+		}
+	}
+	if all, err := (Limits{SuccessRate: 99}).Objectives(interleaved); err != nil || all[0].Phi > .05 {
+		t.Errorf("rates that are steady at each proxy have the dispersion %v (%v)", all[0].Phi, err)
+	}
 }
 
 // random are strata of two versions, with durations.
@@ -195,6 +204,11 @@ func TestLook(t *testing.T) {
 		{"from the third interval", Plan{}, "source", []look{{begin: true, stratum: healthy}, {begin: true, stratum: healthy}, {begin: true, stratum: failing}}, true, false, 3, "20 of 100"},
 		{"slow", Plan{Objectives: both}, "source", []look{{stratum: slow}}, true, false, 1, "request-duration: the candidate is beyond the limit and worse than stable: 50 of 100 requests took longer than 500ms"},
 		{"both are failing", Plan{}, "source", []look{{stratum: outage}}, false, true, 1, "environment: both versions are beyond the limit"},
+		{"both were failing, and the candidate was worse later", Plan{}, "source", []look{{begin: true, stratum: stratum(100, 400, 20, 160)}, {begin: true, stratum: stratum(500, 5000, 4, 0)}}, false, false, 2, "nothing is shown"},
+		{"the candidate is failing, and both are slow", Plan{Objectives: both}, "source", []look{{stratum: metrics.Stratum{
+			Candidate: metrics.Counts{Requests: 100, Errors: 50, Within: slow.Candidate.Within}, Stable: metrics.Counts{Requests: 100, Within: slow.Candidate.Within}}}}, true, false, 1, "request-success-rate"},
+		{"durations that cannot be compared", Plan{Objectives: both}, "source", []look{{stratum: metrics.Stratum{
+			Candidate: slow.Candidate, Stable: metrics.Counts{Requests: 400, Within: map[string]float64{"1000": 400, "+Inf": 400}}}}}, false, false, 1, "0 of 0"},
 		{"stable gets nothing by chance", Plan{Objectives: both}, "source", []look{{stratum: candidateOnly}}, false, false, 1, "nothing is shown"},
 		{"stable gets nothing by design", Plan{Objectives: both}, "source", []look{{begin: true, alone: true, stratum: candidateOnly}}, true, false, 1, "request-duration"},
 		{"worse within the limit", Plan{}, "source", []look{{stratum: stratum(10000, 10000, 70, 7)}}, false, false, 1, "nothing is shown"},
@@ -231,6 +245,8 @@ func TestLook(t *testing.T) {
 func TestLookAgain(t *testing.T) {
 	t.Parallel()
 	s := sequential(t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 7}, Evidence{})
+	primary := sequential(t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 7, Primary: true}, Evidence{})
+	near(t, "ln E with two terms at the beginning", primary.Look("source", nil).LogE, 0, 1e-12)
 	for range 3 {
 		if got := s.Look("destination", nil); got.Reject || math.Abs(got.LogE) > 1e-12 {
 			t.Fatalf("before anything was counted ln E is %v", got.LogE)
@@ -239,6 +255,15 @@ func TestLookAgain(t *testing.T) {
 	s.Look("destination", []metrics.Stratum{stratum(100, 400, 20, 1)})
 	if got := s.Look("destination", nil); got.Reject || got.LogE < got.Bound {
 		t.Errorf("%+v", got)
+	}
+	kept := s.Evidence()
+	again := sequential(t, s.plan, kept)
+	if got := again.Look("destination", []metrics.Stratum{stratum(100, 400, 20, 1)}); !got.Reject {
+		t.Errorf("the look before was forgotten: %+v", got)
+	}
+	s.Look("destination", []metrics.Stratum{stratum(100, 400, 20, 1)})
+	if got := kept.Terms[0][0].Candidate; got != (Arm{100, 20}) {
+		t.Errorf("evidence that was kept is changed by later looks: %+v", got)
 	}
 	for range 10 {
 		s.Begin(false)
@@ -323,6 +348,17 @@ func TestAccept(t *testing.T) {
 			}
 		})
 	}
+	a, err := NewAcceptance([]Objective{errorsOnly}, .05, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 1.0
+	for !a.Look([]metrics.Stratum{stratum(1, 0, 0, 0)}) {
+		n++
+	}
+	if keepsLimit(Arm{n, 0}, .01) < math.Log(40) || keepsLimit(Arm{n - 1, 0}, .01) >= math.Log(40) {
+		t.Errorf("accepted after %v requests: not at half of alpha", n)
+	}
 	if _, err := NewAcceptance([]Objective{errorsOnly}, .05, .5, nil); err == nil {
 		t.Error("a margin below 1 is taken")
 	}
@@ -337,6 +373,10 @@ func TestSight(t *testing.T) {
 		t.Errorf("%v is not the first number of errors at which the evidence crosses", got.Events)
 	}
 	near(t, "the probability to find it", binomialTail(got.Events, 1200, got.Rate), .8, 1e-9)
+	plan.Primary = true // which leaves half of alpha
+	if other := plan.Sight(errorsOnly, 1200); absolute(Arm{1200, other.Events - 1}, .01) >= need+math.Ln2 || other.Events <= got.Events {
+		t.Errorf("with a baseline %v errors are enough, without %v", other.Events, got.Events)
+	}
 	if none := plan.Sight(Objective{MaxRate: .5, Weight: 1}, 3); !math.IsInf(none.Events, 1) || none.Rate != 1 {
 		t.Errorf("three requests show %+v", none)
 	}
@@ -366,4 +406,9 @@ func TestCheckSplit(t *testing.T) {
 			}
 		})
 	}
+	high, low := CheckSplit(.2, 30, 70), CheckSplit(.05, 1, 99)
+	near(t, "the high end", high.High, .24, 1e-12)
+	near(t, "the low end", low.Low, .03, 1e-12)
+	near(t, "ln O at the high end", high.LogO, logMultinomial([]float64{30, 70}, []float64{.24, .76}, []float64{20, 80}), 1e-12)
+	near(t, "ln O at the low end", low.LogO, logMultinomial([]float64{1, 99}, []float64{.03, .97}, []float64{5, 95}), 1e-12)
 }
