@@ -374,8 +374,11 @@ func TestSight(t *testing.T) {
 	}
 	near(t, "the probability to find it", binomialTail(got.Events, 1200, got.Rate), .8, 1e-9)
 	plan.Primary = true // which leaves half of alpha
-	if other := plan.Sight(errorsOnly, 1200); absolute(Arm{1200, other.Events - 1}, .01) >= need+math.Ln2 || other.Events <= got.Events {
-		t.Errorf("with a baseline %v errors are enough, without %v", other.Events, got.Events)
+	for n := 100.0; n <= 3000; n += 100 {
+		x := plan.Sight(errorsOnly, n).Events
+		if absolute(Arm{n, x}, .01) < need+math.Ln2 || absolute(Arm{n, x - 1}, .01) >= need+math.Ln2 {
+			t.Errorf("with a baseline %v errors in %v are enough", x, n)
+		}
 	}
 	if none := plan.Sight(Objective{MaxRate: .5, Weight: 1}, 3); !math.IsInf(none.Events, 1) || none.Rate != 1 {
 		t.Errorf("three requests show %+v", none)
