@@ -357,14 +357,28 @@ func (s *shop) versions() map[string]string {
 	return versions
 }
 
+// settled are the versions once the Deployments' controller has written what it has to: when nothing changed for five seconds.
+func (s *shop) settled() map[string]string {
+	s.t.Helper()
+	before := s.versions()
+	eventually(s.t, time.Minute, func() string {
+		time.Sleep(5 * time.Second)
+		last := before
+		if before = s.versions(); !maps.Equal(last, before) {
+			return "it changes still"
+		}
+		return ""
+	})
+	return before
+}
+
 // Whatever has nothing to do changes nothing but the lock.
 func TestNothingChangesTwice(t *testing.T) {
 	s := newShop(t)
 	twice := func(code int, says, name, runID string, values ...string) {
 		t.Helper()
 		s.must(code, says, name, runID, values...)
-		time.Sleep(3 * time.Second) // the Deployments' controller has written what it has to
-		before := s.versions()
+		before := s.settled()
 		s.must(code, "", name, runID, values...)
 		if after := s.versions(); !maps.Equal(before, after) {
 			t.Errorf("%s of %s again (-before, +after)\n%s", name, runID, cmp.Diff(before, after))
@@ -398,8 +412,7 @@ func TestANewerRevisionTakesOver(t *testing.T) {
 	}
 	s.must(0, "is superseded", "canary-init", "three")
 	s.must(0, "has 40 %", "shift-weight", "three", "CANARY_WEIGHT=40")
-	time.Sleep(3 * time.Second) // the Deployments' controller has written what it has to
-	before := s.versions()
+	before := s.settled()
 	s.must(3, "superseded: run three holds the target", "promote", "two")
 	s.must(0, "nothing of this run to undo", "rollback", "two")
 	if after := s.versions(); !maps.Equal(before, after) {
@@ -615,8 +628,7 @@ func TestASecondRunLeavesTheFirst(t *testing.T) {
 	s.version(v2, "")
 	s.must(0, "is up beside stable", "canary-init", "two")
 	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
-	time.Sleep(3 * time.Second) // the Deployments' controller has written what it has to
-	before := s.versions()
+	before := s.settled()
 	s.must(4, "is held by run two", "canary-init", "refused")
 	s.must(0, "nothing of this run to undo", "rollback", "refused")
 	waiting := make(chan string)
