@@ -38,6 +38,15 @@ const (
 	Failing     Reason = "failing"
 	Slow        Reason = "slow"
 	QueryFails  Reason = "query failed"
+	// Prometheus answered and warned, so that the answer may not be whole.
+	Warns Reason = "warning"
+	// A query of people's own gave more than one series, or none.
+	SeveralSeries Reason = "several series"
+	NoValues      Reason = "no values"
+	// The mesh does not give the candidate the share of the requests that its weight is.
+	SplitNotHonoured Reason = "split not honoured"
+	// Stable is beyond the limits as well.
+	Environment Reason = "environment"
 )
 
 // Limits are what a candidate must keep.
@@ -46,88 +55,130 @@ type Limits struct {
 	RequestDuration time.Duration // of 99 % of the requests, at most; 0: not checked
 }
 
-// minRequests is how many requests a judgement needs at least: with fewer one failure would be more than ten percent.
-const minRequests = 10
+// MinRequests is how many requests a judgement needs at least: with fewer one failure would be more than ten percent.
+const MinRequests = 10
 
 // Metric is one check of a judgement.
 type Metric struct {
 	Name     string  `json:"name"` // request-success-rate or request-duration, as Flagger calls them
 	Value    float64 `json:"value"`
 	Limit    float64 `json:"limit"`
-	Unit     string  `json:"unit"` // percent or milliseconds
-	Requests float64 `json:"requests"`
+	Unit     string  `json:"unit,omitempty"` // percent or milliseconds; a query of people's own has none
+	Requests float64 `json:"requests,omitempty"`
 	Passed   bool    `json:"passed"`
+	// Low and High are the 95 % Wilson interval of a success rate, in percent: what it may be in truth. They describe, and decide nothing.
+	Low  float64 `json:"low,omitempty"`
+	High float64 `json:"high,omitempty"`
+}
+
+// Measured is the value of a query of people's own.
+type Measured struct {
+	Name     string
+	Value    float64
+	Min, Max *float64 // the range it has to be in, ends included; nil: none
+	Missing  Reason   // why there is no value; "" where there is
+	Text     string   // what is missing, in a sentence
 }
 
 // Result is a judgement, with all that it can be computed from again.
 type Result struct {
 	Verdict Verdict        `json:"verdict"`
 	Reason  Reason         `json:"reason,omitempty"`
+	Early   bool           `json:"early,omitempty"` // by the sequential test, which ends the release
 	Text    string         `json:"text"`
 	From    time.Time      `json:"from,omitzero"`
 	To      time.Time      `json:"to,omitzero"`
-	Counts  metrics.Counts `json:"counts"`
+	Counts  metrics.Counts `json:"counts"` // of the candidate
+	Stable  metrics.Counts `json:"stable"`
+	LogE    float64        `json:"logE,omitempty"` // of the sequential test
 	Metrics []Metric       `json:"metrics,omitempty"`
 }
 
 // Check compares what the candidate did with the limits, as Flagger does: every metric must be within its own. A metric that fails decides, even
 // where another could not be measured.
-func Check(limits Limits, w metrics.Window) Result {
+func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 	c := w.Candidate
-	r := Result{Verdict: Pass, From: w.From, To: w.To, Counts: c}
+	r := Result{Verdict: Pass, From: w.From, To: w.To, Counts: c, Stable: w.Stable}
 	if w.Missing != "" {
 		r.Verdict, r.Reason, r.Text = Inconclusive, Reason(w.Missing), w.Text
 		return r
 	}
-	if c.Requests < minRequests {
+	if c.Requests < MinRequests {
 		r.Verdict, r.Reason = Inconclusive, TooFew
-		r.Text = fmt.Sprintf("too few: the candidate answered %.0f requests, %.0f more are needed", c.Requests, minRequests-c.Requests)
+		r.Text = fmt.Sprintf("too few: the candidate answered %.0f requests, %.0f more are needed", c.Requests, math.Ceil(MinRequests-c.Requests))
 		return r
 	}
 	texts := ""
-	say := func(reason Reason, format string, args ...any) {
+	say := func(verdict Verdict, reason Reason, format string, args ...any) {
 		if texts != "" {
 			texts += ", "
 		}
 		texts += fmt.Sprintf(format, args...)
-		if reason != Good && r.Reason == Good {
-			r.Verdict, r.Reason = Fail, reason
+		if verdict == Fail && r.Verdict != Fail || verdict == Inconclusive && r.Verdict == Pass {
+			r.Verdict, r.Reason = verdict, reason
 		}
 	}
 	if limits.SuccessRate > 0 {
-		rate := 100 * (1 - c.Errors/c.Requests)
+		arm := Arm{Requests: c.Requests, Events: c.Errors}
+		maxRate := (100 - limits.SuccessRate) / 100
+		rate := 100 * (1 - arm.Rate())
 		m := Metric{Name: "request-success-rate", Value: rate, Limit: limits.SuccessRate, Unit: "percent", Requests: c.Requests, Passed: rate >= limits.SuccessRate}
+		low, high := Wilson(arm.Events, arm.Requests, 0.05)
+		m.Low, m.High = 100*(1-high), 100*(1-low)
 		r.Metrics = append(r.Metrics, m)
 		switch {
 		case m.Passed:
-			say(Good, "success rate %.2f%% >= %v%%", rate, limits.SuccessRate)
+			say(Pass, Good, "success rate %.2f%% >= %v%%", rate, limits.SuccessRate)
+		case !Enough(arm, maxRate):
+			say(Inconclusive, TooFew, "too few: success rate %s%% < %v%%, %.0f more requests are needed", below(rate, limits.SuccessRate), limits.SuccessRate, needed(maxRate)-c.Requests)
 		case c.Errors >= c.Requests:
-			say(AllFailing, "all failing: success rate 0%% < %v%%", limits.SuccessRate)
+			say(Fail, AllFailing, "all failing: success rate 0%% < %v%%", limits.SuccessRate)
 		default:
-			say(Failing, "success rate %s%% < %v%%", below(rate, limits.SuccessRate), limits.SuccessRate)
+			say(Fail, Failing, "success rate %s%% < %v%%", below(rate, limits.SuccessRate), limits.SuccessRate)
 		}
 	}
 	if limits.RequestDuration > 0 {
-		p99, ok := quantile(0.99, c.Within)
-		if !ok {
-			say(Good, "no durations: no proxy measured how long its requests took")
-			if r.Verdict == Pass {
-				r.Verdict, r.Reason = Inconclusive, NoDurations
-			}
+		if p99, ok := quantile(durationQuantile, c.Within); !ok {
+			say(Inconclusive, NoDurations, "no durations: no proxy measured how long its requests took")
 		} else {
 			limit := float64(limits.RequestDuration) / float64(time.Millisecond)
-			m := Metric{Name: "request-duration", Value: p99, Limit: limit, Unit: "milliseconds", Requests: c.Within["+Inf"], Passed: p99 <= limit}
+			capped := isTop(p99, c.Within) // it took longer, and nobody knows how much
+			m := Metric{Name: "request-duration", Value: p99, Limit: limit, Unit: "milliseconds", Requests: c.Within["+Inf"], Passed: p99 <= limit && !capped}
 			r.Metrics = append(r.Metrics, m)
 			took := time.Duration(p99 * float64(time.Millisecond))
-			switch shown := took.Round(time.Millisecond); {
+			shown := took.Round(time.Millisecond)
+			switch few := m.Requests < needed(1-durationQuantile); {
+			case capped && p99 < limit:
+				say(Inconclusive, NoDurations, "no durations: request duration > %s, where the proxies' longest bucket ends: whether it is <= %s cannot be told", shown, limits.RequestDuration)
 			case m.Passed:
-				say(Good, "request duration %s <= %s", min(shown, limits.RequestDuration), limits.RequestDuration)
+				say(Pass, Good, "request duration %s <= %s", min(shown, limits.RequestDuration), limits.RequestDuration)
+			case capped && !few:
+				say(Fail, Slow, "request duration > %s, where the proxies' longest bucket ends", shown)
+			case few:
+				say(Inconclusive, TooFew, "too few: request duration %s > %s, %.0f more requests are needed", max(shown, limits.RequestDuration+1), limits.RequestDuration, needed(1-durationQuantile)-m.Requests)
 			case shown > limits.RequestDuration:
-				say(Slow, "request duration %s > %s", shown, limits.RequestDuration)
+				say(Fail, Slow, "request duration %s > %s", shown, limits.RequestDuration)
 			default:
-				say(Slow, "request duration %s > %s", max(took.Round(time.Microsecond), limits.RequestDuration+1), limits.RequestDuration)
+				say(Fail, Slow, "request duration %s > %s", max(took.Round(time.Microsecond), limits.RequestDuration+1), limits.RequestDuration)
 			}
 		}
+	}
+	for _, m := range own {
+		switch {
+		case m.Missing != "":
+			say(Inconclusive, m.Missing, "%s: %s", m.Name, m.Text)
+			continue
+		case m.Min != nil && m.Value < *m.Min:
+			say(Fail, Failing, "%s %v < %v", m.Name, m.Value, *m.Min)
+			r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Limit: *m.Min})
+			continue
+		case m.Max != nil && m.Value > *m.Max:
+			say(Fail, Failing, "%s %v > %v", m.Name, m.Value, *m.Max)
+			r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Limit: *m.Max})
+			continue
+		}
+		say(Pass, Good, "%s %v", m.Name, m.Value)
+		r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Passed: true})
 	}
 	r.Text = fmt.Sprintf("%s (%.0f requests)", cmp.Or(texts, "nothing is checked"), c.Requests)
 	return r
@@ -161,6 +212,13 @@ func quantile(q float64, within map[string]float64) (float64, bool) {
 		low, below = buckets[i-1].bound, buckets[i-1].count
 	}
 	return low + (buckets[i].bound-low)*(rank-below)/(buckets[i].count-below), true
+}
+
+// isTop says that a quantile is the longest finite bound because more took longer than that.
+func isTop(value float64, within map[string]float64) bool {
+	buckets := cumulative(within)
+	top := len(buckets) - 2
+	return top >= 0 && value == buckets[top].bound && buckets[top].count < durationQuantile*buckets[top+1].count
 }
 
 // bucket has the observations up to a bound.

@@ -36,6 +36,12 @@ func TestCheck(t *testing.T) {
 		{"no proxy measures durations", limits, window(1000, 0, nil), Inconclusive, NoDurations, "success rate 100.00% >= 99%, no durations: no proxy measured how long its requests took (1000 requests)"},
 		{"failing, and no proxy measures durations", limits, window(1000, 500, nil), Fail, Failing, "success rate 50.00% < 99%, no durations: no proxy measured how long its requests took (1000 requests)"},
 		{"too few", limits, window(9, 9, nil), Inconclusive, TooFew, "too few: the candidate answered 9 requests, 1 more are needed"},
+		{"enough to be good, too few to be bad", limits, window(99, 1, map[string]float64{"500": 99, "+Inf": 99}), Inconclusive, TooFew, "too few: success rate 98.99% < 99%, 1 more requests are needed, request duration 495ms <= 500ms (99 requests)"},
+		{"too few to be slow", limits, window(99, 0, map[string]float64{"500": 90, "1000": 99, "+Inf": 99}), Inconclusive, TooFew, "success rate 100.00% >= 99%, too few: request duration 945ms > 500ms, 1 more requests are needed (99 requests)"},
+		{"failing by one, which is proof where none may", Limits{SuccessRate: 100}, window(20, 1, nil), Fail, Failing, "success rate 95.00% < 100% (20 requests)"},
+		{"slower than the longest bucket, which is the limit", limits, window(1000, 0, map[string]float64{"500": 980, "+Inf": 1000}), Fail, Slow, "success rate 100.00% >= 99%, request duration > 500ms, where the proxies' longest bucket ends (1000 requests)"},
+		{"slower than the longest bucket, and the limit is more", limits, window(1000, 0, map[string]float64{"400": 980, "+Inf": 1000}), Inconclusive, NoDurations, "success rate 100.00% >= 99%, no durations: request duration > 400ms, where the proxies' longest bucket ends: whether it is <= 500ms cannot be told (1000 requests)"},
+		{"all within the longest bucket, which is the limit", limits, window(1000, 0, map[string]float64{"500": 1000, "+Inf": 1000}), Pass, Good, "success rate 100.00% >= 99%, request duration 495ms <= 500ms (1000 requests)"},
 		{"one metric is off", Limits{SuccessRate: 99}, window(1000, 0, map[string]float64{"500": 0, "+Inf": 1000}), Pass, Good, "success rate 100.00% >= 99% (1000 requests)"},
 		{"nothing to judge by", limits, metrics.Window{Missing: metrics.NoRequests, Text: "no requests: …"}, Inconclusive, "no requests", "no requests: …"},
 	} {

@@ -28,7 +28,7 @@ func Dispersion(history []Arm) (phi float64, estimated bool) {
 	if len(history) < minHistory || total.Events < minEvents {
 		return defaultPhi, false
 	}
-	return moments(history, total.rate()), true
+	return moments(history, total.Rate()), true
 }
 
 func withRequests(history []Arm) (strata []Arm, total Arm) {
@@ -44,7 +44,7 @@ func moments(strata []Arm, p float64) float64 {
 	excess := 0.0
 	for t := 1; t < len(strata); t++ {
 		now, before := strata[t], strata[t-1]
-		d := now.rate() - before.rate()
+		d := now.Rate() - before.Rate()
 		excess += d*d - p*(1/now.Requests+1/before.Requests)
 	}
 	return max(0, excess/float64(len(strata)-1)/(2*p*p))
@@ -52,13 +52,13 @@ func moments(strata []Arm, p float64) float64 {
 
 // Objective is one limit as the sequential test sees it: at most a share of the requests may be events.
 type Objective struct {
-	Name      string        // request-success-rate or request-duration
-	MaxRate   float64       // share of the requests that may be events, in [0, 1)
-	Limit     time.Duration // an event is a request that took longer; 0: one that failed
-	Weight    float64       // of alpha; those of all objectives are 1 together
-	Phi       float64       // dispersion, see Dispersion
-	Rate      float64       // stable's share of events before the release; MaxRate where that is not known
-	Estimated bool          // whether Phi was
+	Name      string        `json:"name"`                // request-success-rate or request-duration
+	MaxRate   float64       `json:"maxRate"`             // share of the requests that may be events, in [0, 1)
+	Limit     time.Duration `json:"limit,omitempty"`     // an event is a request that took longer; 0: one that failed
+	Weight    float64       `json:"weight"`              // of alpha; those of all objectives are 1 together
+	Phi       float64       `json:"phi"`                 // dispersion, see Dispersion
+	Rate      float64       `json:"rate"`                // stable's share of events before the release; MaxRate where that is not known
+	Estimated bool          `json:"estimated,omitempty"` // whether Phi was
 }
 
 // Objectives are the limits that are checked, with equal weights and the dispersion that the history of stable shows: its strata before the
@@ -80,21 +80,21 @@ func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
 		o := &all[i]
 		var stable []Arm
 		for _, s := range history {
-			if a, err := o.arm(s.Stable); err == nil {
+			if a, err := o.Count(s.Stable); err == nil {
 				stable = append(stable, a)
 			}
 		}
 		o.Weight, o.Rate = 1/float64(len(all)), o.MaxRate
 		o.Phi, o.Estimated = Dispersion(stable)
 		if strata, total := withRequests(stable); len(strata) >= minHistory {
-			o.Rate = total.rate()
+			o.Rate = total.Rate()
 		}
 	}
 	return all, nil
 }
 
-// arm are the counts as the objective sees them.
-func (o Objective) arm(c metrics.Counts) (Arm, error) {
+// Count is what the objective counts. An error is a duration that was not measured, or that cannot be told.
+func (o Objective) Count(c metrics.Counts) (Arm, error) {
 	if o.Limit == 0 {
 		return Arm{Requests: c.Requests, Events: c.Errors}, nil
 	}

@@ -15,8 +15,8 @@ func (a Arm) plus(b Arm, share float64) Arm {
 	return Arm{Requests: a.Requests + b.Requests*share, Events: a.Events + b.Events*share}
 }
 
-// rate is events by requests; 0 without requests.
-func (a Arm) rate() float64 {
+// Rate is events by requests; 0 without requests.
+func (a Arm) Rate() float64 {
 	if a.Requests == 0 {
 		return 0
 	}

@@ -87,7 +87,7 @@ func TestMoments(t *testing.T) {
 		strata = append(strata, Arm{[]float64{1500, 1480, 1510, 1500, 1490, 1505, 1495, 1500}[i], x})
 	}
 	_, total := withRequests(strata)
-	near(t, "phi", moments(strata, total.rate()), .236022916239, 1e-9)
+	near(t, "phi", moments(strata, total.Rate()), .236022916239, 1e-9)
 	if phi, estimated := Dispersion(strata); phi != .05 || estimated {
 		t.Errorf("of 8 strata: phi %v, estimated %v", phi, estimated)
 	}
@@ -256,7 +256,7 @@ func TestEnough(t *testing.T) {
 	for _, c := range []struct {
 		n, x, p float64
 		want    bool
-	}{{9, 0, .01, false}, {10, 0, .01, true}, {99, 1, .01, false}, {100, 1, .01, true}, {100, 50, .01, true}, {1000, 1, .001, true}, {999, 1, .001, false}, {20, 1, 0, false}} {
+	}{{9, 0, .01, false}, {10, 0, .01, true}, {99, 1, .01, false}, {100, 1, .01, true}, {100, 50, .01, true}, {1000, 1, .001, true}, {999, 1, .001, false}, {20, 1, 0, true}, {9, 1, 0, false}} {
 		if got := Enough(Arm{c.n, c.x}, c.p); got != c.want {
 			t.Errorf("%v failures in %v with %v allowed are enough: %v", c.x, c.n, c.p, got)
 		}

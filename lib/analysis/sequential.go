@@ -150,7 +150,6 @@ func (s *Sequential) Look(reporter string, strata []metrics.Stratum) Signal {
 		looks = 2
 	}
 	signal.Reject = s.evidence.Crossed >= looks
-	signal.Environment = signal.Environment && signal.LogE < signal.Bound
 	return signal
 }
 
@@ -187,7 +186,7 @@ func (t term) add(starts []start, table Table) {
 type Signal struct {
 	Reject bool // the candidate is shown to be failing
 	// Environment says that candidate and stable are both shown to be beyond the limit, and the candidate not to be worse: take its traffic away
-	// at once, and count no failed check. If stable then passes its check within two intervals, it was the candidate; else nobody knows.
+	// at once, and count no failed check. If stable then recovers at once, it was the candidate; else nobody knows (Recovery).
 	Environment bool
 	LogE, Bound float64   // ln of the evidence, and where it rejects: ln 1/Alpha
 	Beyond      float64   // ln of E_abs of the largest term: beyond the limit
@@ -199,6 +198,7 @@ type Signal struct {
 }
 
 func (s *Sequential) signal() Signal {
+	var environment Signal
 	out := Signal{LogE: math.Inf(-1), Bound: -math.Log(s.plan.Alpha)}
 	largest := math.Inf(-1)
 	var all []float64
@@ -228,10 +228,17 @@ func (s *Sequential) signal() Signal {
 			for k := range starts {
 				stable = append(stable, t.absolute(starts[k].TemperedStable))
 			}
-			out.Environment = out.Environment || crosses(stable)
+			if !environment.Environment && crosses(stable) { // this is what is to be told
+				k := slices.Index(beyond, slices.Max(beyond))
+				environment = Signal{Environment: true, Bound: out.Bound, Objective: t.Objective, Start: k + 1, Candidate: starts[k].Candidate, Stable: starts[k].Stable, Beyond: beyond[k], Worse: worst[k]}
+			}
 		}
 	}
 	out.LogE = logSum(all)
+	if environment.Environment && out.LogE < out.Bound {
+		environment.LogE = out.LogE
+		return environment
+	}
 	return out
 }
 
@@ -242,9 +249,12 @@ func (s Signal) String() string {
 		what = "took longer than " + s.Objective.Limit.Round(time.Millisecond).String()
 	}
 	counts := fmt.Sprintf("%.0f of %.0f requests %s (%.3g %%, allowed are %.3g %%), of stable %.0f of %.0f (%.3g %%), since interval %d",
-		s.Candidate.Events, s.Candidate.Requests, what, 100*s.Candidate.rate(), 100*s.Objective.MaxRate, s.Stable.Events, s.Stable.Requests, 100*s.Stable.rate(), s.Start)
+		s.Candidate.Events, s.Candidate.Requests, what, 100*s.Candidate.Rate(), 100*s.Objective.MaxRate, s.Stable.Events, s.Stable.Requests, 100*s.Stable.Rate(), s.Start)
 	evidence := fmt.Sprintf("evidence 10^%.1f, 10^%.1f is enough", s.LogE/math.Ln10, s.Bound/math.Ln10)
 	switch {
+	case s.Reject && math.IsInf(s.Worse, 1): // alone
+		return fmt.Sprintf("%s: beyond the limit: %.0f of %.0f requests %s (%.3g %%, allowed are %.3g %%); %s", s.Objective.Name, s.Candidate.Events,
+			s.Candidate.Requests, what, 100*s.Candidate.Rate(), 100*s.Objective.MaxRate, evidence)
 	case s.Reject:
 		return fmt.Sprintf("%s: the candidate is beyond the limit and worse than stable: %s; %s", s.Objective.Name, counts, evidence)
 	case s.Environment:

@@ -373,6 +373,12 @@ func TestSight(t *testing.T) {
 		t.Errorf("%v is not the first number of errors at which the evidence crosses", got.Events)
 	}
 	near(t, "the probability to find it", binomialTail(got.Events, 1200, got.Rate), .8, 1e-9)
+	one := Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 1} // computed independently: binomial tails
+	for _, c := range []struct{ n, events, rate float64 }{{120, 6, .0650855}, {1200, 25, .0241834}} {
+		if got := one.Sight(Objective{MaxRate: .01, Weight: 1}, c.n); got.Events != c.events || math.Abs(got.Rate-c.rate) > 5e-8 {
+			t.Errorf("of %v requests %v errors at a rate of %.8f are found, want %v at %v", c.n, got.Events, got.Rate, c.events, c.rate)
+		}
+	}
 	plan.Primary = true // which leaves half of alpha
 	for n := 100.0; n <= 3000; n += 100 {
 		x := plan.Sight(errorsOnly, n).Events
@@ -412,6 +418,9 @@ func TestCheckSplit(t *testing.T) {
 	high, low := CheckSplit(.2, 30, 70), CheckSplit(.05, 1, 99)
 	near(t, "the high end", high.High, .24, 1e-12)
 	near(t, "the low end", low.Low, .03, 1e-12)
+	// Lindon & Malek, arXiv 2011.03567, at the nearer end of [.16, .24]; computed independently in multiple precision.
+	near(t, "ln O of nothing", CheckSplit(.2, 0, 200).LogO, 11.354647915, 1e-9)
+	near(t, "ln O of 12 %", CheckSplit(.2, 120, 880).LogO, 3.074657146, 1e-9)
 	near(t, "ln O at the high end", high.LogO, logMultinomial([]float64{30, 70}, []float64{.24, .76}, []float64{20, 80}), 1e-12)
 	near(t, "ln O at the low end", low.LogO, logMultinomial([]float64{1, 99}, []float64{.03, .97}, []float64{5, 95}), 1e-12)
 }

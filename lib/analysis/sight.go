@@ -63,7 +63,15 @@ func CheckRejects(requests []float64, threshold int, maxRate, p float64) float64
 // Enough says whether a check has enough to judge by: the 1/maxRate requests with which one failure is not too many, or at least ten without any. Until then the
 // window is extended back to the shift of this weight.
 func Enough(a Arm, maxRate float64) bool {
-	return a.Requests >= minRequests && (a.Events == 0 || a.Requests >= math.Ceil(1/maxRate-1e-9))
+	return a.Requests >= MinRequests && (a.Events == 0 || a.Requests >= needed(maxRate))
+}
+
+// needed are the requests with which one failure is not too many; with none allowed one is enough to know.
+func needed(maxRate float64) float64 {
+	if maxRate <= 0 {
+		return MinRequests
+	}
+	return math.Ceil(1/maxRate - 1e-9)
 }
 
 // Oracle is how many requests of the candidate any test of level alpha needs on average to find that its rate is candidate and not stable's, with a

@@ -1,0 +1,34 @@
+package analysis
+
+import "github.com/canary-tasks/canary-tasks/lib/metrics"
+
+// Recovery tells a candidate that makes both versions fail from a failure that only comes at the same time: in the first case stable keeps the limits as
+// soon as the candidate has no traffic. Stable has one scrape interval to end what was under way, and is judged by the two after it. What ends
+// later ends by itself, and is not held against the candidate; what happens to end within these scrapes cannot be told apart.
+type Recovery struct {
+	Limits Limits
+
+	first, begin metrics.Window
+}
+
+// Look takes what was counted since the candidate's traffic was taken away. known is false as long as there is too little to say.
+func (r *Recovery) Look(w metrics.Window) (recovered, known bool) {
+	since := func(before metrics.Window) float64 { // scrapes
+		if before.To.IsZero() || w.Interval <= 0 {
+			return 0
+		}
+		return w.To.Sub(before.To).Seconds() / w.Interval.Seconds()
+	}
+	const almost = 0.1 // scrapes are not quite regular
+	switch {
+	case w.To.IsZero():
+	case r.first.To.IsZero():
+		r.first = w
+	case r.begin.To.IsZero() && since(r.first) >= 1-almost:
+		r.begin = w
+	case since(r.begin) >= 2-almost:
+		checked := Check(r.Limits, metrics.Window{From: r.begin.To, To: w.To, Candidate: w.Stable.Minus(r.begin.Stable)})
+		return checked.Verdict == Pass, checked.Verdict != Inconclusive
+	}
+	return false, false
+}
