@@ -5,6 +5,7 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 type Config struct {
 	Namespace        string    `json:"namespace"`
 	Target           string    `json:"target"`
+	Expect           string    `json:"expect,omitempty"` // what the target has to have
 	Service          string    `json:"service"`
 	Port             string    `json:"port,omitempty"` // name or number; "": whatever the Service has
 	Hosts            []string  `json:"hosts"`
@@ -53,6 +55,10 @@ type Config struct {
 	ReadyThreshold   Percent   `json:"readyThreshold"`
 	SuccessRate      float64   `json:"successRate"`     // percent; 0: not checked
 	RequestDuration  Duration  `json:"requestDuration"` // of 99 % of the requests; 0: not checked
+	Metrics          []Metric  `json:"metrics,omitempty"`
+	Alpha            float64   `json:"alpha"`
+	Baseline         string    `json:"baseline"` // limits or primary
+	EarlyPass        bool      `json:"earlyPass"`
 	Prometheus       string    `json:"prometheus"`
 	Drain            Duration  `json:"drain"`
 	Deadline         Duration  `json:"deadline"`
@@ -62,14 +68,19 @@ type Config struct {
 	AcceptUncovered  []string  `json:"acceptUncovered,omitempty"` // Kind/name
 	RunID            string    `json:"runId"`
 	RunName          string    `json:"runName"`
+	Warnings         []string  `json:"-"`                      // of the specification: fields that are not acted on
 	RunNamespace     string    `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
 }
 
 // Step is what the steps after canary-init take; the rest is in the release record.
 type Step struct {
 	Namespace, Target, RunID, RunName string
+	OnFailure                         string  // rollback, or "": a step that fails leaves it to others
 	Weight                            Percent // of shift-weight
 	Mode                              string  // of rollback
+	Git                               Git     // of rollback
+	// GitProblems are what is wrong with Git: no mistake there keeps traffic from going back.
+	GitProblems Problems
 }
 
 // Problem is a mistake in the configuration, with what would be right.
@@ -103,26 +114,31 @@ type reader struct {
 	step     string
 	problems Problems
 	given    map[string]bool
+	spec     map[string]string // values of a specification, which are weaker than those of the environment
 }
 
 func (r *reader) add(parameter, value, remedy string, args ...any) {
-	r.problems = append(r.problems, Problem{parameter, value, fmt.Sprintf(remedy, args...)})
+	r.problems = append(r.problems, Problem{parameter, value, strings.Join(strings.Fields(fmt.Sprintf(remedy, args...)), " ")})
 }
 
-// text returns a value, or its default.
+// env returns what the environment gives; "" where it gives none.
+func (r *reader) env(p Parameter) string {
+	var v struct { // one variable at a time, so that each mistake is seen
+		Text string `env:"TEXT"`
+	}
+	if err := envconfig.ProcessWith(r.ctx, &envconfig.Config{Target: &v, Lookuper: renamed{r.lookup, p.Env()}}); err != nil {
+		r.add(p.Name, "", "%v", err)
+	}
+	return strings.TrimSpace(v.Text)
+}
+
+// text returns a value: what the environment gives, else the specification, else the default.
 func (r *reader) text(name string) string {
 	for _, p := range Of(r.step) {
 		if p.Name != name {
 			continue
 		}
-		// One variable at a time, so that each mistake is seen.
-		var v struct {
-			Text string `env:"TEXT"`
-		}
-		if err := envconfig.ProcessWith(r.ctx, &envconfig.Config{Target: &v, Lookuper: renamed{r.lookup, p.Env()}}); err != nil {
-			r.add(name, "", "%v", err)
-		}
-		if text := strings.TrimSpace(v.Text); text != "" {
+		if text := cmp.Or(r.env(p), r.spec[name]); text != "" {
 			r.given[name] = true
 			return text
 		}
@@ -275,28 +291,50 @@ func (r *reader) percentOrOff(parameter string) float64 {
 	return f
 }
 
+// alpha reads the probability of a false alarm.
+func (r *reader) alpha() float64 {
+	v := r.text("alpha")
+	f, err := strconv.ParseFloat(v, 64)
+	if err != nil || !decimal.MatchString(v) || f <= 0 || f > 0.5 {
+		r.add("alpha", v, "give a probability above 0 and up to 0.5: 0.05 rejects at most one healthy release in twenty early")
+		return 0
+	}
+	return f
+}
+
 // LoadInit reads the configuration of canary-init. The error is of type Problems when something is wrong with a value: then Config has what
 // could be read, so that what the cluster says can be added to the same report.
 func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	r := &reader{ctx: ctx, lookup: lookup, step: CanaryInit, given: map[string]bool{}}
+	warnings := r.readSpec()
 	s := r.common()
 	c := Config{
-		Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName, RunNamespace: r.name("runNamespace", ""),
-		Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
+		Warnings: warnings, Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName, RunNamespace: r.name("runNamespace", ""),
+		Expect: r.text("expect"), Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
 		Interval: r.duration("interval", time.Second, day), Threshold: int(r.whole("threshold", 1, 1000, "checks")),
 		ProgressDeadline: Duration{time.Duration(r.whole("progressDeadlineSeconds", 1, 86400, "seconds")) * time.Second},
 		ReadyThreshold:   Percent(r.whole("readyThreshold", 1, 100, "percent")),
 		SuccessRate:      r.percentOrOff("requestSuccessRate"),
-		Prometheus:       r.address(), Drain: r.duration("drain", 0, day), Deadline: r.duration("deadline", time.Second, year),
+		Metrics:          r.metrics(), Alpha: r.alpha(), Baseline: r.text("baseline"), EarlyPass: r.truth("earlyPass"),
+		Prometheus: r.address(), Drain: r.duration("drain", 0, day), Deadline: r.duration("deadline", time.Second, year),
 		OnBusy: r.text("onBusy"), Takeover: r.truth("takeover"), RetryRejected: r.truth("retryRejected"),
 		AcceptUncovered: r.names("acceptUncovered", isKindAndName, "give objects as Kind/name, by comma: PodDisruptionBudget/shop"),
 		MaxSteps:        int(r.whole("maxSteps", 1, 100, "steps")),
 	}
 	c.Hosts = r.names("hosts", isHost, "give names of hosts, by comma: shop, shop.example.com, *.example.com", c.Service)
 	c.Gateways = r.names("gateways", isGateway, "give mesh or gateways as name or namespace/name, by comma", "mesh")
+	own := func(host string) bool {
+		return host == c.Service || host == "*" || strings.HasPrefix(host, c.Service+"."+c.Namespace)
+	}
+	if slices.Contains(c.Gateways, "mesh") && !slices.ContainsFunc(c.Hosts, own) { // callers within the mesh have no other name
+		c.Hosts = append(c.Hosts, c.Service)
+	}
 	c.VirtualService = r.name("virtualService", c.Service)
 	if r.text("requestDuration") != "off" {
 		c.RequestDuration = r.duration("requestDuration", time.Millisecond, day)
+	}
+	if c.Baseline != "limits" && c.Baseline != "primary" {
+		r.add("baseline", c.Baseline, "give limits or primary")
 	}
 	if c.OnBusy != "wait" && c.OnBusy != "fail" {
 		r.add("onBusy", c.OnBusy, "give wait or fail")
@@ -310,6 +348,7 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	if c.RunID == "" {
 		r.add("runId", "", "give every step of a release the same one: the uid of the PipelineRun")
 	}
+	r.git() // rollback takes it
 	c.Weights = r.weights(c.MaxSteps)
 	if longest := c.Longest(); len(r.problems) == 0 && longest > c.Deadline.Duration {
 		minutes := int(longest.Minutes()) + 1
@@ -326,7 +365,11 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 // by the threshold-th check at the latest, with one more interval for the first scrape and for requests to come, and proxies get their time after each move.
 func (c Config) Longest() time.Duration {
 	perWeight := time.Duration(c.Threshold+1) * c.Interval.Duration
-	return 2*c.ProgressDeadline.Duration + time.Duration(len(c.Weights))*perWeight + 2*c.Drain.Duration
+	deadlines := time.Duration(2)
+	if c.Expect != "" { // which is waited for before
+		deadlines++
+	}
+	return deadlines*c.ProgressDeadline.Duration + time.Duration(len(c.Weights))*perWeight + 2*c.Drain.Duration
 }
 
 // weights resolves stepWeight and maxWeight as Flagger does: 20 and 50 are 20, 40, 60, and never over 100. stepWeights are as they are.
@@ -387,6 +430,10 @@ func LoadStep(ctx context.Context, step string, lookup envconfig.Lookuper) (Step
 		if s.Mode = r.text("mode"); s.Mode != Rollback && s.Mode != Detach {
 			r.add("mode", s.Mode, "give rollback or detach")
 		}
+		before := r.problems
+		r.problems = nil
+		s.Git = r.git()
+		s.GitProblems, r.problems = r.problems, before
 	}
 	if len(r.problems) > 0 {
 		return s, r.problems
@@ -401,6 +448,9 @@ func (r *reader) common() Step {
 	}
 	if s.Namespace == "" {
 		r.add("namespace", "", "give the namespace of the target")
+	}
+	if s.OnFailure = r.env(OnFailure); s.OnFailure != "" && s.OnFailure != Rollback {
+		r.add(OnFailure.Name, s.OnFailure, "give rollback, for pipelines that run nothing after a step that failed, or leave it out")
 	}
 	return s
 }

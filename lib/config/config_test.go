@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func TestLoadInit(t *testing.T) {
 	want := Config{
 		Namespace: "web", Target: "shop", Service: "shop", Hosts: []string{"shop"}, Gateways: []string{"mesh"}, VirtualService: "shop",
 		Interval: seconds(60), Threshold: 5, Weights: []Percent{20, 40, 60}, MaxSteps: 10, ProgressDeadline: seconds(600), ReadyThreshold: 100,
-		SuccessRate: 99, RequestDuration: Duration{500 * time.Millisecond}, Prometheus: "http://prometheus.istio-system:9090", Drain: seconds(5),
+		SuccessRate: 99, RequestDuration: Duration{500 * time.Millisecond}, Alpha: 0.05, Baseline: "limits", Prometheus: "http://prometheus.istio-system:9090", Drain: seconds(5),
 		Deadline: seconds(3000), OnBusy: "wait", Takeover: true, RunID: "4711", RunName: "run-1",
 	}
 	got, err := LoadInit(t.Context(), environment(CanaryInit))
@@ -95,8 +96,58 @@ func TestLists(t *testing.T) {
 		Duration                time.Duration
 	}
 	want := read{[]string{"shop", "*.example.com", "*"}, []string{"mesh", "web/front"}, []string{"PodDisruptionBudget/keep"}, "http", 99.5, 0}
+	for hosts, want := range map[string][]string{"": {"shop"}, "shop.example.com": {"shop.example.com", "shop"}, "shop.web.svc.cluster.local": {"shop.web.svc.cluster.local"}} {
+		if c, err := LoadInit(t.Context(), environment(CanaryInit, "CANARY_HOSTS", hosts)); err != nil || !slices.Equal(c.Hosts, want) {
+			t.Errorf("hosts %q are %v, want %v: %v", hosts, c.Hosts, want, err)
+		}
+	}
+	if c, err := LoadInit(t.Context(), environment(CanaryInit, "CANARY_HOSTS", "shop.example.com", "CANARY_GATEWAYS", "front")); err != nil || len(c.Hosts) != 1 {
+		t.Errorf("hosts of a gateway alone are %v: %v", c.Hosts, err)
+	}
 	if diff := cmp.Diff(want, read{got.Hosts, got.Gateways, got.AcceptUncovered, got.Port, got.SuccessRate, got.RequestDuration.Duration}); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
+// A specification gives what the environment does not.
+func TestSpecification(t *testing.T) {
+	t.Parallel()
+	spec := "{apiVersion: flagger.app/v1beta1, kind: Canary, spec: {targetRef: {kind: Deployment, name: shop}, service: {port: 80, retries: {attempts: 2}}, " +
+		"analysis: {interval: 30s, threshold: 3, stepWeight: 10, maxWeight: 30, metrics: [{name: request-success-rate, thresholdRange: {min: 98}}, {name: queue, query: max(queue), thresholdRange: {max: 5}}]}}}"
+	type read struct {
+		Interval  time.Duration
+		Threshold int
+		Weights   []Percent
+		Rate      float64
+		Duration  time.Duration
+		Metrics   int
+		Port      string
+		Warnings  []string
+	}
+	for _, c := range []struct {
+		desc   string
+		values []string
+		want   read
+	}{
+		{"alone", nil, read{30 * time.Second, 3, []Percent{10, 20, 30}, 98, 0, 1, "80", []string{"spec.service.retries is not acted on"}}},
+		{"parameters are stronger", []string{"CANARY_INTERVAL", "20s", "CANARY_STEP_WEIGHTS", "5,50", "CANARY_REQUEST_DURATION", "1s"}, read{20 * time.Second, 3, []Percent{5, 50}, 98, time.Second, 1, "80", []string{"spec.service.retries is not acted on"}}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			defaults := []string{"CANARY_SPEC", spec} // a Task passes no default for what a specification may give
+			for _, p := range Of(CanaryInit) {
+				if !strings.HasPrefix(p.Default, "$(") && p.TaskDefault() != p.Default {
+					defaults = append(defaults, p.Env(), "")
+				}
+			}
+			got, err := LoadInit(t.Context(), environment(CanaryInit, append(defaults, c.values...)...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, read{got.Interval.Duration, got.Threshold, got.Weights, got.SuccessRate, got.RequestDuration.Duration, len(got.Metrics), got.Port, got.Warnings}); diff != "" {
+				t.Errorf("(-want, +got)\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -138,6 +189,21 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"an octal percentage", []string{"CANARY_REQUEST_SUCCESS_RATE", "010"}, `parameter requestSuccessRate is "010"`},
 		{"a percentage with an exponent", []string{"CANARY_REQUEST_SUCCESS_RATE", "9e1"}, `parameter requestSuccessRate is "9e1"`},
 		{"infinite", []string{"CANARY_REQUEST_SUCCESS_RATE", "Inf"}, `parameter requestSuccessRate is "Inf"`},
+		{"a specification of something else", []string{"CANARY_SPEC", "{apiVersion: flagger.app/v1beta1, kind: Canary, spec: {targetRef: {name: cart}, analysis: {metrics: []}}}"}, `parameter target is "shop": the specification is of Deployment cart`},
+		{"a specification that is misspelt", []string{"CANARY_SPEC", "{apiVersion: flagger.app/v1beta1, kind: Canary, spec: {analysis: {intervall: 1m}}}"}, "spec.analysis.intervall: there is no such field, the nearest is interval"},
+		{"a specification that is turned off", []string{"CANARY_SPEC", "{canary: {enabled: false}}"}, "its canary block is turned off"},
+		{"an alpha of zero", []string{"CANARY_ALPHA", "0"}, `parameter alpha is "0": give a probability above 0 and up to 0.5`},
+		{"an alpha that lets most through", []string{"CANARY_ALPHA", "0.51"}, `parameter alpha is "0.51": give a probability above 0 and up to 0.5`},
+		{"another baseline", []string{"CANARY_BASELINE", "stable"}, `parameter baseline is "stable": give limits or primary`},
+		{"metrics that are no list", []string{"CANARY_METRICS", "{name: a}"}, "parameter metrics is \"{name: a}\": give a YAML list of name, query and thresholdRange"},
+		{"a metric misspelt", []string{"CANARY_METRICS", "[{name: a, qurey: up, thresholdRange: {max: 1}}]"}, `unknown field "qurey"`},
+		{"a metric without a name", []string{"CANARY_METRICS", "[{query: up, thresholdRange: {max: 1}}]"}, "give number 1 of the list a name"},
+		{"a metric that is built in", []string{"CANARY_METRICS", "[{name: request-duration, query: up, thresholdRange: {max: 1}}]"}, `parameter metrics is "request-duration": give requestSuccessRate and requestDuration`},
+		{"two metrics of one name", []string{"CANARY_METRICS", "[{name: a, query: up, thresholdRange: {max: 1}}, {name: a, query: up, thresholdRange: {max: 1}}]"}, `parameter metrics is "a": give each metric a name of its own`},
+		{"a metric without a range", []string{"CANARY_METRICS", "[{name: a, query: up}]"}, `parameter metrics is "a": give it a thresholdRange with min, max or both`},
+		{"min above max", []string{"CANARY_METRICS", "[{name: a, query: up, thresholdRange: {min: 2, max: 1}}]"}, `parameter metrics is "a": its thresholdRange has min 2 above max 1`},
+		{"a metric that is no number", []string{"CANARY_METRICS", "[{name: a, query: up, thresholdRange: {max: .nan}}]"}, "unsupported value: NaN"},
+		{"a metric's interval without unit", []string{"CANARY_METRICS", "[{name: a, query: up, interval: '60', thresholdRange: {max: 1}}]"}, `parameter metrics is "60": give the interval of a with its unit`},
 		{"a weight of zero", []string{"CANARY_STEP_WEIGHT", "0"}, `parameter stepWeight is "0": give a whole number of percent from 1 to 100`},
 		{"weights that do not rise", []string{"CANARY_STEP_WEIGHTS", "20,20"}, `parameter stepWeights is "20,20": give rising whole numbers`},
 		{"a weight over 100", []string{"CANARY_STEP_WEIGHTS", "20,120"}, `parameter stepWeights is "20,120"`},
@@ -158,6 +224,7 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"an octal port", []string{"CANARY_PORT", "080"}, `parameter port is "080": give a number from 1 to 65535, without leading zeros`},
 		{"no deadline could be kept", []string{"CANARY_INTERVAL", "5m"}, "--pipeline-timeout"},
 		{"another word", []string{"CANARY_ON_BUSY", "queue"}, `parameter onBusy is "queue": give wait or fail`},
+		{"no such thing to do on failure", []string{"CANARY_ON_FAILURE", "retry"}, `parameter onFailure is "retry": give rollback`},
 		{"neither true nor false", []string{"CANARY_TAKEOVER", "yes"}, `parameter takeover is "yes": give true or false`},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -189,6 +256,13 @@ func TestLoadStep(t *testing.T) {
 	}
 	if diff := cmp.Diff(Step{Namespace: "web", Target: "shop", RunID: "4711", RunName: "run-1", Weight: 40}, got); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	got, err = LoadStep(t.Context(), Analyze, environment(Analyze, "CANARY_ON_FAILURE", "rollback"))
+	if err != nil || got.OnFailure != Rollback {
+		t.Errorf("%+v: %v", got, err)
+	}
+	if _, err := LoadStep(t.Context(), Analyze, environment(Analyze, "CANARY_ON_FAILURE", "Rollback")); AsProblems(err) == nil || !strings.Contains(err.Error(), `parameter onFailure is "Rollback"`) {
+		t.Errorf("on failure: %v", err)
 	}
 	for _, weight := range []string{"", "101", "-1", "4e1", "٤"} {
 		if _, err := LoadStep(t.Context(), ShiftWeight, environment(ShiftWeight, "CANARY_WEIGHT", weight)); err == nil {

@@ -4,22 +4,25 @@
 // value of a series, which for a new version is its first burst of errors. A look is at the scrapes since a moment, which is when the candidate
 // got its weight; times are Prometheus' own.
 //
-// client.go asks, observer.go chooses which series and says what is missing, state.go adds up, counts.go is what comes out.
+// client.go asks, query.go is for people's own PromQL, decode.go reads what is large, observer.go chooses which series and says what is missing, state.go adds up, counts.go is what comes out.
 package metrics
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
 	"github.com/prometheus/client_golang/api"
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 )
 
@@ -43,8 +46,13 @@ const (
 	mostWait    = 3 * time.Second
 )
 
-// New returns a client of the Prometheus at an address: an absolute http or https URL; a query string is sent with every query.
-func New(address string) (*Client, error) {
+// httpConfig is the file that a directory for New has.
+const httpConfig = "http.yaml"
+
+// New returns a client of the Prometheus at an address: an absolute http or https URL; a query string is sent with every query. In the directory
+// secrets, "" for none, the file http.yaml, if it is there, says how to get in: basic_auth, authorization, tls_config, http_headers and so on, as in
+// Prometheus' own configuration. Files that it names are relative to it, and are read anew when they change.
+func New(address, secrets string) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("%q is not an address with http:// or https://", address)
@@ -57,12 +65,24 @@ func New(address string) (*Client, error) {
 	rc.RetryMax = retries
 	rc.Backoff = backoff
 	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler // the server's own message, not "giving up"
+	if secrets != "" {
+		cfg, _, err := config.LoadHTTPConfigFile(filepath.Join(secrets, httpConfig))
+		if errors.Is(err, fs.ErrNotExist) {
+			cfg, err = &config.DefaultHTTPClientConfig, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading %s, which says how to get in to Prometheus: %w", httpConfig, err)
+		}
+		if rc.HTTPClient.Transport, err = config.NewRoundTripperFromConfig(*cfg, "prometheus"); err != nil {
+			return nil, fmt.Errorf("%s, which says how to get in to Prometheus: %w", httpConfig, err)
+		}
+	}
 	rc.HTTPClient.Timeout = attemptTime
 	client, err := api.NewClient(api.Config{Address: address, RoundTripper: &retryablehttp.RoundTripper{Client: rc}})
 	if err != nil {
 		return nil, fmt.Errorf("making a client of Prometheus: %w", err)
 	}
-	return &Client{api: v1.NewAPI(client), address: u.Host}, nil
+	return &Client{api: v1.NewAPI(reading{client}), address: u.Host}, nil
 }
 
 // backoff waits as long as the server asks for, but not longer than mostWait, with jitter.

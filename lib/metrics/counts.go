@@ -2,7 +2,9 @@ package metrics
 
 import (
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,6 +44,16 @@ func (c Counts) clone() Counts {
 	return c
 }
 
+// know adds the bounds that the proxies have and below which nothing was counted: without them it would seem that there is no such bound.
+func (c *Counts) know(bounds map[string]float64) {
+	if c.Within["+Inf"] == 0 {
+		return
+	}
+	for le := range bounds {
+		c.Within[le] += 0
+	}
+}
+
 // gRPC statuses that are the server's fault: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
 var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
 
@@ -51,7 +63,7 @@ func (c *Counts) add(m model.Metric, n float64) {
 		if c.Within == nil {
 			c.Within = map[string]float64{}
 		}
-		c.Within[string(le)] += n
+		c.Within[milliseconds(m[model.MetricNameLabel], string(le))] += n
 		return
 	}
 	code := string(m["response_code"])
@@ -65,8 +77,21 @@ func (c *Counts) add(m model.Metric, n float64) {
 	}
 }
 
+// milliseconds is the bound of a bucket. Istio before 1.5 measured seconds.
+func milliseconds(name model.LabelValue, le string) string {
+	if name != oldDurationsMetric {
+		return le
+	}
+	bound, err := strconv.ParseFloat(le, 64)
+	if err != nil || math.IsInf(bound, 1) {
+		return le
+	}
+	return strconv.FormatFloat(bound*1000, 'f', -1, 64)
+}
+
 // Stratum is what was counted in one scrape interval. At the callers' side it is that of one proxy, which counted for both versions at the same
-// moments. At the workloads' side, where versions are scraped at different moments, it is from one look to the next.
+// moments. At the workloads' side, where each pod is scraped at a moment of its own, it is one of a grid that is common to all of them: counts are
+// interpolated, and have fractions.
 type Stratum struct {
 	From      time.Time `json:"from"`
 	To        time.Time `json:"to"`
@@ -83,16 +108,19 @@ const (
 	NoScrape      Missing = "no scrape"       // Prometheus has no scrape of Istio's metrics since the candidate got its weight
 	NoSeries      Missing = "no series"       // proxies are scraped, and none counts requests for this workload
 	NoRequests    Missing = "no requests"     // nobody sent a request
+	NoneAnswered  Missing = "none answered"   // requests were sent, and all callers gave up before there was an answer
 	TooManySeries Missing = "too many series" // more than are evaluated
 )
 
 // Window is what was counted since the observation began.
 type Window struct {
-	From, To          time.Time // of the first and the last scrape; zero where there is none
-	Scrapes           int       // of all proxies together
-	Reporter          string    // who counted: source|waypoint (the callers' side) or destination; empty as long as it is not known
+	From, To          time.Time     // of the first and the last scrape; zero where there is none
+	Scrapes           int           // of all proxies together
+	Reporter          string        // who counted: source|waypoint (the callers' side) or destination; empty as long as it is not known
+	Series            int           // looked at
+	Interval          time.Duration // how often a proxy is scraped; 0 as long as none was twice
 	Stable, Candidate Counts
-	Strata            []Stratum // the last ones in which there were requests, oldest first
+	Strata            []Stratum // those in which there were requests and that were completed since the last look, oldest first
 	Missing           Missing   // "" where the candidate has requests
 	Text              string    // what is missing, in a sentence
 }

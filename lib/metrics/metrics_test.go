@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -38,7 +39,7 @@ func start(t *testing.T, p *prometheus) *Client {
 	t.Helper()
 	s := httptest.NewServer(p)
 	t.Cleanup(s.Close)
-	c, err := New(s.URL)
+	c, err := New(s.URL, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	within, _ := time.ParseDuration(strings.TrimSuffix(span, "]"))
 	for _, s := range p.series {
 		reporter := s.labels["reporter"]
-		if kind != "matrix" || !strings.HasPrefix(query, s.labels["__name__"]+"{") || strings.Contains(query, `"source|waypoint"`) == (reporter == "destination") {
+		if kind != "matrix" || !regexp.MustCompile(`[|"]`+s.labels["__name__"]+`[|"]`).MatchString(query) || strings.Contains(query, `"source|waypoint"`) == (reporter == "destination") {
 			continue
 		}
 		var ago []float64
@@ -128,7 +129,10 @@ var target = Target{Namespace: "web", Stable: Arm{"shop-primary", "shop-primary"
 // The observation begins 20 s ago; scrapes are every 5 s.
 func look(t *testing.T, p *prometheus) (Window, error) {
 	t.Helper()
-	return start(t, p).Observe(target, time.Now().Add(-20*time.Second)).Look(t.Context())
+	if p.now.IsZero() {
+		p.now = time.Now()
+	}
+	return start(t, p).Observe(target, p.now.Add(-20*time.Second)).Look(t.Context())
 }
 
 func TestLook(t *testing.T) {
@@ -169,7 +173,7 @@ func TestLook(t *testing.T) {
 		{"they are, and got none", []series{
 			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
 			requests("shop", "200", "d", at(17, 5, 7, 5), "reporter", "destination", "destination_workload", "shop")}, Counts{Requests: 30}, Counts{}, NoRequests},
-		{"callers that gave up", []series{requests("shop-canary", "0", "a", at(17, 0, 7, 10))}, Counts{}, Counts{Aborted: 10}, NoRequests},
+		{"callers that gave up", []series{requests("shop-canary", "0", "a", at(17, 0, 7, 10))}, Counts{}, Counts{Aborted: 10}, NoneAnswered},
 		{"nobody asks for either", []series{requests("shop-primary", "200", "a", at(17, 7, 7, 7))}, Counts{}, Counts{}, NoRequests},
 		{"all scrapes are from before", []series{requests("shop-canary", "200", "a", at(25, 5, 22, 10))}, Counts{}, Counts{}, NoScrape},
 		{"the candidate got none", []series{stable, requests("shop-canary", "200", "a", at(17, 7, 7, 7))}, Counts{Requests: 200}, Counts{}, NoRequests},
@@ -214,7 +218,7 @@ func TestTextOfWhatIsMissing(t *testing.T) {
 	stable := requests("shop-primary", "200", "a", at(17, 0, 7, 30))
 	for want, series := range map[string][]series{
 		"no requests: stable got 30 and the candidate none":     {stable},
-		"no requests were answered: the callers of 10 gave up":  {stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10))},
+		"none answered: the callers of 10 gave up":              {stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10))},
 		"no requests: neither stable nor the candidate got any": {requests("shop-primary", "200", "a", at(17, 30, 7, 30))},
 		"no scrape but one since the candidate got its weight":  {requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")},
 	} {
@@ -278,8 +282,11 @@ func TestStrata(t *testing.T) {
 	t.Parallel()
 	bucket := requests("shop-canary", "200", "a", at(17, 0, 12, 2, 7, 4), "le", "25")
 	bucket.labels["__name__"] = durationsMetric
+	all := requests("shop-canary", "200", "a", at(17, 0, 12, 20, 7, 40), "le", "+Inf")
+	none := requests("shop-canary", "200", "a", at(17, 0, 12, 0, 7, 0), "le", "5")
+	all.labels["__name__"], none.labels["__name__"] = durationsMetric, durationsMetric
 	now := time.Now()
-	callers := []series{
+	callers := []series{all, none,
 		requests("shop-primary", "200", "a", at(17, 0, 12, 100, 7, 200)), requests("shop-canary", "200", "a", at(17, 0, 12, 20, 7, 40)), bucket,
 		requests("shop-canary", "500", "a", at(7, 5)),
 		requests("shop-primary", "200", "b", at(16, 0, 11, 50, 6, 50)),
@@ -296,12 +303,12 @@ func TestStrata(t *testing.T) {
 		want   []Stratum
 	}{
 		{"at the callers", callers, []Stratum{
-			{From: ago(17), To: ago(12), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 20, Within: map[string]float64{"25": 2}}},
+			{From: ago(17), To: ago(12), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 20, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
 			{From: ago(16), To: ago(11), Proxy: " b ", Stable: Counts{Requests: 50}},
-			{From: ago(12), To: ago(7), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 25, Errors: 5, Within: map[string]float64{"25": 2}}},
+			{From: ago(12), To: ago(7), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 25, Errors: 5, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
 		}},
 		{"at the workloads, which are scraped at different moments", workloads, []Stratum{
-			{From: ago(17), To: ago(6), Stable: Counts{Requests: 30}, Candidate: Counts{Requests: 20, Errors: 20}},
+			{From: ago(17), To: ago(7), Stable: Counts{Requests: 30}, Candidate: Counts{Requests: 18, Errors: 18}}, // 9 s of 10, the rest is not complete
 		}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -322,11 +329,11 @@ func TestStateIsBounded(t *testing.T) {
 	t.Parallel()
 	s := State{}
 	for i := range model.Time(1000) {
-		s.add(model.Matrix{{Metric: model.Metric{"destination_service": "c.web.svc.local", "response_code": "200"}, Values: []model.SamplePair{{Timestamp: 5000 * i, Value: model.SampleValue(i)}}}},
+		s.add([]rawSeries{{metric: model.Metric{"destination_service": "c.web.svc.local", "response_code": "200"}, values: []model.SamplePair{{Timestamp: 5000 * i, Value: model.SampleValue(i)}}}},
 			side{stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"})
 	}
-	if s.Candidate.Requests != 999 || s.Scrapes != 1000 || len(s.Strata) != maxStrata || len(s.Scraped["  "]) != keptScrapes || len(s.Last) != 1 {
-		t.Errorf("%v requests, %d scrapes, %d strata, %v, %d series", s.Candidate.Requests, s.Scrapes, len(s.Strata), s.Scraped, len(s.Last))
+	if s.Candidate.Requests != 999 || s.Scrapes != 1000 || len(s.Open) != 0 || len(s.Scraped["  "]) != keptScrapes || len(s.Last) != 1 {
+		t.Errorf("%v requests, %d scrapes, %d strata, %v, %d series", s.Candidate.Requests, s.Scrapes, len(s.Open), s.Scraped, len(s.Last))
 	}
 }
 
@@ -340,7 +347,7 @@ func TestTooManySeries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Window{Missing: TooManySeries, Text: "not evaluated: 5001 series, more than 5000"}, got); diff != "" {
+	if diff := cmp.Diff(Window{Missing: TooManySeries, Text: "not evaluated: 10001 series, more than 10000"}, got); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
 	}
 }
@@ -355,8 +362,8 @@ func TestQueries(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		`istio_requests_total{reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
-		`istio_requests_total{reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
+		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
+		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
 		fmt.Sprintf("count(timestamp(istio_requests_total) >= %d) or vector(0)", since.Unix()),
 	}
 	if diff := cmp.Diff(want, p.queries); diff != "" {
@@ -419,13 +426,13 @@ func TestAsksAgain(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"prometheus:9090", "/api", "ftp://prometheus", "http://me:secret@prometheus:9090"} {
-		if _, err := New(address); err == nil || strings.Contains(err.Error(), "secret") {
+		if _, err := New(address, ""); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
 	gone := httptest.NewServer(nil)
 	gone.Close()
-	c, err := New(gone.URL + "/?token=secret")
+	c, err := New(gone.URL+"/?token=secret", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,12 +14,14 @@ import (
 
 // The metrics of Istio's proxies that are counted.
 const (
-	requestsMetric  = "istio_requests_total"
-	durationsMetric = "istio_request_duration_milliseconds_bucket"
+	requestsMetric     = "istio_requests_total"
+	durationsMetric    = "istio_request_duration_milliseconds_bucket"
+	oldDurationsMetric = "istio_request_duration_seconds_bucket" // before Istio 1.5
+	histogramsMetric   = "istio_request_duration_milliseconds"   // where Prometheus keeps native histograms
 )
 
-// maxSeries is how many series of a metric are looked at; with more the answer would be too large.
-const maxSeries = 5000
+// maxSeries is how many series are looked at; with more the answer would be too large.
+const maxSeries = 10000
 
 // lag is how long after its time a scrape may appear in Prometheus: what is so young is fetched again.
 const lag = 10 * time.Second
@@ -28,6 +31,7 @@ type Observer struct {
 	client *Client
 	target Target
 	state  State
+	decoder
 }
 
 // Observe begins to count requests that end after a moment: the first scrape at or after it is what increases are counted from.
@@ -59,14 +63,15 @@ func (o *Observer) sides() []side {
 	}
 }
 
-// selector is the series of one metric for both versions, which one query gives as of the same moment. Names are escaped: they match as they are.
-func (s side) selector(metric string) string {
+// selector is the series of both versions, which one query gives as of the same moment: what one scrape brought is in it whole or not at all. Names
+// are escaped: they match as they are.
+func (s side) selector(names ...string) string {
 	tail := ""
 	if !s.workloads() { // the cluster's domain follows
 		tail = ".+"
 	}
 	value := regexp.QuoteMeta(s.stable) + tail + "|" + regexp.QuoteMeta(s.candidate) + tail
-	text := fmt.Sprintf("%s{reporter=~%q,%s=~%s", metric, s.reporters, s.label, strconv.Quote(value))
+	text := fmt.Sprintf("{__name__=~%q,reporter=~%q,%s=~%s", strings.Join(names, "|"), s.reporters, s.label, strconv.Quote(value))
 	if s.workloads() {
 		text += ",destination_workload_namespace=" + strconv.Quote(s.namespace)
 	}
@@ -86,62 +91,60 @@ func (s side) arm(m model.Metric, stable, candidate *Counts) *Counts {
 // and is ErrQuery.
 func (o *Observer) Look(ctx context.Context) (Window, error) {
 	now := time.Now()
+	var strata []Stratum
+	looked := 0
 	for _, s := range o.sides() {
 		if o.state.Reporter != "" && o.state.Reporter != s.reporters {
 			continue
 		}
-		requests, err := o.fetch(ctx, s.selector(requestsMetric), now)
+		series, err := o.fetch(ctx, s.selector(requestsMetric, durationsMetric, oldDurationsMetric, histogramsMetric), now)
 		if err != nil {
 			return Window{}, err
 		}
-		if len(requests) == 0 {
+		if len(series) == 0 {
 			continue
 		}
-		if o.state.Reporter == "" && s.workloads() && !twice(requests) {
+		if o.state.Reporter == "" && s.workloads() && !twice(series) {
 			return Window{Missing: NoScrape, Text: "no scrape but one since the candidate got its weight"}, nil
 		}
-		durations, err := o.fetch(ctx, s.selector(durationsMetric), now)
-		if err != nil {
-			return Window{}, err
-		}
-		if n := max(len(requests), len(durations)); n > maxSeries {
+		if n := len(series); n > maxSeries {
 			return Window{Missing: TooManySeries, Text: fmt.Sprintf("not evaluated: %d series, more than %d", n, maxSeries)}, nil
 		}
-		o.state.Reporter = s.reporters
-		o.state.add(append(requests, durations...), s)
+		o.state.Reporter, looked = s.reporters, len(series)
+		strata = o.state.add(series, s)
 		break
 	}
 	state := o.state.clone()
-	w := Window{From: state.From, To: state.To, Scrapes: state.Scrapes, Reporter: state.Reporter, Stable: state.Stable, Candidate: state.Candidate, Strata: state.Strata}
+	w := Window{From: state.From, To: state.To, Scrapes: state.Scrapes, Reporter: state.Reporter, Series: looked, Interval: state.interval(),
+		Stable: state.Stable, Candidate: state.Candidate, Strata: strata}
 	return w, o.whatIsMissing(ctx, &w, now)
 }
 
 // fetch returns the raw samples since the last look.
-func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) (model.Matrix, error) {
+func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) ([]rawSeries, error) {
 	from := o.state.Since
-	if young := o.state.To.Add(-lag); young.After(from) {
+	if young := o.state.To.Add(-max(lag, o.state.interval()*3/2)); young.After(from) {
 		from = young
 	}
 	span := model.Duration(max(0, now.Sub(from)).Truncate(time.Second) + time.Second)
-	v, err := o.client.query(ctx, selector+"["+span.String()+"]", now)
+	a := answer{decoder: &o.decoder}
+	v, err := o.client.query(into(ctx, &a), selector+"["+span.String()+"]", now)
 	if err != nil {
 		return nil, err
 	}
-	matrix, ok := v.(model.Matrix)
-	if !ok {
+	if _, ok := v.(model.Matrix); !ok {
 		return nil, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
 	}
-	return matrix, nil
+	classic := func(one rawSeries) bool { return !one.native && one.metric[model.BucketLabel] != "" }
+	if slices.ContainsFunc(a.series, classic) { // Prometheus keeps both
+		return slices.DeleteFunc(a.series, func(one rawSeries) bool { return one.native }), nil
+	}
+	return a.series, nil
 }
 
 // twice says that something was scraped twice: by then the callers' proxies would have been, too. Only then the workloads' side is settled for.
-func twice(matrix model.Matrix) bool {
-	for _, series := range matrix {
-		if len(series.Values) > 1 {
-			return true
-		}
-	}
-	return false
+func twice(all []rawSeries) bool {
+	return slices.ContainsFunc(all, func(one rawSeries) bool { return len(one.values) > 1 })
 }
 
 // whatIsMissing tells apart why the candidate has no requests.
@@ -150,7 +153,7 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) 
 	case w.Candidate.Requests > 0:
 		return nil
 	case w.Candidate.Aborted > 0:
-		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests were answered: the callers of %.0f gave up", w.Candidate.Aborted)
+		w.Missing, w.Text = NoneAnswered, fmt.Sprintf("none answered: the callers of %.0f gave up", w.Candidate.Aborted)
 		return nil
 	case w.Stable.Requests > 0 && !o.state.Sighted && w.Reporter == "destination":
 		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s: it got none, or its pods have no sidecar that is scraped", w.Stable.Requests, o.target.Candidate.Workload)

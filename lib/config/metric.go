@@ -1,0 +1,71 @@
+package config
+
+import (
+	"time"
+
+	"github.com/prometheus/common/model"
+	"sigs.k8s.io/yaml"
+)
+
+// Metric is a check by a query of people's own, in the form that Flagger's Canary has.
+type Metric struct {
+	Name              string            `json:"name"`
+	Query             string            `json:"query"` // PromQL, a template with Flagger's functions
+	Interval          string            `json:"interval,omitempty"`
+	ThresholdRange    ThresholdRange    `json:"thresholdRange"`
+	TemplateVariables map[string]string `json:"templateVariables,omitempty"`
+}
+
+// ThresholdRange is what a value has to be in, ends included; nil: no end.
+type ThresholdRange struct {
+	Min *float64 `json:"min,omitempty"`
+	Max *float64 `json:"max,omitempty"`
+}
+
+// Every is the metric's interval, which was checked.
+func (m Metric) Every() time.Duration {
+	d, err := model.ParseDuration(m.Interval)
+	if err != nil {
+		return time.Minute
+	}
+	return time.Duration(d)
+}
+
+// metrics reads the checks of people's own.
+func (r *reader) metrics() []Metric {
+	v := r.text("metrics")
+	if v == "" {
+		return nil
+	}
+	var all []Metric
+	if err := yaml.UnmarshalStrict([]byte(v), &all); err != nil {
+		r.add("metrics", v, "give a YAML list of name, query and thresholdRange: %v", err)
+		return nil
+	}
+	names := map[string]bool{}
+	for i, m := range all {
+		name := m.Name
+		switch {
+		case name == "":
+			r.add("metrics", v, "give number %d of the list a name", i+1)
+		case name == "request-success-rate" || name == "request-duration":
+			r.add("metrics", name, "give requestSuccessRate and requestDuration for what is built in, and other names to queries of your own")
+		case names[name]:
+			r.add("metrics", name, "give each metric a name of its own")
+		}
+		names[name] = true
+		if m.Interval == "" {
+			all[i].Interval = "1m" // as with Flagger
+		} else if d, err := model.ParseDuration(m.Interval); err != nil || time.Duration(d) < time.Second || time.Duration(d) > day {
+			r.add("metrics", m.Interval, "give the interval of %s with its unit, at least 1s and at most 24h", name)
+		}
+		least, most := m.ThresholdRange.Min, m.ThresholdRange.Max
+		switch {
+		case least == nil && most == nil:
+			r.add("metrics", name, "give it a thresholdRange with min, max or both")
+		case least != nil && most != nil && *least > *most:
+			r.add("metrics", name, "its thresholdRange has min %v above max %v: change them", *least, *most)
+		}
+	}
+	return all
+}

@@ -1,0 +1,63 @@
+package metrics
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+// Caller is how many requests one workload sent to each version.
+type Caller struct {
+	Name              string // NAMESPACE/WORKLOAD
+	Stable, Candidate float64
+}
+
+// String says which share went to the candidate.
+func (c Caller) String() string {
+	return fmt.Sprintf("%s %.1f %% of %.0f", c.Name, 100*c.Candidate/(c.Candidate+c.Stable), c.Candidate+c.Stable)
+}
+
+// Callers tells who sent the requests that were looked at, the most first: for people, where the mesh does not give the candidate its share. The
+// numbers are Prometheus' increase, which extrapolates. The error is ErrQuery.
+func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
+	i := slices.IndexFunc(o.sides(), func(s side) bool { return s.reporters == o.state.Reporter })
+	if i < 0 {
+		return nil, nil
+	}
+	s, now := o.sides()[i], time.Now()
+	span := model.Duration(now.Sub(o.state.Since).Truncate(time.Second) + time.Second)
+	v, err := o.client.query(ctx, fmt.Sprintf("sum by (source_workload_namespace,source_workload,%s) (increase(%s[%s]))", s.label, s.selector(requestsMetric), span), now)
+	if err != nil {
+		return nil, err
+	}
+	vector, ok := v.(model.Vector)
+	if !ok {
+		return nil, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
+	}
+	byName := map[string]*Caller{}
+	for _, one := range vector {
+		name := strings.Trim(string(one.Metric["source_workload_namespace"]+"/"+one.Metric["source_workload"]), "/")
+		if byName[name] == nil {
+			byName[name] = &Caller{Name: cmp.Or(name, "unknown")}
+		}
+		var stable, candidate Counts
+		s.arm(one.Metric, &stable, &candidate).Requests = float64(one.Value)
+		byName[name].Stable += stable.Requests
+		byName[name].Candidate += candidate.Requests
+	}
+	var all []Caller
+	for _, c := range byName {
+		if c.Stable+c.Candidate > 0 {
+			all = append(all, *c)
+		}
+	}
+	slices.SortFunc(all, func(a, b Caller) int {
+		return cmp.Or(cmp.Compare(b.Stable+b.Candidate, a.Stable+a.Candidate), cmp.Compare(a.Name, b.Name))
+	})
+	return all, nil
+}

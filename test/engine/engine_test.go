@@ -1,0 +1,485 @@
+// Package engine has the tests that ask the real Prometheus engine, with its own test storage. It is a module of its own because of what it needs.
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/promqltest"
+	"github.com/prometheus/prometheus/util/teststorage"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/metrics"
+)
+
+// prometheus is the engine and its storage behind the part of the HTTP interface that is asked.
+type prometheus struct {
+	t      *testing.T
+	store  *teststorage.TestStorage
+	engine *promql.Engine
+	now    time.Time
+	client *metrics.Client
+}
+
+func start(t *testing.T) *prometheus {
+	t.Helper()
+	p := &prometheus{t: t, store: teststorage.New(t), engine: promqltest.NewTestEngine(t, false, 5*time.Minute, 1e6), now: time.Now()}
+	server := httptest.NewServer(p)
+	t.Cleanup(server.Close)
+	var err error
+	if p.client, err = metrics.New(server.URL, ""); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	text := r.FormValue("query")
+	at := time.Now()
+	if s := r.FormValue("time"); s != "" {
+		seconds, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		at = time.UnixMilli(int64(seconds * 1000))
+	}
+	answer := func(code int, body any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(body)
+	}
+	query, err := p.engine.NewInstantQuery(r.Context(), p.store, nil, text, at)
+	if err != nil {
+		answer(http.StatusBadRequest, map[string]any{"status": "error", "errorType": "bad_data", "error": err.Error()})
+		return
+	}
+	defer query.Close()
+	result := query.Exec(r.Context())
+	if result.Err != nil {
+		answer(http.StatusUnprocessableEntity, map[string]any{"status": "error", "errorType": "execution", "error": result.Err.Error()})
+		return
+	}
+	warnings, _ := result.Warnings.AsStrings(text, 10, 10)
+	answer(http.StatusOK, map[string]any{"status": "success", "warnings": warnings, "data": map[string]any{"resultType": result.Value.Type(), "result": result.Value}})
+}
+
+// series are a metric's samples: seconds ago, value, seconds ago, value and so on, the oldest first.
+type series struct {
+	labels []string
+	points []float64
+}
+
+func (p *prometheus) put(all ...series) {
+	p.t.Helper()
+	app := p.store.Appender(p.t.Context())
+	for _, s := range all {
+		for i := 0; i < len(s.points); i += 2 {
+			at := p.now.Add(-time.Duration(s.points[i] * float64(time.Second)))
+			if _, err := app.Append(0, labels.FromStrings(s.labels...), at.UnixMilli(), s.points[i+1]); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	}
+	if err := app.Commit(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// sent is what a caller's proxy counts, caller being the one that is scraped.
+func sent(caller, service, code string, points []float64, more ...string) series {
+	return series{append([]string{"__name__", "istio_requests_total", "reporter", "source", "job", "pods", "instance", caller, "source_workload", caller, "source_workload_namespace", "web",
+		"destination_service", service + ".web.svc.cluster.local", "destination_workload", strings.TrimSuffix(service, "-canary"), "destination_workload_namespace", "web", "response_code", code}, more...), points}
+}
+
+// got is what a pod's own proxy counts.
+func got(pod, workload, code string, points []float64, more ...string) series {
+	return series{append([]string{"__name__", "istio_requests_total", "reporter", "destination", "job", "pods", "instance", pod, "destination_service", "shop.web.svc.cluster.local",
+		"destination_workload", workload, "destination_workload_namespace", "web", "response_code", code}, more...), points}
+}
+
+// took is a bucket of either.
+func took(s series, name, le string, points []float64) series {
+	l := append([]string{}, s.labels...)
+	l[1] = name
+	return series{append(l, "le", le), points}
+}
+
+const (
+	milliseconds = "istio_request_duration_milliseconds_bucket"
+	seconds      = "istio_request_duration_seconds_bucket"
+)
+
+var target = metrics.Target{Namespace: "web", Stable: metrics.Arm{Workload: "shop-primary", Service: "shop-primary"}, Candidate: metrics.Arm{Workload: "shop", Service: "shop-canary"}}
+
+func (p *prometheus) observe(ago float64) *metrics.Observer {
+	return p.client.Observe(target, p.now.Add(-time.Duration(ago*float64(time.Second))))
+}
+
+func (p *prometheus) look(o *metrics.Observer) metrics.Window {
+	p.t.Helper()
+	w, err := o.Look(p.t.Context())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return w
+}
+
+func counts(requests, failed, aborted float64) metrics.Counts {
+	return metrics.Counts{Requests: requests, Errors: failed, Aborted: aborted}
+}
+
+// What was counted since 60 s ago.
+func TestCounts(t *testing.T) {
+	t.Parallel()
+	stable := sent("a", "shop-primary", "200", []float64{62, 900, 57, 1000, 52, 1100, 47, 1200})
+	for _, c := range []struct {
+		desc              string
+		series            []series
+		stable, candidate metrics.Counts
+		reporter          string
+	}{
+		{"from the first scrape after the shift", []series{stable}, counts(200, 0, 0), counts(0, 0, 0), "source|waypoint"},
+		{"a scrape at the very moment is the baseline", []series{sent("a", "shop-canary", "200", []float64{65, 1, 60, 5, 55, 12})}, counts(0, 0, 0), counts(7, 0, 0), "source|waypoint"},
+		{"a counter that began anew", []series{sent("a", "shop-canary", "200", []float64{57, 90, 52, 100, 47, 4, 42, 9})}, counts(0, 0, 0), counts(19, 0, 0), "source|waypoint"},
+		{"a series that is born at 30 beside others of its proxy", []series{stable, sent("a", "shop-canary", "500", []float64{52, 30, 47, 30})}, counts(200, 0, 0), counts(30, 30, 0), "source|waypoint"},
+		{"a proxy that was not scraped just before", []series{stable, sent("b", "shop-canary", "200", []float64{52, 30, 47, 33})}, counts(200, 0, 0), counts(3, 0, 0), "source|waypoint"},
+		{"a proxy that was not scraped for a while", []series{sent("a", "shop-primary", "200", []float64{57, 0, 52, 0, 32, 9, 27, 9}), sent("a", "shop-canary", "200", []float64{32, 30, 27, 33})}, counts(9, 0, 0), counts(3, 0, 0), "source|waypoint"},
+		{"a proxy that went away", []series{stable, sent("b", "shop-canary", "200", []float64{57, 0, 52, 8})}, counts(200, 0, 0), counts(8, 0, 0), "source|waypoint"},
+		{"callers before pods, and never both", []series{stable, got("p", "shop", "200", []float64{57, 0, 52, 500}), sent("a", "shop-canary", "200", []float64{57, 0, 52, 20})}, counts(200, 0, 0), counts(20, 0, 0), "source|waypoint"},
+		{"no caller has a sidecar", []series{got("p", "shop", "200", []float64{57, 0, 52, 500}), got("q", "shop-primary", "503", []float64{57, 0, 52, 5})}, counts(5, 5, 0), counts(500, 0, 0), "destination"},
+		{"another namespace's", []series{stable, {append([]string{}, strings.Split("__name__ istio_requests_total reporter source destination_service shop-canary.other.svc.cluster.local response_code 200", " ")...), []float64{57, 0, 52, 9}}}, counts(200, 0, 0), counts(0, 0, 0), "source|waypoint"},
+		{"gRPC that is unavailable", []series{sent("a", "shop-canary", "200", []float64{57, 0, 52, 9}, "grpc_response_status", "14"), sent("a", "shop-canary", "200", []float64{57, 0, 52, 90}, "grpc_response_status", "5")}, counts(0, 0, 0), counts(99, 9, 0), "source|waypoint"},
+		{"callers that gave up", []series{stable, sent("a", "shop-canary", "0", []float64{57, 0, 52, 9})}, counts(200, 0, 0), counts(0, 0, 9), "source|waypoint"},
+		{"no endpoint: nothing but the Service is known", []series{sent("a", "shop-canary", "503", []float64{57, 0, 52, 9}, "response_flags", "UH")}, counts(0, 0, 0), counts(9, 9, 0), "source|waypoint"},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			p := start(t)
+			p.put(c.series...)
+			w := p.look(p.observe(60))
+			if diff := cmp.Diff([]metrics.Counts{c.stable, c.candidate}, []metrics.Counts{w.Stable, w.Candidate}, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(metrics.Counts{}, "Within")); diff != "" || w.Reporter != c.reporter {
+				t.Errorf("by %s (-want, +got)\n%s", w.Reporter, diff)
+			}
+			var sum metrics.Counts
+			for _, s := range w.Strata {
+				sum.Requests += s.Candidate.Requests
+				sum.Errors += s.Candidate.Errors
+			}
+			if w.Reporter != "destination" && (sum.Requests != w.Candidate.Requests || sum.Errors != w.Candidate.Errors) {
+				t.Errorf("strata have %+v together, all %+v", sum, w.Candidate)
+			}
+		})
+	}
+}
+
+// Bounds are those that the proxies have, in milliseconds.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	all := sent("a", "shop-canary", "200", []float64{57, 0, 52, 10})
+	for _, c := range []struct {
+		desc   string
+		series []series
+		want   map[string]float64
+		p99    string
+	}{
+		{"as Istio has them", []series{all, took(all, milliseconds, "250", []float64{57, 0, 52, 0}), took(all, milliseconds, "500", []float64{57, 0, 52, 8}), took(all, milliseconds, "+Inf", []float64{57, 0, 52, 10})},
+			map[string]float64{"250": 0, "500": 8, "+Inf": 10}, "too few: request duration 500.000001ms > 500ms, 90 more requests are needed"},
+		{"seconds, before Istio 1.5", []series{all, took(all, seconds, "0.25", []float64{57, 0, 52, 10}), took(all, seconds, "2.5", []float64{57, 0, 52, 10}), took(all, seconds, "+Inf", []float64{57, 0, 52, 10})},
+			map[string]float64{"250": 10, "2500": 10, "+Inf": 10}, "request duration 248ms <= 500ms"},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			p := start(t)
+			p.put(c.series...)
+			w := p.look(p.observe(60))
+			if diff := cmp.Diff(c.want, w.Candidate.Within); diff != "" {
+				t.Errorf("(-want, +got)\n%s", diff)
+			}
+			if len(w.Strata) != 1 || cmp.Diff(c.want, w.Strata[0].Candidate.Within) != "" {
+				t.Errorf("strata %+v", w.Strata)
+			}
+			if r := analysis.Check(analysis.Limits{RequestDuration: 500 * time.Millisecond}, w); !strings.Contains(r.Text, c.p99) {
+				t.Errorf("%s", r.Text)
+			}
+		})
+	}
+}
+
+// Native histograms have the bounds that Prometheus writes, which are those of the buckets that are not empty.
+func TestNativeHistograms(t *testing.T) {
+	t.Parallel()
+	all := sent("a", "shop-canary", "200", []float64{57, 0, 52, 10, 47, 20})
+	classic := []series{took(all, milliseconds, "250", []float64{57, 0, 52, 10, 47, 20}), took(all, milliseconds, "+Inf", []float64{57, 0, 52, 10, 47, 20})}
+	for _, c := range []struct {
+		desc   string
+		series []series
+		want   map[string]float64
+	}{
+		{"alone", []series{all}, map[string]float64{"100": 12, "250": 14, "1000": 18, "+Inf": 20}},
+		{"beside classic ones, which Prometheus can keep as well", append([]series{all}, classic...), map[string]float64{"250": 20, "+Inf": 20}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			p := start(t)
+			p.put(c.series...)
+			l := append([]string{}, all.labels...)
+			l[1] = "istio_request_duration_milliseconds"
+			app := p.store.Appender(t.Context())
+			for i, counts := range [][]int64{{3, 0, 0, 0}, {9, 2, 1, 1}, {15, 2, 4, 2}} { // absolute, up to 100, 250, 1000 and above
+				h := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, CustomValues: []float64{100, 250, 1000}, PositiveSpans: []histogram.Span{{Length: 4}}}
+				before := int64(0)
+				for _, n := range counts {
+					h.Count += uint64(n)
+					h.PositiveBuckets, before = append(h.PositiveBuckets, n-before), n
+				}
+				if _, err := app.AppendHistogram(0, labels.FromStrings(l...), p.now.Add(-time.Duration(57-5*i)*time.Second).UnixMilli(), h, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := app.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if w := p.look(p.observe(60)); cmp.Diff(c.want, w.Candidate.Within) != "" || w.Candidate.Requests != 20 {
+				t.Errorf("(-want, +got)\n%s", cmp.Diff(c.want, w.Candidate.Within))
+			}
+		})
+	}
+}
+
+// A Prometheus that lost its data does not turn stable's past into one stratum.
+func TestDataLost(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.put(sent("a", "shop-primary", "200", []float64{57, 1000, 52, 1100}), sent("a", "shop-canary", "200", []float64{57, 0, 52, 20}))
+	o := p.observe(60)
+	if w := p.look(o); w.Stable.Requests != 100 || w.Candidate.Requests != 20 {
+		t.Fatalf("%+v", w)
+	}
+	after := start(t)
+	after.now = p.now
+	after.put(sent("a", "shop-primary", "200", []float64{12, 5000, 7, 5100}), sent("a", "shop-canary", "200", []float64{12, 70, 7, 90}), sent("b", "shop-primary", "200", []float64{12, 1e6, 7, 1e6 + 5}))
+	w := after.look(after.client.Resume(target, o.State()))
+	if w.Stable.Requests != 4100+5 || w.Candidate.Requests != 90 {
+		t.Errorf("stable %v, candidate %v", w.Stable.Requests, w.Candidate.Requests)
+	}
+	for _, s := range w.Strata {
+		if s.Stable.Requests > 4000 {
+			t.Errorf("one stratum has stable's %v requests since %s", s.Stable.Requests, s.From)
+		}
+	}
+}
+
+// Looks one after the other see what one look sees, also where scrapes are far apart.
+func TestLooksAddUp(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	o := p.observe(100)
+	p.put(sent("a", "shop-primary", "200", []float64{95, 0, 65, 300}), sent("a", "shop-canary", "200", []float64{95, 0, 65, 60}))
+	first := p.look(o)
+	p.put(sent("a", "shop-primary", "200", []float64{35, 600, 5, 900}), sent("a", "shop-canary", "200", []float64{35, 120, 5, 180}), sent("a", "shop-canary", "500", []float64{5, 6}))
+	second := p.look(o)
+	all := p.look(p.observe(100))
+	if len(first.Strata) != 1 || len(second.Strata) != 2 || second.Interval != 30*time.Second {
+		t.Errorf("%d strata, then %d, every %s", len(first.Strata), len(second.Strata), second.Interval)
+	}
+	if diff := cmp.Diff(all.Candidate, second.Candidate, cmpopts.EquateEmpty()); diff != "" || all.Candidate.Requests != 186 {
+		t.Errorf("(-one look, +two)\n%s", diff)
+	}
+	if third := p.look(o); len(third.Strata) != 0 {
+		t.Errorf("nothing was scraped, and there are %d strata", len(third.Strata))
+	}
+}
+
+// Pods that are scraped at moments of their own share a grid, and nothing is lost on it but what is not complete.
+func TestCommonGrid(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.put(got("p", "shop-primary", "200", []float64{55, 0, 45, 100, 35, 200, 25, 300, 15, 400}), got("q", "shop", "200", []float64{52, 0, 42, 20, 32, 40, 22, 60, 12, 80}))
+	w := p.look(p.observe(60))
+	if w.Reporter != "destination" || len(w.Strata) != 4 {
+		t.Fatalf("%d strata by %s", len(w.Strata), w.Reporter)
+	}
+	for i, s := range w.Strata {
+		want := 20.0
+		if i == 0 {
+			want = 14 // 7 s of 10: before it was not scraped
+		}
+		if math.Abs(s.Stable.Requests-100) > 1e-6 || math.Abs(s.Candidate.Requests-want) > 1e-6 {
+			t.Errorf("%d: %v and %v", i, s.Stable.Requests, s.Candidate.Requests)
+		}
+	}
+}
+
+// A stratum waits for every pod that is still scraped, and for none that is gone.
+func TestGridWaits(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.put(got("p", "shop-primary", "200", []float64{55, 0, 45, 100, 35, 200, 25, 300}), got("q", "shop", "200", []float64{52, 0, 42, 20}), got("r", "shop", "200", []float64{54, 7}))
+	o := p.observe(60)
+	if w := p.look(o); len(w.Strata) != 1 {
+		t.Errorf("%d strata before q was scraped again", len(w.Strata))
+	}
+	p.put(got("q", "shop", "200", []float64{32, 40, 22, 60}))
+	if w := p.look(o); len(w.Strata) != 2 {
+		t.Errorf("%d more strata after it was", len(w.Strata))
+	}
+}
+
+func TestMissing(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc   string
+		series []series
+		want   metrics.Missing
+		says   string
+	}{
+		{"nothing at all", nil, metrics.NoScrape, "are the proxies scraped?"},
+		{"nothing since", []series{sent("a", "shop-primary", "200", []float64{90, 5})}, metrics.NoScrape, "are the proxies scraped?"},
+		{"others only", []series{sent("a", "cart", "200", []float64{52, 5})}, metrics.NoSeries, "Prometheus has 1 series of istio_requests_total, none of shop-primary or shop"},
+		{"stable's pods only", []series{got("p", "shop-primary", "200", []float64{57, 0, 52, 5})}, metrics.NoSeries, "no proxy counts any of shop"},
+		{"nobody asks", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), sent("a", "shop-canary", "200", []float64{57, 5, 52, 5})}, metrics.NoRequests, "neither stable nor the candidate"},
+		{"nobody asks the candidate", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 9})}, metrics.NoRequests, "stable got 4 and the candidate none"},
+		{"all give up", []series{sent("a", "shop-canary", "0", []float64{57, 0, 52, 9})}, metrics.NoneAnswered, "the callers of 9 gave up"},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			p := start(t)
+			p.put(c.series...)
+			if w := p.look(p.observe(60)); w.Missing != c.want || !strings.Contains(w.Text, c.says) {
+				t.Errorf("%q: %s", w.Missing, w.Text)
+			}
+		})
+	}
+}
+
+// Queries of people's own, as Flagger's users write them.
+func TestOwnQueries(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.put(series{[]string{"__name__", "queue_length", "namespace", "web", "pod", "shop-1"}, []float64{32, 7, 1, 9}}, series{[]string{"__name__", "queue_length", "namespace", "web", "pod", "shop-2"}, []float64{20, 5}},
+		series{[]string{"__name__", "jobs_total", "quoted", `a"}`}, []float64{50, 0, 40, 60, 30, 120, 20, 180, 10, 240}})
+	values := metrics.Values{Namespace: "web", Target: "shop", Interval: time.Minute, Variables: map[string]string{"pod": "shop-1", "odd": `a"}`}}
+	for _, c := range []struct {
+		desc, query string
+		value       float64
+		reach       time.Duration
+		err         error
+	}{
+		{"one number", `max(queue_length{namespace="{{ namespace }}", pod=~"{{ target }}-.*"})`, 9, 0, nil},
+		{"with a range", `sum(max_over_time(queue_length{pod="{{ variables.pod }}"}[{{ interval }}]))`, 9, time.Minute, nil},
+		{"further back", `sum(max_over_time(queue_length{pod="shop-1"}[30s] offset 30s))`, 7, time.Minute, nil},
+		{"a value with quotes stays one", `sum(max_over_time(jobs_total{quoted="{{ variables.odd }}"}[2m:10s]))`, 240, 2 * time.Minute, nil},
+		{"a scalar", `scalar(queue_length{pod="shop-2"})`, 5, 0, nil},
+		{"several", `queue_length`, 0, 0, metrics.ErrSeveralSeries},
+		{"none", `sum(queue_length{pod="other"})`, 0, 0, metrics.ErrNoValues},
+		{"no number", `sum(queue_length) * NaN`, 0, 0, metrics.ErrNoValues},
+		{"nothing by nothing", `sum(queue_length{pod="other"}) / sum(queue_length{pod="other"})`, 0, 0, metrics.ErrNoValues},
+		{"what warns is not evaluated", `quantile(3, queue_length)`, 0, 0, metrics.ErrWarning},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			query, err := metrics.Render(c.query, values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reach, err := metrics.Reach(query)
+			if err != nil || reach != c.reach {
+				t.Errorf("%s reaches %s: %v", query, reach, err)
+			}
+			value, err := p.client.Value(t.Context(), query)
+			if value != c.value || !errors.Is(err, c.err) || c.err == nil && err != nil {
+				t.Errorf("%s is %v: %v", query, value, err)
+			}
+		})
+	}
+	for query, want := range map[string]string{`{{ nothing }}`: "its template cannot be read", `{{ variables.other }}`: "its template cannot be filled in", `sum(rate(a[1m])`: "it is no PromQL",
+		`a[1m]`: "it gives a matrix", ``: "it is empty", `"text"`: "it gives a string"} {
+		text, err := metrics.Render(query, values)
+		if err == nil {
+			_, err = metrics.Reach(text)
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", query, err, want)
+		}
+	}
+	if _, err := p.client.Value(t.Context(), `sum(`); !errors.Is(err, metrics.ErrQuery) {
+		t.Errorf("what Prometheus refuses: %v", err)
+	}
+}
+
+// Who sends what to which version.
+func TestCallers(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.put(sent("cart", "shop-primary", "200", []float64{57, 0, 7, 800}), sent("cart", "shop-canary", "200", []float64{57, 0, 7, 200}), sent("outside", "shop-primary", "200", []float64{57, 0, 7, 100}))
+	o := p.observe(60)
+	p.look(o)
+	all, err := o.Callers(t.Context())
+	if err != nil || len(all) != 2 || !strings.HasPrefix(all[0].String(), "web/cart 20.0 % of") || !strings.HasPrefix(all[1].String(), "web/outside 0.0 % of") {
+		t.Errorf("%v: %v", all, err)
+	}
+}
+
+// The whole way from scrapes to a judgement.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	rising := func(each float64) []float64 { // a scrape every 5 s
+		var points []float64
+		for i := range 8 {
+			points = append(points, 57-5*float64(i), each*float64(i))
+		}
+		return points
+	}
+	for _, c := range []struct {
+		desc      string
+		series    []series
+		verdict   analysis.Verdict
+		reason    analysis.Reason
+		early     bool
+		nothingIn bool // there is no judgement yet
+	}{
+		{"healthy", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(100))}, analysis.Pass, analysis.Good, false, false},
+		{"it fails", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Fail, analysis.Failing, true, false},
+		{"it fails always", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "503", rising(100))}, analysis.Fail, analysis.AllFailing, true, false},
+		{"both fail", []series{sent("a", "shop-primary", "200", rising(320)), sent("a", "shop-primary", "500", rising(80)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Inconclusive, analysis.Environment, false, false},
+		{"it gets a hundredth", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(4))}, analysis.Inconclusive, analysis.SplitNotHonoured, false, true},
+		{"hardly any requests", []series{sent("a", "shop-primary", "200", rising(4)), sent("a", "shop-canary", "200", rising(1))}, analysis.Inconclusive, analysis.TooFew, false, true},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			p := start(t)
+			p.put(c.series...)
+			limits := analysis.Limits{SuccessRate: 99}
+			objectives, err := limits.Objectives(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sequential, err := analysis.NewSequential(analysis.Plan{Objectives: objectives, Alpha: .05, Intervals: 3}, analysis.Evidence{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			j := analysis.Judge{Limits: limits, Interval: 30 * time.Second, Weight: .2, Deadline: p.now.Add(time.Minute), Sequential: sequential}
+			w := p.look(p.observe(60))
+			r, ok := j.Look(w)
+			if !ok && j.Due(w, p.now) {
+				r, ok = j.Check(w, nil, p.now)
+			}
+			if ok == c.nothingIn || r.Verdict != c.verdict || r.Reason != c.reason || r.Early != c.early {
+				t.Errorf("%v %s, %q, early %v: %s", ok, r.Verdict, r.Reason, r.Early, r.Text)
+			}
+		})
+	}
+}
