@@ -1,0 +1,148 @@
+package gitops
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// forge is a stand-in for a server of pull requests: it answers as the REST APIs of GitHub and GitLab are documented to, in front of a real Git server.
+type forge struct {
+	*httptest.Server
+	mu    sync.Mutex
+	made  []map[string]any
+	busy  int // how many requests it refuses first
+	token string
+}
+
+func newForge(t *testing.T, s *server) *forge {
+	f := &forge{token: "s3cret"}
+	behind, err := url.Parse(strings.TrimSuffix(s.url, "/env.git"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	git := httputil.NewSingleHostReverseProxy(behind)
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/api/") {
+			git.ServeHTTP(w, r)
+			return
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		github := strings.HasPrefix(r.URL.EscapedPath(), "/api/v3/repos/env/pulls")
+		gitlab := strings.HasPrefix(r.URL.EscapedPath(), "/api/v4/projects/env/merge_requests")
+		if f.busy > 0 {
+			f.busy--
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.Header.Get("Authorization") != "Bearer "+f.token && r.Header.Get("Private-Token") != f.token:
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprint(w, `{"message": "Bad credentials"}`)
+		case r.URL.Path == "/api/v4/projects/7":
+			fmt.Fprint(w, `{"id": 7, "path": "env", "path_with_namespace": "env", "default_branch": "main"}`)
+		case !github && !gitlab:
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprintf(w, `{"message": "Not Found: %s"}`, r.URL)
+		case r.Method == http.MethodPost:
+			var asked map[string]any
+			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+				t.Error(err)
+			}
+			n := len(f.made) + 1
+			if github {
+				f.made = append(f.made, map[string]any{"number": n, "state": "open", "title": asked["title"], "body": asked["body"], "html_url": fmt.Sprintf("%s/env/pull/%d", f.URL, n),
+					"head": map[string]any{"ref": asked["head"]}, "base": map[string]any{"ref": asked["base"]}})
+			} else {
+				f.made = append(f.made, map[string]any{"iid": n, "source_project_id": 7, "target_project_id": 7, "state": "opened", "title": asked["title"], "description": asked["description"], "web_url": fmt.Sprintf("%s/env/pull/%d", f.URL, n),
+					"source_branch": asked["source_branch"], "target_branch": asked["target_branch"]})
+			}
+			w.WriteHeader(http.StatusCreated)
+			_ = json.NewEncoder(w).Encode(f.made[n-1])
+		case gitlab && r.URL.Query().Get("state") != "opened", github && !slices.Contains([]string{"", "open"}, r.URL.Query().Get("state")):
+			t.Errorf("not the open ones are asked for: %s", r.URL)
+		default:
+			_ = json.NewEncoder(w).Encode(f.made)
+		}
+	}))
+	t.Cleanup(f.Close)
+	return f
+}
+
+// A pull request has one branch with one commit, and is made once, however often a step is started, and though a server is busy at first.
+func TestPropose(t *testing.T) {
+	t.Parallel()
+	for _, provider := range []string{"github", "gitlab"} {
+		t.Run(provider, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
+			f := newForge(t, s)
+			r := s.repository()
+			r.URL, r.Provider, f.busy = f.URL+"/env.git", provider, 1
+			head := gitCmd(t, s.bare, "", "rev-parse", "main")
+			var first Done
+			for i := range 3 {
+				done, err := r.Propose(t.Context(), change)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i == 0 {
+					first = done
+				}
+				if done != first || done.PullRequest != f.URL+"/env/pull/1" || done.Branch != "canary-rollback-shop-1.3.0" {
+					t.Errorf("%+v, before %+v", done, first)
+				}
+			}
+			if len(f.made) != 1 || !strings.HasPrefix(fmt.Sprint(f.made[0]["title"]), "fix: ") {
+				t.Errorf("%v", f.made)
+			}
+			if now := gitCmd(t, s.bare, "", "rev-parse", "main"); now != head {
+				t.Error("the branch itself moved")
+			}
+			if got := gitCmd(t, s.bare, "", "diff", "--numstat", "main", first.Branch); got != "1\t1\t"+helmfile {
+				t.Errorf("%s", got)
+			}
+			gitCmd(t, s.bare, "", "update-ref", "refs/heads/main", first.Branch) // somebody merges it
+			if _, err := r.Propose(t.Context(), change); err == nil || !strings.Contains(err.Error(), ErrAlready.Error()) {
+				t.Errorf("after it was merged: %v", err)
+			}
+		})
+	}
+	t.Run("wrong token", func(t *testing.T) {
+		t.Parallel()
+		s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
+		f := newForge(t, s)
+		f.token = "another"
+		r := s.repository()
+		r.URL, r.Provider = f.URL+"/env.git", "github"
+		_, err := r.Propose(t.Context(), change)
+		if err == nil || !strings.Contains(err.Error(), "the token is wrong or has expired") || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestServerOf(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string][2]string{
+		"https://github.com/acme/env.git":            {"https://github.com", "acme/env"},
+		"git@github.com:acme/env.git":                {"https://github.com", "acme/env"},
+		"ssh://git@git.example.com:7999/acme/env":    {"https://git.example.com", "acme/env"},
+		"https://gitlab.example.com/acme/sub/env/":   {"https://gitlab.example.com", "acme/sub/env"},
+		"https://bb.example.com:8443/scm/ACME/e.git": {"https://bb.example.com:8443", "ACME/e"},
+	} {
+		server, name, err := serverOf(address)
+		if got := [2]string{server, name}; got != want || err != nil {
+			t.Errorf("%s: %v, want %v (%v)", address, got, want, err)
+		}
+	}
+}
