@@ -40,6 +40,7 @@ type Kind struct {
 // The kinds that a release reads or writes.
 var (
 	Deployment              = Kind{"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}}
+	ReplicaSet              = Kind{"ReplicaSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}}
 	Service                 = Kind{"Service", schema.GroupVersionResource{Version: "v1", Resource: "services"}}
 	ConfigMap               = Kind{"ConfigMap", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}}
 	Secret                  = Kind{"Secret", schema.GroupVersionResource{Version: "v1", Resource: "secrets"}}
@@ -55,6 +56,7 @@ var (
 	PodDisruptionBudget     = Kind{"PodDisruptionBudget", schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}}
 	HorizontalPodAutoscaler = Kind{"HorizontalPodAutoscaler", schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}}
 	Canary                  = Kind{"Canary", schema.GroupVersionResource{Group: "flagger.app", Version: "v1beta1", Resource: "canaries"}}
+	MetricTemplate          = Kind{"MetricTemplate", schema.GroupVersionResource{Group: "flagger.app", Version: "v1beta1", Resource: "metrictemplates"}}
 	PipelineRun             = Kind{"PipelineRun", schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"}}
 	AccessReview            = Kind{"SelfSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
 )
@@ -173,7 +175,7 @@ func (c *Client) List(ctx context.Context, kind Kind) ([]Object, error) {
 	return c.list(ctx, kind, metav1.ListOptions{})
 }
 
-// Find reads objects of a kind that have all these labels, at most so many.
+// Find reads objects of a kind that have all these labels, at most so many; 0: all.
 func (c *Client) Find(ctx context.Context, kind Kind, having map[string]string, limit int64) ([]Object, error) {
 	return c.list(ctx, kind, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(having).String(), Limit: limit})
 }

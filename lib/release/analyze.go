@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
@@ -33,125 +34,264 @@ func (r *Release) analyze(ctx context.Context) error {
 	if shift.Passed {
 		return r.finish(ctx, result{text: fmt.Sprintf("%s was judged good at %d %% already", s.id(r.Client.Namespace), shift.Weight), results: verdict(analysis.Pass, "")})
 	}
-	prometheus, err := metrics.New(cfg.Prometheus)
+	watch, err := r.watch(s)
 	if err != nil {
 		return err
 	}
-	target := metrics.Target{Namespace: r.Client.Namespace,
-		Stable:    metrics.Arm{Workload: s.layout.Primary(), Service: s.layout.PrimaryService()},
-		Candidate: metrics.Arm{Workload: s.layout.Target, Service: s.layout.CanaryService()}}
-	j := judge{limits: analysis.Limits{SuccessRate: cfg.SuccessRate, RequestDuration: cfg.RequestDuration.Duration},
-		interval: cfg.Interval.Duration, deadline: shift.At.Add(time.Duration(cfg.Threshold+1) * cfg.Interval.Duration)}
 	r.Report.Say("observing %s at %d %% for %s: success rate >= %v%%, request duration <= %s, threshold %d (%d failed so far)", s.id(r.Client.Namespace),
 		shift.Weight, cfg.Interval, cfg.SuccessRate, cfg.RequestDuration, cfg.Threshold, s.record.FailedChecks)
-	observer := prometheus.Observe(target, shift.At)
-	pause := min(max(cfg.Interval.Duration/10, time.Second), 5*time.Second)
-	said := ""
 	for {
-		sleep(ctx, pause)
-		if err := context.Cause(ctx); err != nil {
-			return report.Errorf(report.Undecided, "ended before it was judged: %v", err)
-		}
-		if s, err = r.observe(ctx, scope{}); err != nil {
+		judged, err := r.await(ctx, watch)
+		switch {
+		case err != nil:
 			return err
-		}
-		if p, ok := r.mayGoOn(s, Progressing); !ok {
-			return r.finish(ctx, *p.done)
-		}
-		w, err := observer.Look(ctx)
-		if err != nil {
-			if said != err.Error() && ctx.Err() == nil {
-				said = err.Error()
-				r.Report.Say("%s; asking again, this is no failed check", said)
-			}
-			if time.Now().After(j.deadline) {
-				return r.undecided(ctx, s, analysis.Result{Verdict: analysis.Error, Reason: analysis.QueryFails, Text: err.Error()})
-			}
-			continue
-		}
-		judged, ok := j.look(w, time.Now())
-		if !ok {
-			continue
-		}
-		switch judged.Verdict {
-		case analysis.Pass:
+		case judged.done != nil:
+			return r.finish(ctx, *judged.done)
+		case judged.Verdict == analysis.Pass:
 			r.Report.Say("%s passed at %d %%: %s", s.id(r.Client.Namespace), shift.Weight, judged.Text)
-			if err := r.note(ctx, judged); err != nil {
+			if err := r.note(ctx, judged.Result, watch); err != nil {
 				return err
 			}
 			return r.finish(ctx, result{text: fmt.Sprintf("%s is good at %d %% of the traffic", s.id(r.Client.Namespace), shift.Weight), results: verdict(analysis.Pass, "")})
-		case analysis.Fail:
-			failed := s.record.FailedChecks + 1
+		case judged.Verdict == analysis.Fail && judged.Early:
+			return r.reject(ctx, watch, judged.Result, judged.Text)
+		case judged.Verdict == analysis.Fail:
+			failed := watch.record.FailedChecks + 1
 			r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", s.id(r.Client.Namespace), judged.Text, failed, cfg.Threshold)
 			if failed >= cfg.Threshold {
-				return r.reject(ctx, s, judged, failed)
+				return r.reject(ctx, watch, judged.Result, fmt.Sprintf("failed checks threshold reached %d: %s", failed, judged.Text))
 			}
-			if err := r.note(ctx, judged); err != nil {
+			if err := r.note(ctx, judged.Result, watch); err != nil {
 				return err
 			}
+			watch.observed = time.Time{}
+		case judged.Reason == analysis.Environment:
+			return r.environment(ctx, watch, judged.Result)
+		case judged.Reason == analysis.SplitNotHonoured:
+			judged.Text += watch.byCaller(ctx)
+			return r.undecided(ctx, watch, judged.Result)
 		default:
-			return r.undecided(ctx, s, judged)
+			return r.undecided(ctx, watch, judged.Result)
 		}
 	}
 }
 
-// judge decides when there is something to decide. Each failed check is of an interval of its own; one in which there was too little to judge
-// is extended instead.
-type judge struct {
-	limits   analysis.Limits
-	interval time.Duration
-	deadline time.Time
-	begin    time.Time // first scrape of this interval
-	before   metrics.Window
+// watch is the observation of one weight.
+type watch struct {
+	id       string
+	record   *Record // as it was seen last
+	client   *metrics.Client
+	target   metrics.Target
+	observer *metrics.Observer
+	judge    analysis.Judge
+	observed time.Time // when the cluster was looked at last
+	said     string    // of Prometheus' errors
 }
 
-// look returns a judgement when an interval is complete and there is enough to judge, or when the deadline is over.
-func (j *judge) look(w metrics.Window, now time.Time) (analysis.Result, bool) {
-	if j.begin.IsZero() {
-		j.begin = w.From
+// watch begins to observe where the last judgement at this weight ended, or where the weight was given: what was scraped before this process began
+// is seen, too.
+func (r *Release) watch(s *snapshot) (*watch, error) {
+	shift, cfg := s.record.shift(), s.record.Config
+	client, err := r.prometheus(&cfg)
+	if err != nil {
+		return nil, err
 	}
-	interval := w
-	interval.Candidate, interval.Stable = w.Candidate.Minus(j.before.Candidate), w.Stable.Minus(j.before.Stable)
-	complete := !w.To.IsZero() && w.To.Sub(j.begin) >= j.interval
-	if !complete && now.Before(j.deadline) {
-		return analysis.Result{}, false
+	w := &watch{id: s.id(r.Client.Namespace), record: s.record, client: client, target: r.measured(s)}
+	since := shift.At
+	for _, check := range shift.Checks {
+		if check.To.After(since) {
+			since = check.To
+		}
 	}
-	judged := analysis.Check(j.limits, interval)
-	if judged.Verdict == analysis.Inconclusive && now.Before(j.deadline) {
-		return analysis.Result{}, false
+	w.observer = client.Observe(w.target, since)
+	w.judge = analysis.Judge{Limits: limitsOf(&cfg), Interval: cfg.Interval.Duration, Weight: float64(shift.Weight) / 100, Shared: s.split != nil && s.split.Shared,
+		Deadline: shift.At.Add(time.Duration(cfg.Threshold+1) * cfg.Interval.Duration)}
+	if len(s.record.Objectives) == 0 {
+		return w, nil
 	}
-	if !complete && judged.Verdict == analysis.Pass { // time is over, and what was seen is less than an interval
-		judged.Verdict, judged.Reason, judged.Text = analysis.Inconclusive, analysis.TooFew, "too few scrapes in time: "+judged.Text
+	if w.judge.Sequential, err = analysis.NewSequential(planOf(&cfg, s.record.Objectives), s.record.Evidence); err != nil {
+		return nil, err
 	}
-	j.begin, j.before = w.To, w
-	return judged, true
+	if cfg.EarlyPass {
+		w.judge.Acceptance, err = analysis.NewAcceptance(s.record.Objectives, cfg.Alpha, acceptanceMargin, s.record.Acceptance)
+	}
+	return w, err
+}
+
+// acceptanceMargin is how many times stable's rate a candidate may have that is passed early.
+const acceptanceMargin = 1.25
+
+// judgement is a Result, or how the step ends without one.
+type judgement struct {
+	analysis.Result
+	done *result
+}
+
+// Prometheus is asked more often than the cluster: a failing candidate is found with the scrape that shows it, and scrapes are seldom.
+const (
+	mostPause   = 2 * time.Second
+	lookAtMesh  = 5 * time.Second
+	leastPause  = time.Second
+	pauseShares = 10 // of an interval
+)
+
+func (w *watch) pause(ctx context.Context) {
+	sleep(ctx, min(max(w.judge.Interval/pauseShares, leastPause), mostPause))
+}
+
+// await looks until there is a judgement.
+func (r *Release) await(ctx context.Context, w *watch) (judgement, error) {
+	for {
+		w.pause(ctx)
+		if err := context.Cause(ctx); err != nil {
+			return judgement{}, report.Errorf(report.Undecided, "ended before it was judged: %v", err)
+		}
+		if time.Since(w.observed) >= lookAtMesh {
+			s, err := r.observe(ctx, scope{})
+			if err != nil {
+				return judgement{}, err
+			}
+			w.record, w.observed = s.record, time.Now()
+			if p, ok := r.mayGoOn(s, Progressing); !ok {
+				return judgement{done: p.done}, nil
+			}
+		}
+		judged, ok, err := r.look(ctx, w)
+		switch {
+		case err == nil && ok:
+			return judgement{Result: judged}, nil
+		case err == nil || ctx.Err() != nil:
+			continue
+		}
+		if w.said != err.Error() {
+			w.said = err.Error()
+			r.Report.Say("%s; asking again, this is no failed check", w.said)
+		}
+		if time.Now().After(w.judge.Deadline) {
+			reason := analysis.QueryFails
+			if errors.Is(err, metrics.ErrWarning) {
+				reason = analysis.Warns
+			}
+			return judgement{Result: analysis.Result{Verdict: analysis.Error, Reason: reason, Text: err.Error()}}, nil
+		}
+	}
+}
+
+// look looks once. The error is Prometheus'.
+func (r *Release) look(ctx context.Context, w *watch) (judged analysis.Result, ok bool, err error) {
+	counted, err := w.observer.Look(ctx)
+	if err != nil {
+		return judged, false, err
+	}
+	if judged, ok = w.judge.Look(counted); ok || !w.judge.Due(counted, time.Now()) {
+		return judged, ok, nil
+	}
+	own, err := w.own(ctx)
+	if err != nil {
+		return judged, false, err
+	}
+	judged, ok = w.judge.Check(counted, own, time.Now())
+	return judged, ok, nil
+}
+
+// own evaluates people's own queries, each as soon as its whole range lies after the shift.
+func (w *watch) own(ctx context.Context) ([]analysis.Measured, error) {
+	var all []analysis.Measured
+	for _, m := range w.record.Config.Metrics {
+		query, reach, err := ownQuery(&w.record.Config, m)
+		if err != nil {
+			return nil, err
+		}
+		one := analysis.Measured{Name: m.Name, Min: m.ThresholdRange.Min, Max: m.ThresholdRange.Max}
+		if wait := time.Until(w.record.shift().At.Add(reach)); wait > 0 {
+			one.Missing, one.Text = analysis.TooFew, fmt.Sprintf("too few: its query looks %s back, which is before the shift for %s more", reach, wait.Round(time.Second))
+		} else if one.Value, err = w.client.Value(ctx, query); errors.Is(err, metrics.ErrSeveralSeries) {
+			one.Missing, one.Text = analysis.SeveralSeries, err.Error()
+		} else if errors.Is(err, metrics.ErrNoValues) {
+			one.Missing, one.Text = analysis.NoValues, err.Error()
+		} else if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.Name, err)
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// byCaller says which callers give the candidate which share: one that is outside of the mesh gives it none.
+func (w *watch) byCaller(ctx context.Context) string {
+	callers, err := w.observer.Callers(ctx)
+	if err != nil || len(callers) == 0 {
+		return ""
+	}
+	var shares []string
+	for _, c := range callers[:min(len(callers), maxCallers)] {
+		shares = append(shares, c.String())
+	}
+	return "; by caller: " + strings.Join(shares, ", ")
+}
+
+// maxCallers are named at most.
+const maxCallers = 5
+
+// environment takes the candidate's traffic away, as both versions are beyond the limits, and looks whether stable recovers at once: then it was the candidate.
+func (r *Release) environment(ctx context.Context, w *watch, judged analysis.Result) error {
+	interval := w.judge.Interval
+	r.Report.Event(ctx, true, "Halt %s advancement %s; stable gets all the traffic and is watched for up to %s, no check failed", w.id, judged.Text, 3*interval)
+	if err := r.toStable(ctx); err != nil {
+		return err
+	}
+	observer := w.client.Observe(w.target, time.Now())
+	recovery := analysis.Recovery{Limits: w.judge.Limits} // stable is judged by the candidate's
+	for deadline := time.Now().Add(3 * interval); ; {
+		w.pause(ctx)
+		if err := context.Cause(ctx); err != nil {
+			return report.Errorf(report.Undecided, "ended before it was judged: %v", err)
+		}
+		recovered, known := false, false
+		if now, err := observer.Look(ctx); err == nil {
+			recovered, known = recovery.Look(now)
+		}
+		switch {
+		case recovered:
+			judged.Verdict, judged.Text = analysis.Fail, "stable recovered at once when the candidate was taken away: "+judged.Text
+			return r.reject(ctx, w, judged, judged.Text)
+		case known || time.Now().After(deadline):
+			judged.Text += "; stable did not recover at once when the candidate was taken away: nobody knows whose fault it was"
+			return r.undecided(ctx, w, judged)
+		}
+	}
 }
 
 func verdict(v analysis.Verdict, reason analysis.Reason) map[string]string {
 	return map[string]string{"verdict": string(v), "reason": string(reason)}
 }
 
-// note adds a judgement to the record.
-func (r *Release) note(ctx context.Context, judged analysis.Result) error {
+// note adds a judgement to the record, and what the sequential test has come to by then.
+func (r *Release) note(ctx context.Context, judged analysis.Result, w *watch) error {
 	return r.update(ctx, func(record *Record) {
 		shift := record.shift()
 		shift.Checks = append(shift.Checks, judged)
 		shift.Passed = judged.Verdict == analysis.Pass
-		if judged.Verdict == analysis.Fail {
+		if judged.Verdict == analysis.Fail && !judged.Early && judged.Reason != analysis.Environment {
 			record.FailedChecks++
+		}
+		if w.judge.Sequential != nil {
+			record.Evidence = w.judge.Sequential.Evidence()
+		}
+		if w.judge.Acceptance != nil {
+			record.Acceptance = w.judge.Acceptance.Evidence()
 		}
 	})
 }
 
 // reject ends the release: the candidate's traffic goes first, then it is noted, so that the revision is not released again.
-func (r *Release) reject(ctx context.Context, s *snapshot, judged analysis.Result, failed int) error {
+func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, reason string) error {
 	begin := time.Now()
 	if err := r.toStable(ctx); err != nil {
 		return err
 	}
 	r.Report.Say("the candidate's traffic was taken away %d ms after the verdict", time.Since(begin).Milliseconds())
-	reason := fmt.Sprintf("failed checks threshold reached %d: %s", failed, judged.Text)
-	if err := r.note(ctx, judged); err != nil {
+	if err := r.note(ctx, judged, w); err != nil {
 		return err
 	}
 	err := r.update(ctx, func(record *Record) {
@@ -162,15 +302,15 @@ func (r *Release) reject(ctx context.Context, s *snapshot, judged analysis.Resul
 	if err != nil {
 		return err
 	}
-	return r.finish(ctx, result{code: report.Rejected, text: fmt.Sprintf("%s: rejected: %s", s.id(r.Client.Namespace), reason), results: verdict(judged.Verdict, judged.Reason)})
+	return r.finish(ctx, result{code: report.Rejected, text: fmt.Sprintf("%s: rejected: %s", w.id, reason), results: verdict(judged.Verdict, judged.Reason)})
 }
 
 // undecided ends a release that could not be judged in time.
-func (r *Release) undecided(ctx context.Context, s *snapshot, judged analysis.Result) error {
+func (r *Release) undecided(ctx context.Context, w *watch, judged analysis.Result) error {
 	if err := r.toStable(ctx); err != nil {
 		return err
 	}
-	if err := r.note(ctx, judged); err != nil {
+	if err := r.note(ctx, judged, w); err != nil {
 		return err
 	}
 	err := r.update(ctx, func(record *Record) { record.Outcome, record.Reason = Inconclusive, judged.Text })
@@ -178,7 +318,7 @@ func (r *Release) undecided(ctx context.Context, s *snapshot, judged analysis.Re
 		return err
 	}
 	return r.finish(ctx, result{code: report.Undecided, warning: true, results: verdict(judged.Verdict, judged.Reason),
-		text: fmt.Sprintf("%s: inconclusive: %s; not promoted", s.id(r.Client.Namespace), judged.Text)})
+		text: fmt.Sprintf("%s: inconclusive: %s; not promoted", w.id, judged.Text)})
 }
 
 // update changes the record, as long as this run holds the target.

@@ -13,16 +13,20 @@ import (
 	"testing"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
 // apiserver speaks as much of the Kubernetes API as a release needs: get, create and JSON Patch, with resourceVersions. Deployments are
 // rolled out at once, unless stuck says otherwise. The real one is in test/e2e.
 type apiserver struct {
 	t       *testing.T
+	target  string // that the steps are of
 	mu      sync.Mutex
 	objects map[string]map[string]any // "deployments/shop"
 	version int
@@ -38,7 +42,7 @@ type apiserver struct {
 
 func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 	t.Helper()
-	a := &apiserver{t: t, objects: map[string]map[string]any{}, budget: -1, stuck: map[string]bool{}, denied: map[string]bool{}}
+	a := &apiserver{t: t, target: "shop", objects: map[string]map[string]any{}, budget: -1, stuck: map[string]bool{}, denied: map[string]bool{}}
 	a.apply("{kind: Namespace, metadata: {name: web}}")
 	for _, m := range manifests {
 		a.apply(m)
@@ -84,6 +88,21 @@ func (a *apiserver) put(key string, o map[string]any) {
 		}
 	}
 	a.objects[key] = o
+	if name, ok := strings.CutPrefix(key, "deployments/"); ok { // each template has a ReplicaSet, which is kept
+		template := o["spec"].(map[string]any)["template"].(map[string]any)
+		of, _ := template["metadata"].(map[string]any)
+		annotations, _ := of["annotations"].(map[string]any)
+		if set := fmt.Sprint("replicasets/", name, "-", annotations[workload.RevisionAnnotation]); annotations != nil && a.objects[set] == nil {
+			a.put(set, map[string]any{"metadata": map[string]any{"name": set, "labels": of["labels"]}, "spec": map[string]any{"template": template}})
+		}
+	}
+}
+
+// having tells whether an object has the labels of a selector.
+func having(selector string, o map[string]any) bool {
+	s, err := labels.Parse(selector)
+	of := &unstructured.Unstructured{Object: o}
+	return err == nil && s.Matches(labels.Set(of.GetLabels()))
 }
 
 // client returns a client of the server.
@@ -142,7 +161,7 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet && len(parts) > 3 && parts[len(parts)-2] == "web" { // a list: /…/namespaces/web/RESOURCE
 		items := []any{}
 		for _, key := range slices.Sorted(maps.Keys(a.objects)) {
-			if strings.HasPrefix(key, name+"/") {
+			if strings.HasPrefix(key, name+"/") && having(r.URL.Query().Get("labelSelector"), a.objects[key]) {
 				items = append(items, a.objects[key])
 			}
 		}
@@ -177,6 +196,9 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case r.Method == http.MethodDelete:
 		delete(a.objects, key)
+		maps.DeleteFunc(a.objects, func(of string, _ map[string]any) bool {
+			return resource == "deployments" && strings.HasPrefix(of, "replicasets/"+name+"-")
+		})
 	default:
 		before, _ := json.Marshal(now)
 		patch, err := jsonpatch.DecodePatch(body)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
@@ -185,7 +184,7 @@ func (r *Release) checkPrometheus(ctx context.Context) error {
 	if r.Config.Prometheus == "" {
 		return nil // its absence was named already
 	}
-	client, err := metrics.New(r.Config.Prometheus)
+	client, err := r.prometheus(r.Config)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 // Detach is the step rollback in mode detach: the target serves again by itself, with what was promoted last, and all that releases made is
 // removed. It is for an application that is to have no canary releases any more.
 func (r *Release) Detach(ctx context.Context) error {
-	return r.drive(ctx, scope{services: true}, r.planDetach)
+	return r.drive(ctx, scope{services: true, history: true}, r.planDetach)
 }
 
 // planDetach is what detach does next: the target comes up on what stable runs, gets the traffic, and only then what served so far goes.
@@ -52,7 +52,7 @@ func (r *Release) planDetach(s *snapshot) plan {
 	}
 	if s.split != nil { // proxies have that before the route itself changes
 		return r.settle("route", record.Config.Drain.Duration, func() plan {
-			if ours(s.virtualService) {
+			if s.ownRoute() {
 				return plan{writes: []kube.Write{{Kind: kube.VirtualService, Name: s.layout.VirtualService, Delete: true}}}
 			}
 			return plan{writes: []kube.Write{*s.split.Unite(s.layout.Service)}}
@@ -83,18 +83,25 @@ func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
 	return r.planRollout(s, s.target, "the target")
 }
 
-// ours tells whether a release made an object.
-func ours(o *kube.Object) bool { return o != nil && o.GetLabels()[workload.TargetLabel] != "" }
+// ours tells whether a release of the target made an object.
+func (s *snapshot) ours(o *kube.Object) bool {
+	return o != nil && o.GetLabels()[workload.TargetLabel] == s.layout.Target
+}
+
+// ownRoute tells whether a release of the target made the VirtualService, and no other target's releases write it.
+func (s *snapshot) ownRoute() bool {
+	return s.ours(s.virtualService) && !workload.Shared(s.virtualService, s.layout.Target)
+}
 
 // leftovers plans the removal of all that releases made, but the record.
 func (s *snapshot) leftovers() []kube.Write {
 	var writes []kube.Write
 	remove := func(kind kube.Kind, o *kube.Object) {
-		if ours(o) {
+		if s.ours(o) {
 			writes = append(writes, kube.Write{Kind: kind, Name: o.GetName(), Delete: true})
 		}
 	}
-	if s.virtualService != nil && s.split == nil {
+	if s.virtualService != nil && s.split == nil && s.ownRoute() {
 		remove(kube.VirtualService, s.virtualService)
 	}
 	for i := range s.rules {
@@ -107,15 +114,9 @@ func (s *snapshot) leftovers() []kube.Write {
 	remove(kube.HorizontalPodAutoscaler, s.primaryAutoscaler)
 	if s.primary != nil {
 		remove(kube.Deployment, s.primary.object)
-		for _, m := range workload.TemplateOf(s.primary.object).Mounts() { // the copies that stable mounts
-			kind := kube.ConfigMap
-			if m.Kind == "Secret" {
-				kind = kube.Secret
-			}
-			if workload.IsCopy(m.Name, workload.RevisionOf(s.primary.Deployment)) {
-				writes = append(writes, kube.Write{Kind: kind, Name: m.Name, Delete: true})
-			}
-		}
+	}
+	for _, c := range s.history.copies {
+		writes = append(writes, kube.Write{Kind: c.kind, Name: c.name, Delete: true})
 	}
 	return writes
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -25,6 +26,12 @@ type Release struct {
 	Config *config.Config
 	// Results is the path of one of the step's Tekton results; empty: none are written.
 	Results string
+	// PrometheusConfig is a directory that says how to get in to Prometheus; empty: none is needed.
+	PrometheusConfig string
+	// PutRight changes the environment repository after a rollback; nil: the log says what to change.
+	PutRight PutRight
+	// objectives are what the sequential test takes from stable's past, which canary-init looks at.
+	objectives []analysis.Objective
 	// verdict is how the step ended, in a sentence.
 	verdict string
 	// waitedFor is the run that held the target when this one came.
@@ -59,6 +66,7 @@ type result struct {
 	text    string // the last line of the log
 	warning bool   // it is worth a warning event
 	results map[string]string
+	undone  bool // a release was rolled back, which Git does not know yet
 }
 
 func ended(code report.Code, format string, args ...any) plan {

@@ -18,16 +18,38 @@ import (
 // candidate up. problems are the mistakes that were found without a cluster; nothing is changed when there are any.
 func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 	problems = append(problems, r.checkPermissions(ctx)...)
+	if r.Config.Expect != "" && len(problems) == 0 {
+		if err := r.awaitExpected(ctx); err != nil {
+			return err
+		}
+	}
 	what := scope{services: true, copies: true}
 	s, err := r.observe(ctx, what)
 	if err == nil {
 		problems = append(problems, r.check(ctx, s)...)
+		problems = append(problems, r.render(ctx)...)
+	}
+	var lines []string
+	if len(problems) == 0 && err == nil && s.primary != nil && workload.RevisionOf(s.primary.Deployment) != s.revision {
+		w, span, err := r.history(ctx, s)
+		if err != nil {
+			r.Report.Say("what stable answers at present could not be read: %v", err)
+		}
+		var wrong config.Problems
+		r.objectives, lines, wrong = Sight(r.Config, w, span)
+		problems = append(problems, wrong...)
+		if err != nil {
+			lines = nil // they would be of nothing
+		}
 	}
 	if len(problems) > 0 {
 		return r.finish(ctx, result{code: report.Misconfig, text: problems.Error()})
 	}
 	if err != nil {
 		return err
+	}
+	for _, line := range lines {
+		r.Report.Say("%s", line)
 	}
 	for _, m := range s.unread {
 		r.Report.Say("%s may not be read (Role canary-tasks-secrets): it belongs to no revision, and stable mounts the same as the candidate", m)
@@ -122,7 +144,7 @@ func (r *Release) planBusy(s *snapshot) plan {
 func (r *Release) begin(s *snapshot) *Record {
 	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace, Epoch: 1, Phase: Initializing, Config: *r.Config,
 		Expires:   r.expires(s),
-		Candidate: s.candidate()}
+		Candidate: s.candidate(), Objectives: r.objectives}
 	if s.record != nil {
 		next.Epoch, next.Rejected, next.Promoted = s.record.Epoch+1, s.record.Rejected, s.record.Promoted
 	}
@@ -141,7 +163,8 @@ func (r *Release) expires(s *snapshot) time.Time {
 }
 
 func (s *snapshot) candidate() Version {
-	v := Version{Revision: s.revision, Template: workload.TemplateOf(s.target.object), Replicas: workload.Replicas(s.target.Deployment)}
+	v := Version{Revision: s.revision, Template: workload.TemplateOf(s.target.object), Replicas: workload.Replicas(s.target.Deployment),
+		Chart: chartOf(s.target.Labels)}
 	for _, m := range v.Template.Mounts() {
 		if _, ok := s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}]; ok {
 			v.Copied = append(v.Copied, m)

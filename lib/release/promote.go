@@ -11,7 +11,9 @@ import (
 
 // Promote is the step promote: stable becomes what was judged, gets all the traffic, and the candidate is scaled to zero.
 func (r *Release) Promote(ctx context.Context) error {
-	return r.orToStable(ctx, r.drive(ctx, scope{autoscalers: true}, r.planPromote))
+	return r.orToStable(ctx, r.guarded(ctx, func(ctx context.Context) error {
+		return r.drive(ctx, scope{autoscalers: true, history: true}, r.planPromote)
+	}))
 }
 
 func (r *Release) planPromote(s *snapshot) plan {
@@ -75,7 +77,7 @@ func (r *Release) planPromote(s *snapshot) plan {
 	next := s.record.clone()
 	next.Phase, next.Outcome, next.Promoted, next.Former = Succeeded, Promoted, next.Candidate, next.Promoted
 	p := r.promoted(s)
-	p.writes = []kube.Write{s.write(next, "")}
+	p.writes = append(s.history.unused(candidate.Revision, s.record.Stable.Revision), s.write(next, ""))
 	return p
 }
 

@@ -48,6 +48,7 @@ type Version struct {
 	Revision string            `json:"revision,omitempty"`
 	Template workload.Template `json:"template,omitempty"`
 	Replicas int32             `json:"replicas,omitempty"`
+	Chart    string            `json:"chart,omitempty"`  // NAME-VERSION, as the target's label says
 	Copied   []workload.Mount  `json:"copied,omitempty"` // what it mounts and stable has copies of
 }
 
@@ -96,7 +97,11 @@ type Record struct {
 	Shifts       []Shift       `json:"shifts,omitempty"`
 	Autoscaler   string        `json:"autoscaler,omitempty"` // of the target; stable's is NAME-primary
 	FailedChecks int           `json:"failedChecks"`
-	Rejected     []Rejection   `json:"rejected,omitempty"`
+	// What the sequential test took from stable's past, and what it has come to at the end of the last interval.
+	Objectives []analysis.Objective        `json:"objectives,omitempty"`
+	Evidence   analysis.Evidence           `json:"evidence,omitzero"`
+	Acceptance analysis.AcceptanceEvidence `json:"acceptance,omitempty"`
+	Rejected   []Rejection                 `json:"rejected,omitempty"`
 }
 
 // maxRejected is how many rejected revisions are remembered.

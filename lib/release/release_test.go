@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
@@ -61,7 +65,7 @@ func (a *apiserver) step(name, run string) *Release {
 		}
 	})
 	r := &Release{Client: client, Report: &report.Reporter{Out: &log, Client: client, Step: name, About: map[string]any{"name": "shop"}}}
-	r.Step.Namespace, r.Step.Target, r.Step.RunID, r.Step.RunName = "web", "shop", run, run
+	r.Step.Namespace, r.Step.Target, r.Step.RunID, r.Step.RunName = "web", a.target, run, run
 	return r
 }
 
@@ -240,6 +244,93 @@ func TestTakesOverARoute(t *testing.T) {
 		if got, want := fmt.Sprint(a.objects["destinationrules/"+host]["spec"]), "map[host:"+host+" trafficPolicy:map[tls:map[mode:DISABLE]]]"; got != want {
 			t.Errorf("DestinationRule %s is %s, want %s", host, got, want)
 		}
+	}
+}
+
+// Copies of configuration stay as long as stable can go back to a revision that mounts them, and no longer: not those of a rejected candidate, nor
+// those whose ReplicaSet the cluster has removed.
+func TestCopiesGoWithTheirRevisions(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	copies := func() (n int) {
+		for key := range a.objects {
+			if strings.HasPrefix(key, "configmaps/settings-primary-") {
+				n++
+			}
+		}
+		return n
+	}
+	release := func(version string, end func(run string) error, want int) {
+		t.Helper()
+		run := "run-" + version
+		a.apply(shop(version))
+		must(t, a.init(run), a.shift(run, 20), a.judge(run), a.shift(run, 40), a.judge(run), end(run))
+		if got := copies(); got != want {
+			t.Errorf("after version %s there are %d copies, not %d", version, got, want)
+		}
+	}
+	release("2", a.promote, 2)
+	release("3", a.rollback, 2)
+	second := a.revision("shop-primary")
+	release("4", a.promote, 3)
+	for key := range a.objects { // the history is over its limit
+		if strings.HasPrefix(key, "replicasets/") && !strings.HasSuffix(key, "-"+second) && !strings.HasSuffix(key, "-"+a.revision("shop-primary")) {
+			delete(a.objects, key)
+		}
+	}
+	release("5", a.promote, 3)
+}
+
+// revision is what a Deployment's pods are made of.
+func (a *apiserver) revision(name string) string {
+	var d appsv1.Deployment
+	if err := kube.Decode(a.objects["deployments/"+name], &d); err != nil {
+		a.t.Fatal(err)
+	}
+	return workload.RevisionOf(&d)
+}
+
+// Two targets whose routes are in one VirtualService are released at the same time: neither fences the other off, and detaching one leaves the
+// other's route.
+func TestTwoTargetsShareAVirtualService(t *testing.T) {
+	t.Parallel()
+	cart := func(manifest string) string { return strings.ReplaceAll(manifest, "shop", "cart") }
+	a := newAPIServer(t, settings, shopService, shop("1"), cart(shopService), cart(shop("1")),
+		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop, cart], http: [{name: shop, route: [{destination: {host: shop}}]}, {name: cart, route: [{destination: {host: cart}}]}]}}")
+	init := func(target, run string) error {
+		cfg := testConfig(run)
+		cfg.Target, cfg.Service, cfg.Route = target, target, target
+		a.target = target
+		return a.initWith(cfg)
+	}
+	weights := func() (all string) {
+		for _, h := range a.objects["virtualservices/shop"]["spec"].(map[string]any)["http"].([]any) {
+			for _, d := range h.(map[string]any)["route"].([]any) {
+				all += fmt.Sprint(d.(map[string]any)["weight"], " ")
+			}
+		}
+		return all
+	}
+	must(t, init("shop", "shop-1"), init("cart", "cart-1"), init("cart", "cart-again")) // whose epochs differ by now
+	a.apply(shop("2"))
+	a.apply(cart(shop("2")))
+	must(t, init("shop", "shop-2"), a.shift("shop-2", 20), a.judge("shop-2"))
+	must(t, init("cart", "cart-2"), a.shift("cart-2", 20))
+	if got := weights(); got != "80 20 80 20 " {
+		t.Errorf("the weights are %s", got)
+	}
+	a.target = "shop"
+	must(t, a.shift("shop-2", 40), a.judge("shop-2"), a.promote("shop-2"))
+	a.target = "cart"
+	must(t, a.rollback("cart-2"))
+	if got := weights(); got != "100 0 100 0 " {
+		t.Errorf("the weights are %s", got)
+	}
+	r := a.step("rollback", "")
+	r.Step.Mode = config.Detach
+	must(t, r.Rollback(t.Context()))
+	if got := weights(); got != "100 0 <nil> " {
+		t.Errorf("after cart is detached the weights are %s", got)
 	}
 }
 
@@ -447,7 +538,7 @@ func TestWaitsAndEndsAlike(t *testing.T) {
 	r := a.step("analyze", "run-2")
 	s, err := r.observe(t.Context(), scope{})
 	must(t, err)
-	wantCode(t, r.undecided(t.Context(), s, analysis.Result{Verdict: analysis.Inconclusive, Text: "no requests"}), report.Undecided, "no requests")
+	wantCode(t, r.undecided(t.Context(), &watch{id: "shop.web", record: s.record}, analysis.Result{Verdict: analysis.Inconclusive, Text: "no requests"}), report.Undecided, "no requests")
 	must(t, a.rollback("run-2"))
 	wantCode(t, <-ended, report.Undecided, "run run-2, which was waited for, could not judge")
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Inconclusive})
@@ -501,6 +592,120 @@ func TestWeightsOfSomebodyElse(t *testing.T) {
 	must(t, err)
 	must(t, r.Client.Do(ctx, *s.split.Shift(70, s.record.Epoch)))
 	wantCode(t, a.shift("run-2", 40), report.Undecided, "weight is 70, this release set 20")
+}
+
+// Where a pipeline runs nothing after a step that failed, the step itself rolls back before it exits, with the code it failed with.
+func TestOnFailure(t *testing.T) {
+	t.Parallel()
+	shifted := func(a *apiserver) { a.apply(shop("2")); must(a.t, a.init("run-2"), a.shift("run-2", 20)) }
+	rolledBack := state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}
+	fails := func(code report.Code) func(*Release, context.Context) error {
+		return func(*Release, context.Context) error { return report.Errorf(code, "it failed") }
+	}
+	begins := func(r *Release, ctx context.Context) error {
+		r.Config = testConfig(r.Step.RunID)
+		return r.Init(ctx, nil)
+	}
+	for _, c := range []struct {
+		desc      string
+		prepare   func(*apiserver)
+		step, run string
+		onFailure string
+		do        func(*Release, context.Context) error
+		code      report.Code
+		want      state
+		says      []string // in the log, in this order
+	}{
+		{"a step that failed", shifted, "analyze", "run-2", "rollback", fails(report.Rejected), report.Rejected, rolledBack,
+			[]string{"rolling back before this step exits with code 1 (onFailure=rollback): it failed", "Scaling down shop.web", "jx promote -b --app shop --version 1",
+				"shop.web: rolled back (aborted)", "analyze took", "it failed (exit code 1, rejected)"}},
+		{"nobody asked for it", shifted, "analyze", "run-2", "", fails(report.Undecided), report.Undecided,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"it failed (exit code 3, undecided)"}},
+		{"a step that did what it is for", shifted, "analyze", "run-2", "rollback", func(*Release, context.Context) error { return nil }, report.Done,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, nil},
+		{"no run", shifted, "analyze", "", "rollback", fails(report.Misconfig), report.Misconfig,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"not rolled back: there is no runId"}},
+		{"a rollback that failed is not rolled back", shifted, "rollback", "run-2", "rollback", fails(report.Undecided), report.Undecided,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"it failed (exit code 3, undecided)"}},
+		{"somebody else holds the target", shifted, "canary-init", "run-3", "rollback", begins, report.Busy,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"nothing of this run to undo: run run-2 was the last to hold the target", "(exit code 4, busy)"}},
+		{"the configuration is wrong", func(a *apiserver) { a.apply(shop("2")); a.denied["patch virtualservices"] = true }, "canary-init", "run-2", "rollback", begins, report.Misconfig,
+			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Succeeded, Initialized}, []string{"nothing of this run to undo", "(exit code 2, configuration)"}},
+		{"the candidate does not come up", func(a *apiserver) { a.stuck["deployments/shop"] = true; a.apply(shop("2")) }, "canary-init", "run-2", "rollback", begins, report.Rejected,
+			rolledBack, []string{"not ready within", "(exit code 1, rejected)"}},
+		{"told to end in mid-promotion", func(a *apiserver) { a.release("run-2") }, "promote", "run-2", "rollback", (*Release).Promote, report.Undecided, rolledBack, []string{"ended before it was done", "shop.web: rolled back (aborted)", "(exit code 3, undecided)"}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			a := afterInit(t)
+			c.prepare(a)
+			r := a.step(c.step, c.run)
+			var log strings.Builder
+			r.Report.Out, r.Step.OnFailure = &log, c.onFailure
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			a.mu.Lock()
+			a.onWrite = func(did string) {
+				if did == "patch deployments/shop-primary" && c.step == config.Promote { // is told to end there
+					cancel()
+				}
+			}
+			a.mu.Unlock()
+			code := r.run(ctx, c.do)
+			if code != c.code {
+				t.Errorf("exit code %d, want %d", code, c.code)
+			}
+			a.want(c.want)
+			rest := log.String()
+			for _, says := range c.says {
+				_, after, found := strings.Cut(rest, says)
+				if !found {
+					t.Errorf("the log does not say, here, %q:\n%s", says, log.String())
+				}
+				rest = after
+			}
+		})
+	}
+}
+
+// So does a step that cannot begin, because it is not told what it needs.
+func TestOnFailureOfTheConfiguration(t *testing.T) {
+	a := afterInit(t)
+	a.apply(shop("2"))
+	must(t, a.init("run-2"), a.shift("run-2", 20))
+	server := httptest.NewServer(a)
+	t.Cleanup(server.Close)
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	must(t, os.WriteFile(path, []byte("{clusters: [{name: a, cluster: {server: '"+server.URL+"'}}], contexts: [{name: a, context: {cluster: a}}], current-context: a}"), 0o600))
+	for name, value := range map[string]string{"KUBECONFIG": path, "CANARY_TARGET": "shop", "CANARY_NAMESPACE": "web", "CANARY_RUN_ID": "run-2"} {
+		t.Setenv(name, value)
+	}
+	for _, c := range []struct {
+		onFailure string
+		want      state
+	}{
+		{"retry", state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}},
+		{"rollback", state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
+	} {
+		t.Setenv("CANARY_ON_FAILURE", c.onFailure)
+		if code := Run(t.Context(), config.ShiftWeight, (*Release).Shift); code != int(report.Misconfig) { // there is no weight
+			t.Errorf("%s: exit code %d", c.onFailure, code)
+		}
+		a.want(c.want)
+	}
+}
+
+// A pipeline that cannot leave steps out runs them all: where there is nothing to release they do nothing, and are green.
+func TestNothingToDo(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	before := a.versions()
+	must(t, a.shift("run-1", 20), a.step("analyze", "run-1").Analyze(t.Context()), a.promote("run-1"))
+	must(t, a.init("run-2"), a.shift("run-2", 20), a.step("analyze", "run-2").Analyze(t.Context()), a.promote("run-2"))
+	if diff := cmp.Diff(before, a.versions()); diff != "" {
+		t.Errorf("changed (-before, +after)\n%s", diff)
+	}
+	a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Succeeded, Unchanged})
 }
 
 // Whatever write a step is killed after, running it again or rollback ends in the same place.

@@ -23,14 +23,22 @@ func (r *Release) Rollback(ctx context.Context) error {
 		return r.Detach(ctx)
 	}
 	var last *routing.Split
-	err := r.drive(ctx, scope{autoscalers: true}, func(s *snapshot) plan {
+	var undone *Record
+	err := r.drive(ctx, scope{autoscalers: true, history: true}, func(s *snapshot) plan {
 		last = s.split
-		return r.planRollback(s)
+		p := r.planRollback(s)
+		if p.done != nil && p.done.undone {
+			undone = s.record
+		}
+		return p
 	})
 	if err != nil && last != nil && last.Candidate > 0 {
 		r.Report.Say("to send all traffic to stable by hand: %s", last.ByHand())
 	}
-	return err
+	if err != nil || undone == nil {
+		return err
+	}
+	return r.putGitRight(ctx, undone)
 }
 
 func (r *Release) planRollback(s *snapshot) plan {
@@ -93,7 +101,7 @@ func (r *Release) planRollback(s *snapshot) plan {
 	next := record.clone()
 	next.Phase = Failed
 	p := r.rolledBack(s)
-	p.writes = []kube.Write{s.write(next, "")}
+	p.writes = append(s.history.unused(stable.Revision), s.write(next, ""))
 	return p
 }
 
@@ -102,6 +110,6 @@ func (r *Release) rolledBack(s *snapshot) plan {
 		return plan{done: &result{text: fmt.Sprintf("%s: %s in its first release: what served goes on serving", s.id(r.Client.Namespace), cmp.Or(s.record.Outcome, Aborted)),
 			results: map[string]string{"outcome": string(cmp.Or(s.record.Outcome, Aborted))}}}
 	}
-	return plan{done: &result{text: fmt.Sprintf("%s: rolled back (%s): stable runs revision %s and has all the traffic", s.id(r.Client.Namespace),
+	return plan{done: &result{undone: true, text: fmt.Sprintf("%s: rolled back (%s): stable runs revision %s and has all the traffic", s.id(r.Client.Namespace),
 		cmp.Or(s.record.Outcome, Aborted), s.record.Stable.Revision), results: map[string]string{"outcome": string(cmp.Or(s.record.Outcome, Aborted))}}}
 }

@@ -1,17 +1,22 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sethvargo/go-envconfig"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 
+	"github.com/canary-tasks/canary-tasks/lib/canary"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -19,33 +24,163 @@ import (
 
 // Run is the whole of a step: it reads the configuration out of the environment, does what the step is for, and returns the exit code.
 func Run(ctx context.Context, step string, do func(*Release, context.Context) error) int {
-	begin := time.Now()
 	r, err := fromEnvironment(ctx, step, os.Stdout)
-	if err != nil {
+	if r == nil {
 		fmt.Println(err)
 		return int(codeOf(err))
 	}
-	err = do(r, ctx)
-	r.Report.Say("%s took %.1f s and %d requests to the API server", step, time.Since(begin).Seconds(), r.Client.Calls())
+	return int(r.run(ctx, func(r *Release, ctx context.Context) error {
+		if err != nil {
+			return err
+		}
+		return do(r, ctx)
+	}))
+}
+
+// run does what a step is for, and says how it ended, last of all. A step that failed rolls the release back first where onFailure says so.
+func (r *Release) run(ctx context.Context, do func(*Release, context.Context) error) report.Code {
+	begin := time.Now()
+	err := do(r, ctx)
 	code := codeOf(err)
+	if code != report.Done && r.Step.OnFailure == config.Rollback && r.Report.Step != config.Rollback {
+		r.Report.Say("rolling back before this step exits with code %d (onFailure=rollback): %v", code, err)
+		r.rollbackOnFailure(ctx)
+	}
+	r.Report.Say("%s took %.1f s and %d requests to the API server", r.Report.Step, time.Since(begin).Seconds(), r.Client.Calls())
 	if err != nil {
 		r.verdict = fmt.Sprintf("%v (exit code %d, %s)", err, code, report.Codes[code].Name)
 	}
 	r.Report.Say("%s", r.verdict)
-	return int(code)
+	return code
+}
+
+// rollbackOnFailure does in this step what rollback does in a Pipeline's finally: this run's release is undone, and nothing else. What comes of it is said, and
+// changes nothing of how the step ends.
+func (r *Release) rollbackOnFailure(ctx context.Context) {
+	if r.Step.RunID == "" { // which would undo the last release, whosever it is
+		r.Report.Say("not rolled back: there is no runId to tell whose release it is")
+		return
+	}
+	limited, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	context.AfterFunc(ctx, func() { time.AfterFunc(graceful, cancel) }) // told to end, before or meanwhile: as far as the time allows
+	undo := *r
+	undo.Config, undo.Results, undo.verdict = nil, "", "" // as rollback has them; the step's results are not rollback's
+	if err := undo.Rollback(limited); err != nil {
+		r.Report.Say("not rolled back: %v", err)
+		return
+	}
+	r.Report.Say("%s", undo.verdict)
 }
 
 // RunInit is Run for canary-init, which takes the whole configuration.
 func RunInit(ctx context.Context) int {
 	return Run(ctx, "canary-init", func(r *Release, ctx context.Context) error {
-		cfg, err := config.LoadInit(ctx, envconfig.OsLookuper())
+		lookup, wrong := r.specification(ctx, envconfig.OsLookuper())
+		cfg, err := config.LoadInit(ctx, lookup)
 		var problems config.Problems
 		if err != nil && !errors.As(err, &problems) {
 			return err
 		}
+		problems = append(problems, wrong...)
+		for _, warning := range cfg.Warnings {
+			r.Report.Say("warning: the specification's %s", warning)
+		}
 		r.Config = &cfg
 		return r.Init(ctx, problems)
 	})
+}
+
+// RunRollback is Run for rollback, which puts the environment repository right by a function of the caller's: the other steps need no Git.
+func RunRollback(ctx context.Context, put PutRight) int {
+	return Run(ctx, config.Rollback, func(r *Release, ctx context.Context) error {
+		r.PutRight = put
+		return r.Rollback(ctx)
+	})
+}
+
+// specification puts the Canary of the cluster, where one is named, in the place of the parameter spec, and queries in the place of MetricTemplates.
+func (r *Release) specification(ctx context.Context, lookup envconfig.Lookuper) (envconfig.Lookuper, config.Problems) {
+	value := func(name string) string {
+		text, _ := lookup.Lookup((config.Parameter{Name: name}).Env())
+		return strings.TrimSpace(text)
+	}
+	text, name := value("spec"), value("canary")
+	switch {
+	case name != "" && text != "":
+		return lookup, config.Problems{{Parameter: "canary", Value: name, Remedy: "leave it out where spec is given, or leave spec out"}}
+	case name != "":
+		var err error
+		if text, err = r.canary(ctx, name); err != nil {
+			return lookup, config.Problems{{Parameter: "canary", Value: name, Remedy: err.Error()}}
+		}
+	}
+	text, problems := r.follow(ctx, text)
+	spec := map[string]string{(config.Parameter{Name: "spec"}).Env(): text}
+	return envconfig.MultiLookuper(envconfig.MapLookuper(spec), lookup), problems
+}
+
+// canary reads a Canary of the cluster. The error says what to do.
+func (r *Release) canary(ctx context.Context, name string) (string, error) {
+	if len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return "", errors.New("give the name of a Canary")
+	}
+	o, err := r.Client.Get(ctx, kube.Canary, name, nil)
+	switch {
+	case errors.Is(err, kube.ErrNotServed):
+		return "", errors.New("the cluster has no Canary resource: install Flagger's custom resource definitions (its operator is not needed), or give spec")
+	case err != nil:
+		return "", fmt.Errorf("it could not be read: %w", err)
+	case o == nil:
+		return "", fmt.Errorf("there is no such Canary in namespace %s: give the name of one, or give spec", r.Client.Namespace)
+	}
+	text, err := yaml.Marshal(o.Object)
+	return string(text), err
+}
+
+// follow puts the queries of MetricTemplates in the place of references to them.
+func (r *Release) follow(ctx context.Context, text string) (string, config.Problems) {
+	references := canary.References([]byte(text))
+	if len(references) == 0 {
+		return text, nil
+	}
+	var problems config.Problems
+	queries := map[canary.Reference]string{}
+	for _, ref := range references {
+		namespace := cmp.Or(ref.Namespace, r.Client.Namespace)
+		wrong := func(remedy string, args ...any) {
+			problems = append(problems, config.Problem{Parameter: "spec", Value: "templateRef " + namespace + "/" + ref.Name, Remedy: fmt.Sprintf(remedy, args...)})
+		}
+		var template struct {
+			Spec struct {
+				Provider struct{ Type, Address string }
+				Query    string
+			}
+		}
+		switch o, err := r.Client.In(namespace).Get(ctx, kube.MetricTemplate, ref.Name, &template); {
+		case errors.Is(err, kube.ErrNotServed):
+			wrong("the cluster has no MetricTemplate resource: install Flagger's custom resource definitions (its operator is not needed), or give the query in its place")
+		case err != nil:
+			wrong("it could not be read: %v. Allow the account to get metrictemplates.flagger.app in namespace %s, or give the query in its place", err, namespace)
+		case o == nil:
+			wrong("there is none: make it, or give the query in its place")
+		case template.Spec.Provider.Type != "prometheus":
+			wrong("it asks %q: only Prometheus is asked", template.Spec.Provider.Type)
+		case strings.TrimSpace(template.Spec.Query) == "":
+			wrong("it has no query")
+		default:
+			r.Report.Say("MetricTemplate %s/%s is followed; its query is asked of the Prometheus of parameter prometheus, not of %s", namespace, ref.Name, cmp.Or(template.Spec.Provider.Address, "its own"))
+			queries[ref] = template.Spec.Query
+		}
+	}
+	if len(problems) > 0 {
+		return "", problems
+	}
+	inlined, err := canary.Inline([]byte(text), queries)
+	if err != nil {
+		return "", config.Problems{{Parameter: "spec", Value: "YAML", Remedy: err.Error()}}
+	}
+	return string(inlined), nil
 }
 
 func codeOf(err error) report.Code {
@@ -62,13 +197,18 @@ func codeOf(err error) report.Code {
 	return report.Undecided
 }
 
+// fromEnvironment makes a step. With mistakes in its configuration it returns them and, where they leave the target known, the step: what it has to roll back can
+// be found.
 func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release, error) {
-	s, err := config.LoadStep(ctx, step, envconfig.OsLookuper())
-	if step == config.CanaryInit && (s.Target == "" || s.Namespace == "") {
-		_, err = config.LoadInit(ctx, envconfig.OsLookuper()) // all mistakes at once
-	}
-	if err != nil && (step != config.CanaryInit || s.Target == "" || s.Namespace == "") {
-		return nil, err
+	s, wrong := config.LoadStep(ctx, step, envconfig.OsLookuper())
+	switch known := s.Target != "" && s.Namespace != ""; {
+	case step == config.CanaryInit && !known:
+		_, wrong = config.LoadInit(ctx, envconfig.OsLookuper()) // all mistakes at once
+		return nil, wrong
+	case step == config.CanaryInit: // which reads its configuration whole
+		wrong = nil
+	case wrong != nil && (!known || s.OnFailure != config.Rollback):
+		return nil, wrong
 	}
 	rc, err := restConfig()
 	if err != nil {
@@ -79,11 +219,11 @@ func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release,
 		return nil, err
 	}
 	return &Release{
-		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"),
+		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"),
 		Report: &report.Reporter{Out: out, Client: client, Step: step, About: map[string]any{
 			"apiVersion": "apps/v1", "kind": "Deployment", "namespace": s.Namespace, "name": s.Target,
 		}},
-	}, nil
+	}, wrong
 }
 
 // restConfig is that of the pod, or, outside of a cluster, of KUBECONFIG.

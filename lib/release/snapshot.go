@@ -44,6 +44,8 @@ type snapshot struct {
 
 	autoscaler, primaryAutoscaler *kube.Object
 
+	history history // at the end of a release only
+
 	record       *Record
 	holderEnded  bool // the PipelineRun that holds the target has ended, or is gone
 	recordObject *kube.Object
@@ -55,6 +57,7 @@ type scope struct {
 	services    bool // all of them, and autoscalers
 	autoscalers bool // and the Service that people call
 	copies      bool
+	history     bool // at the end of a release
 }
 
 // observe reads a snapshot.
@@ -89,7 +92,7 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		cfg = &s.record.Config
 	}
 	s.layout.Service, s.layout.VirtualService = cfg.Service, cfg.VirtualService
-	s.route = routing.Route{Name: cfg.Route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
+	s.route = routing.Route{Target: s.layout.Target, Name: cfg.Route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
 
 	read := func(name string) *deployment {
 		d := &deployment{Deployment: new(appsv1.Deployment)}
@@ -155,6 +158,10 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 				s.copies[m.Kind+"/"+name] = get(kind, name, nil) != nil
 			}
 		}
+	}
+	if what.history && s.ending() {
+		h, err := r.past(ctx, s)
+		s.history, errs = h, append(errs, err)
 	}
 	s.now = time.Now()
 	return s, errors.Join(errs...)

@@ -1,8 +1,8 @@
 // Package routing reads how an Istio VirtualService divides traffic between stable and the candidate, and plans how to change it.
 //
 // A change is a JSON Patch of the two weights and nothing else: routes, headers, mirrors and fields that this program does not know stay
-// as they are. The annotation canary-tasks.dev/fence says which release may write: every change tests it, so that a step of a release
-// that was taken over can no longer move traffic.
+// as they are. The annotation TARGET.canary-tasks.dev/fence says which release of a target may write: every change tests it, so that a step
+// of a release that was taken over can no longer move traffic.
 package routing
 
 import (
@@ -23,6 +23,7 @@ import (
 
 // Route says which route divides the traffic, and between which hosts.
 type Route struct {
+	Target    string // that is released: its releases fence one another off
 	Name      string // of the HTTP route; empty: the only one that leads to both hosts
 	Stable    string // host of the destination that serves
 	Candidate string // host of the destination that is being released
@@ -33,6 +34,8 @@ type Split struct {
 	Stable    int32 // weight; the two make 100
 	Candidate int32 // weight
 	Fence     string
+	Shared    bool // other routes of the VirtualService lead to stable, too: not all its requests are divided
+	target    string
 	object    *kube.Object
 	route     int // index of the HTTP route
 	stable    int // index of stable's destination
@@ -47,7 +50,11 @@ func Find(object *kube.Object, r Route) (Split, error) {
 		return Split{}, fmt.Errorf("reading VirtualService %s: %w", object.GetName(), err)
 	}
 	var found []Split
+	toStable := 0
 	for i, h := range vs.Spec.Http {
+		if s, _ := destinations(h, vs.Namespace, r); s >= 0 {
+			toStable++
+		}
 		if r.Name != "" && h.Name != r.Name {
 			continue
 		}
@@ -56,8 +63,8 @@ func Find(object *kube.Object, r Route) (Split, error) {
 			continue
 		}
 		found = append(found, Split{
-			Stable: h.Route[s].Weight, Candidate: h.Route[c].Weight, Fence: vs.Annotations[workload.FenceAnnotation],
-			object: object, route: i, stable: s, candidate: c,
+			Stable: h.Route[s].Weight, Candidate: h.Route[c].Weight, Fence: vs.Annotations[workload.RouteFence(r.Target)],
+			target: r.Target, object: object, route: i, stable: s, candidate: c,
 			hosts: [2]string{h.Route[s].Destination.Host, h.Route[c].Destination.Host},
 		})
 	}
@@ -67,6 +74,7 @@ func Find(object *kube.Object, r Route) (Split, error) {
 	}
 	switch len(found) {
 	case 1:
+		found[0].Shared = toStable > 1
 		return found[0], nil
 	case 0:
 		return Split{}, fmt.Errorf("no HTTP route%s leads to exactly the destinations %s and %s; it has %s", named, r.Stable, r.Candidate, describe(&vs.Spec))
@@ -114,7 +122,7 @@ func (s Split) Shift(candidate int32, epoch int64) *kube.Write {
 	if s.has(candidate) {
 		return nil
 	}
-	test := kube.Operation{Op: "test", Path: kube.AnnotationPath(workload.FenceAnnotation), Value: fence(epoch)}
+	test := kube.Operation{Op: "test", Path: kube.AnnotationPath(workload.RouteFence(s.target)), Value: fence(epoch)}
 	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append([]kube.Operation{test}, s.weights(candidate)...)}
 }
 
@@ -123,7 +131,7 @@ func (s Split) Raise(candidate int32, epoch int64) *kube.Write {
 	if s.Fence == fence(epoch) && s.has(candidate) {
 		return nil
 	}
-	patch := append([]kube.Operation{kube.Unchanged(s.object)}, kube.Annotate(s.object, workload.FenceAnnotation, fence(epoch))...)
+	patch := append([]kube.Operation{kube.Unchanged(s.object)}, kube.Annotate(s.object, workload.RouteFence(s.target), fence(epoch))...)
 	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append(patch, s.weights(candidate)...)}
 }
 
@@ -198,7 +206,7 @@ func (w Whole) Divide(r Route, epoch int64) *kube.Write {
 		d["destination"].(map[string]any)["host"], d["weight"] = host, weight
 		return d
 	}
-	patch := append([]kube.Operation{kube.Unchanged(w.object)}, kube.Annotate(w.object, workload.FenceAnnotation, fence(epoch))...)
+	patch := append([]kube.Operation{kube.Unchanged(w.object)}, kube.Annotate(w.object, workload.RouteFence(r.Target), fence(epoch))...)
 	return &kube.Write{Kind: kube.VirtualService, Name: w.object.GetName(), Patch: append(patch,
 		kube.Operation{Op: "add", Path: path, Value: []any{side(r.Stable, 100), side(r.Candidate, 0)}})}
 }
@@ -212,7 +220,7 @@ func (s Split) Unite(service string) *kube.Write {
 	one["destination"].(map[string]any)["host"] = service
 	delete(one, "weight")
 	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: []kube.Operation{
-		kube.Unchanged(s.object), {Op: "add", Path: path, Value: []any{one}}, {Op: "remove", Path: kube.AnnotationPath(workload.FenceAnnotation)},
+		kube.Unchanged(s.object), {Op: "add", Path: path, Value: []any{one}}, {Op: "remove", Path: kube.AnnotationPath(workload.RouteFence(s.target))},
 	}}
 }
 
@@ -232,7 +240,7 @@ func New(hosts, gateways []string, r Route, labels map[string]any, epoch int64) 
 		spec["gateways"] = anys(gateways)
 	}
 	return map[string]any{
-		"metadata": map[string]any{"labels": labels, "annotations": map[string]any{workload.FenceAnnotation: fence(epoch)}},
+		"metadata": map[string]any{"labels": labels, "annotations": map[string]any{workload.RouteFence(r.Target): fence(epoch)}},
 		"spec":     spec,
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-var shop = Route{Stable: "shop-primary", Candidate: "shop-canary"}
+var shop = Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"}
 
 // virtualService is one with these routes, as the API server has it.
 func virtualService(t *testing.T, metadata, routes string) *kube.Object {
@@ -69,7 +69,7 @@ func find(t *testing.T, o *kube.Object, r Route) Split {
 	return s
 }
 
-const fenced = ", annotations: {canary-tasks.dev/fence: '3', theirs: kept}"
+const fenced = ", annotations: {shop.canary-tasks.dev/fence: '3', other.canary-tasks.dev/fence: '9', theirs: kept}"
 
 // Only the weights change: other routes, headers, mirrors and fields that nobody here knows stay.
 func TestShiftChangesTheWeightsOnly(t *testing.T) {
@@ -217,7 +217,7 @@ func TestDivide(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := patched(t, before, w.Divide(shop, 1))
-	want := virtualService(t, ", annotations: {theirs: kept, canary-tasks.dev/fence: '1'}", `
+	want := virtualService(t, ", annotations: {theirs: kept, shop.canary-tasks.dev/fence: '1'}", `
   - name: pinned
     route: [{destination: {host: other}}]
   - name: main
@@ -235,6 +235,17 @@ func TestDivide(t *testing.T) {
 	for _, routes := range []string{both, "  - route: [{destination: {host: shop, subset: v1}}]", "  - route: [{destination: {host: shop}}]\n  - route: [{destination: {host: shop}}]"} {
 		if _, err := FindWhole(virtualService(t, "", routes), "", "shop"); err == nil {
 			t.Errorf("found one in %s", routes)
+		}
+	}
+}
+
+// Where another route leads to stable, too, its requests are not divided by the weights.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	for routes, want := range map[string]bool{both: false, both + "\n  - match: [{uri: {prefix: /admin}}]\n    route: [{destination: {host: shop-primary}}]": true,
+		both + "\n  - match: [{uri: {prefix: /admin}}]\n    route: [{destination: {host: admin}}]": false} {
+		if got, err := Find(virtualService(t, "", routes), shop); err != nil || got.Shared != want {
+			t.Errorf("%s\nshared: %v, %v", routes, got.Shared, err)
 		}
 	}
 }

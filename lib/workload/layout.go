@@ -18,8 +18,22 @@ import (
 const (
 	TargetLabel        = "canary-tasks.dev/target"   // on everything made for a target: its name
 	RevisionAnnotation = "canary-tasks.dev/revision" // on stable's pods: the revision they serve
-	FenceAnnotation    = "canary-tasks.dev/fence"    // on the route and on stable: the epoch that may write
+	FenceAnnotation    = "canary-tasks.dev/fence"    // on stable: the epoch that may write
 )
+
+// RouteFence is the annotation of a VirtualService with the epoch of a target that may write. Targets that share one have a fence each, so that
+// their releases do not end one another.
+func RouteFence(target string) string { return target + "." + FenceAnnotation }
+
+// Shared tells whether releases of other targets write an object as well.
+func Shared(o metav1.Object, target string) bool {
+	for key := range o.GetAnnotations() {
+		if strings.HasSuffix(key, "."+FenceAnnotation) && key != RouteFence(target) {
+			return true
+		}
+	}
+	return false
+}
 
 // Layout names the objects of a release. It is Flagger's, so that charts, dashboards and habits carry over.
 type Layout struct {

@@ -7,8 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -117,9 +117,14 @@ func CopyName(name, revision string) string {
 	return name[:min(len(name), 253-len(tail))] + tail
 }
 
-// IsCopy tells whether a name is that of a copy for a revision.
-func IsCopy(name, revision string) bool {
-	return revision != "" && strings.HasSuffix(name, "-primary-"+revision)
+var copyName = regexp.MustCompile(`-primary-([0-9a-f]{10})$`)
+
+// CopiedFor is the revision that a copy of a mounted object belongs to, by its name; empty where that is not the name of one.
+func CopiedFor(name string) string {
+	if m := copyName.FindStringSubmatch(name); m != nil {
+		return m[1]
+	}
+	return ""
 }
 
 // ForStable makes stable's pod template out of the candidate's: the selector's label tells them apart, the revision is noted, and what it
@@ -243,4 +248,15 @@ func asInt(v any, otherwise int64) int64 {
 		return int64(n)
 	}
 	return otherwise
+}
+
+// Images lists the images of a template's containers, in order.
+func (t Template) Images() []string {
+	var images []string
+	for _, container := range list(object(t, "spec"), "containers") {
+		if image, _ := container["image"].(string); image != "" {
+			images = append(images, image)
+		}
+	}
+	return images
 }

@@ -1,0 +1,81 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+)
+
+// errStableFails ends a promotion: what was judged fails where it is to serve.
+var errStableFails = errors.New("stable fails")
+
+// guarded does something as long as stable keeps the limits of the release. Stable becomes what was judged meanwhile, so there is no other version
+// to compare it with: it has to be shown to be beyond a limit. The error is a *report.Error where it was, and the record says why.
+func (r *Release) guarded(ctx context.Context, do func(context.Context) error) error {
+	s, err := r.observe(ctx, scope{})
+	if err != nil {
+		return err
+	}
+	if s.record == nil || !s.mine(r.Step.RunID) || len(s.record.Objectives) == 0 || s.record.Phase != Progressing && s.record.Phase != Promoting {
+		return do(ctx) // which says so, or has nothing to roll
+	}
+	client, err := r.prometheus(&s.record.Config)
+	if err != nil { // that Prometheus cannot be asked is no failure
+		r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
+		return do(ctx)
+	}
+	test, err := analysis.NewSequential(analysis.Plan{Objectives: s.record.Objectives, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
+	if err != nil {
+		return err
+	}
+	guarded, stop := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if text := fails(guarded, client.Observe(r.measured(s), time.Now()), test); text != "" {
+			stop(fmt.Errorf("%w: %s", errStableFails, text))
+		}
+	}()
+	err = do(guarded)
+	stop(nil)
+	<-ended
+	why := context.Cause(guarded)
+	if err == nil || !errors.Is(why, errStableFails) {
+		return err
+	}
+	reason := fmt.Sprintf("%v while it becomes revision %s", why, s.record.Candidate.Revision)
+	r.Report.Event(ctx, true, "Promotion of %s failed, %s", s.id(r.Client.Namespace), reason)
+	if err := r.update(ctx, func(record *Record) { record.Outcome, record.Reason = Rejected, reason }); err != nil {
+		return err
+	}
+	return r.finish(ctx, result{code: report.Rejected, text: fmt.Sprintf("%s: not promoted: %s", s.id(r.Client.Namespace), reason),
+		results: map[string]string{"outcome": string(Rejected)}})
+}
+
+// fails looks at each scrape until the context ends, and says how stable is shown to fail.
+func fails(ctx context.Context, o *metrics.Observer, test *analysis.Sequential) string {
+	test.Begin(true)
+	for {
+		sleep(ctx, leastPause)
+		if ctx.Err() != nil {
+			return ""
+		}
+		w, err := o.Look(ctx)
+		if err != nil {
+			continue
+		}
+		strata := slices.Clone(w.Strata)
+		for i := range strata {
+			strata[i].Candidate, strata[i].Stable = strata[i].Stable, metrics.Counts{}
+		}
+		if signal := test.Look(w.Reporter, strata); signal.Reject {
+			return signal.String()
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/config"
+	"github.com/canary-tasks/canary-tasks/lib/metrics"
+)
+
+// Stable's present traffic is looked at for so long before a release: longer where the first did not bring enough scrapes to tell how bursty
+// errors are. With more series than manySeries the answer would be too large.
+const (
+	shortHistory = 10 * time.Minute
+	longHistory  = time.Hour
+	enoughStrata = 120
+)
+
+// prometheus is a client of the Prometheus that a release is configured for.
+func (r *Release) prometheus(cfg *config.Config) (*metrics.Client, error) {
+	return metrics.New(cfg.Prometheus, r.PrometheusConfig)
+}
+
+// measured is whose requests are counted.
+func (r *Release) measured(s *snapshot) metrics.Target {
+	return metrics.Target{Namespace: r.Client.Namespace,
+		Stable:    metrics.Arm{Workload: s.layout.Primary(), Service: s.layout.PrimaryService()},
+		Candidate: metrics.Arm{Workload: s.layout.Target, Service: s.layout.CanaryService()}}
+}
+
+// limitsOf are what a candidate must keep.
+func limitsOf(cfg *config.Config) analysis.Limits {
+	return analysis.Limits{SuccessRate: cfg.SuccessRate, RequestDuration: cfg.RequestDuration.Duration}
+}
+
+// planOf is the plan of the sequential test of a release.
+func planOf(cfg *config.Config, objectives []analysis.Objective) analysis.Plan {
+	return analysis.Plan{Objectives: objectives, Alpha: cfg.Alpha, Intervals: analysis.Intervals(len(cfg.Weights), cfg.Threshold), Primary: cfg.Baseline == "primary"}
+}
+
+// history is what stable did before the release.
+func (r *Release) history(ctx context.Context, s *snapshot) (w metrics.Window, span time.Duration, err error) {
+	client, err := r.prometheus(r.Config)
+	if err != nil {
+		return w, 0, err
+	}
+	for _, span = range []time.Duration{shortHistory, longHistory} {
+		if w, err = client.Observe(r.measured(s), time.Now().Add(-span)).Look(ctx); err != nil || len(w.Strata) >= enoughStrata || w.Series > manySeries {
+			break
+		}
+	}
+	return w, span, err
+}
+
+const manySeries = 1000
+
+// Sight says what a configuration can see of stable's present traffic, and fixes what the sequential test takes from it. w is what stable
+// answered within the last span. Problems are why nothing could ever be judged so.
+func Sight(cfg *config.Config, w metrics.Window, span time.Duration) ([]analysis.Objective, []string, config.Problems) {
+	objectives, err := limitsOf(cfg).Objectives(w.Strata)
+	if err != nil {
+		return nil, nil, config.Problems{{Parameter: "requestSuccessRate", Value: fmt.Sprint(cfg.SuccessRate), Remedy: err.Error()}}
+	}
+	var lines []string
+	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	scrape := w.Interval
+	if scrape >= time.Second {
+		scrape = scrape.Round(time.Second) // scrapes are a little late now and then
+	}
+	if cfg.Interval.Duration < 2*scrape {
+		return nil, nil, config.Problems{{Parameter: "interval", Value: cfg.Interval.String(), Remedy: fmt.Sprintf("Prometheus scrapes every %s: give at least two scrapes, %s, and better four", scrape, 2*scrape)}}
+	}
+	if cfg.Interval.Duration < 4*scrape {
+		say("warning: interval=%s has fewer than four scrapes, which are every %s: a burst weighs more than it should; better is %s", cfg.Interval, scrape, 4*scrape)
+	}
+	if cfg.SuccessRate == 100 {
+		say("warning: requestSuccessRate=100 makes one failed request proof, and a failed check")
+	}
+	seconds := w.To.Sub(w.From).Seconds()
+	if w.Stable.Requests == 0 || seconds <= 0 {
+		say("sight: stable answered no requests in the last %s: without any the candidate cannot be judged, and the release ends inconclusive", span)
+		return objectives, lines, nil
+	}
+	rate := w.Stable.Requests / seconds
+	say("sight: stable answers %.3g requests/s (over %s, counted at the %s, scraped every %s)", rate, w.To.Sub(w.From).Round(time.Second), sideOf(w.Reporter), w.Interval)
+	plan := planOf(cfg, objectives)
+	var requests []float64
+	total := 0.0
+	for _, weight := range cfg.Weights {
+		n := math.Floor(rate * float64(weight) / 100 * cfg.Interval.Seconds())
+		requests, total = append(requests, n), total+n
+		say("sight: %d %%: %.0f requests in %s: %s", weight, n, cfg.Interval, found(plan, n))
+	}
+	if len(requests) > 1 {
+		say("sight: over the release: %.0f requests: %s", total, found(plan, total))
+	}
+	for _, o := range objectives {
+		how := fmt.Sprintf("dispersion %.3g", o.Phi)
+		if !o.Estimated {
+			how += ", assumed: there is too little history to measure it"
+		}
+		stable, err := o.Count(w.Stable)
+		if err != nil && len(w.Stable.Within) > 0 {
+			return nil, nil, config.Problems{{Parameter: "requestDuration", Value: cfg.RequestDuration.String(), Remedy: err.Error()}}
+		}
+		if err != nil {
+			say("sight: warning: %s: %v", o.Name, err)
+			continue
+		}
+		low, high := analysis.Wilson(stable.Events, stable.Requests, 0.05)
+		say("sight: %s: of stable's requests %.3g %% are beyond the limit (95 %% interval %.2g to %.2g), at most %.3g %% may; a candidate like it is rejected by the checks with probability %.2g, and early with at most %v; %s",
+			o.Name, 100*stable.Rate(), 100*low, 100*high, 100*o.MaxRate, analysis.CheckRejects(requests, cfg.Threshold, o.MaxRate, stable.Rate()), cfg.Alpha, how)
+	}
+	if few := requests[0]; few < analysis.MinRequests {
+		say("sight: warning: at %d %% a check of %s has fewer than %d requests: it is extended until there are enough, at most to %s", cfg.Weights[0], cfg.Interval, analysis.MinRequests,
+			time.Duration(cfg.Threshold)*cfg.Interval.Duration)
+	}
+	return objectives, lines, nil
+}
+
+// found says which share of events is found with so many requests.
+func found(plan analysis.Plan, n float64) string {
+	var parts []string
+	for _, o := range plan.Objectives {
+		what := "failing"
+		if o.Limit > 0 {
+			what = "slower than " + o.Limit.String()
+		}
+		if s := plan.Sight(o, n); math.IsInf(s.Events, 1) {
+			parts = append(parts, "nothing is found early of requests "+what)
+		} else {
+			parts = append(parts, fmt.Sprintf("from %.2g %% %s", 100*s.Rate, what))
+		}
+	}
+	if len(parts) == 0 {
+		return "only the checks judge"
+	}
+	return "found with probability .8: " + strings.Join(parts, ", ")
+}
+
+func sideOf(reporter string) string {
+	if reporter == "destination" {
+		return "workloads"
+	}
+	return "callers"
+}
+
+// render fills in, parses and asks people's own queries: before anything is changed, they are known to be PromQL that gives one number, if any.
+func (r *Release) render(ctx context.Context) config.Problems {
+	var problems config.Problems
+	for _, m := range r.Config.Metrics {
+		wrong := func(remedy string, args ...any) {
+			problems = append(problems, config.Problem{Parameter: "metrics", Value: m.Name, Remedy: fmt.Sprintf(remedy, args...)})
+		}
+		query, reach, err := ownQuery(r.Config, m)
+		if err != nil {
+			wrong("%v: %s", err, query)
+			continue
+		}
+		if longest := time.Duration(r.Config.Threshold) * r.Config.Interval.Duration; reach > longest {
+			wrong("its query looks %s back, and a weight lasts at most %s: give it a shorter range, or a longer interval", reach, longest)
+		}
+		client, err := r.prometheus(r.Config)
+		if err != nil {
+			continue // the address is named already
+		}
+		if _, err := client.Value(ctx, query); errors.Is(err, metrics.ErrSeveralSeries) {
+			wrong("%v: add them up, sum(...), or choose one", err)
+		}
+	}
+	return problems
+}
+
+// ownQuery is a query of people's own, and how far back it looks.
+func ownQuery(cfg *config.Config, m config.Metric) (query string, reach time.Duration, err error) {
+	query, err = metrics.Render(m.Query, metrics.Values{Namespace: cfg.Namespace, Target: cfg.Target, Service: cfg.Service, Ingress: cfg.Target,
+		Route: cfg.Target, Interval: m.Every(), Variables: m.TemplateVariables})
+	if err != nil {
+		return m.Query, 0, err
+	}
+	reach, err = metrics.Reach(query)
+	return query, reach, err
+}
