@@ -6,7 +6,9 @@
 //	PUT /faults?fail=0.2     a fifth of the answers are 500 (0 to 1)
 //	PUT /faults?slow=300ms   each answer takes that long
 //	PUT /faults?hang=0.5     half of the requests get no answer while the client waits
+//	PUT /faults?grpc=14      gRPC calls are answered with that status
 //	PUT /faults?ready=false  the readiness check fails
+//	PUT /faults?fail=1&pods=shop-primary-  only pods whose names begin so misbehave
 //
 // Each call replaces all faults; one without words ends them. They are served on another port than the application.
 package main
@@ -23,6 +25,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -77,6 +80,7 @@ func run(ctx context.Context) error {
 type faults struct {
 	fail, hang float64 // shares of requests, 0 to 1
 	slow       time.Duration
+	grpc       int
 	unready    bool
 }
 
@@ -92,19 +96,25 @@ func parseFaults(words url.Values) (*faults, error) {
 		}
 		return v, nil
 	}
-	var errs [3]error
+	var errs [4]error
 	f.fail, errs[0] = share("fail")
 	f.hang, errs[1] = share("hang")
 	if s := words.Get("slow"); s != "" {
 		f.slow, errs[2] = time.ParseDuration(s)
 	}
+	if s := words.Get("grpc"); s != "" {
+		f.grpc, errs[3] = strconv.Atoi(s)
+	}
 	f.unready = words.Get("ready") == "false"
 	for word := range words {
 		switch word {
-		case "fail", "hang", "slow", "ready":
+		case "fail", "hang", "slow", "grpc", "ready", "pods":
 		default:
-			return nil, fmt.Errorf("%q is not one of fail, hang, slow, ready", word)
+			return nil, fmt.Errorf("%q is not one of fail, hang, slow, grpc, ready, pods", word)
 		}
+	}
+	if host, err := os.Hostname(); err != nil || !strings.HasPrefix(host, words.Get("pods")) {
+		return &faults{}, errors.Join(append(errs[:], err)...)
 	}
 	return &f, errors.Join(errs[:]...)
 }
@@ -129,6 +139,10 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "text/plain")
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") { // enough of gRPC to be counted as it is
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", strconv.Itoa(f.grpc))
+	}
 	if f.fail > 0 && rand.Float64() < f.fail {
 		w.WriteHeader(http.StatusInternalServerError)
 	}

@@ -111,6 +111,9 @@ func checkTask(t *testing.T, task *pipelinev1.Task) {
 		}
 		used[env.Value]++
 	}
+	for _, v := range task.Spec.Volumes {
+		used[v.Secret.SecretName]++
+	}
 	for _, p := range task.Spec.Params {
 		if used["$(params."+p.Name+")"] != 1 {
 			t.Errorf("%s: parameter %s is used %d times", task.Name, p.Name, used["$(params."+p.Name+")"])

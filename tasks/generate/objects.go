@@ -43,7 +43,7 @@ var about = map[string]struct {
 	config.Promote: {"promote", "Makes stable what was judged, gives it all the traffic and scales the candidate to zero. Says so where there is nothing to promote.",
 		[][2]string{{"outcome", "promoted, initialized or unchanged"}}},
 	config.Rollback: {"rollback", "Sends all traffic to stable, brings stable back to the revision it had and scales the candidate to zero. In a Pipeline's finally it undoes its own run; by hand, without runId, the last release.",
-		[][2]string{{"outcome", "how the release ended"}}},
+		[][2]string{{"outcome", "how the release ended"}, {"git", "the commit, or the address of the pull request, that puts Git right; empty where there is none"}}},
 }
 
 func labels(name string) metav1.ObjectMeta {
@@ -65,12 +65,23 @@ func task(step string, steps int) *pipelinev1.Task {
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")},
 		},
 	}
+	if step == config.Rollback { // a clone of the environment repository is in memory
+		s.ComputeResources.Limits[corev1.ResourceMemory] = resource.MustParse("256Mi")
+	}
 	for _, p := range config.Of(step) {
-		spec := pipelinev1.ParamSpec{Name: p.Name, Type: pipelinev1.ParamTypeString, Description: p.Description + " (" + p.Unit + ")"}
+		spec := pipelinev1.ParamSpec{Name: p.Name, Type: pipelinev1.ParamTypeString, Description: describe(p)}
 		if p.Name != "target" && p.Name != "weight" && (p.Name != "runId" || step == config.Rollback) {
-			spec.Default = pipelinev1.NewStructuredValues(p.Default)
+			spec.Default = pipelinev1.NewStructuredValues(p.TaskDefault())
 		}
 		t.Spec.Params = append(t.Spec.Params, spec)
+		if variable, ok := mounts[p.Name]; ok { // mounted, and not read
+			optional, name := true, strings.ToLower(strings.TrimSuffix(p.Name, "Secret"))
+			t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+				Secret: &corev1.SecretVolumeSource{SecretName: "$(params." + p.Name + ")", Optional: &optional}}})
+			s.VolumeMounts = append(s.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/etc/canary-tasks/" + name, ReadOnly: true})
+			s.Env = append(s.Env, corev1.EnvVar{Name: variable, Value: "/etc/canary-tasks/" + name})
+			continue
+		}
 		s.Env = append(s.Env, corev1.EnvVar{Name: p.Env(), Value: "$(params." + p.Name + ")"})
 	}
 	for _, r := range results(step, steps) {
@@ -87,6 +98,18 @@ func task(step string, steps int) *pipelinev1.Task {
 	return t
 }
 
+// describe is what a parameter is, with the default that the step itself knows.
+func describe(p config.Parameter) string {
+	text := p.Description + " (" + p.Unit + ")"
+	if p.TaskDefault() != p.Default {
+		text += "; default " + p.Default
+	}
+	return text
+}
+
+// mounts are the parameters that name a Secret: the step gets its folder, in a variable of its environment.
+var mounts = map[string]string{"prometheusSecret": "CANARY_PROMETHEUS_CONFIG", "gitSecret": "CANARY_GIT_SECRETS"} //nolint:gosec // names of variables
+
 func results(step string, steps int) [][2]string {
 	all := slices.Clone(about[step].results)
 	if step == config.CanaryInit {
@@ -100,11 +123,11 @@ func results(step string, steps int) [][2]string {
 // people are the parameters of the Pipeline: those that a person gives.
 func people() []config.Parameter {
 	var given []config.Parameter
-	for _, p := range config.Of(config.CanaryInit) {
+	for _, p := range config.Parameters {
 		if p.Name == "namespace" {
 			p.Default = "$(context.pipelineRun.namespace)"
 		}
-		if !p.Hidden {
+		if !p.Hidden && p.Name != "weight" { // which canary-init gives
 			given = append(given, p)
 		}
 	}
@@ -118,9 +141,9 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		"tekton.dev/categories": "Deployment", "tekton.dev/tags": "canary, istio"}
 	p.Spec.Description = "Releases a new version of a Deployment through Istio: a growing share of the traffic, judged at each weight, then promoted, or rolled back and red."
 	for _, q := range people() {
-		spec := pipelinev1.ParamSpec{Name: q.Name, Type: pipelinev1.ParamTypeString, Description: q.Description + " (" + q.Unit + ")"}
+		spec := pipelinev1.ParamSpec{Name: q.Name, Type: pipelinev1.ParamTypeString, Description: describe(q)}
 		if q.Name != "target" {
-			spec.Default = pipelinev1.NewStructuredValues(q.Default)
+			spec.Default = pipelinev1.NewStructuredValues(q.TaskDefault())
 		}
 		p.Spec.Params = append(p.Spec.Params, spec)
 	}
