@@ -30,13 +30,18 @@ func TestModulesAgree(t *testing.T) {
 	ours := map[string]string{}
 	cluster := read("go.mod")
 	for _, r := range cluster.Require {
-		ours[r.Mod.Path] = r.Mod.Version
+		if !r.Indirect {
+			ours[r.Mod.Path] = r.Mod.Version
+		}
 	}
 	for _, r := range cluster.Replace {
 		ours[r.Old.Path] = r.New.Version
 	}
 	for _, path := range []string{"../../go.mod", "../go.mod"} {
 		for _, r := range read(path).Require {
+			if r.Indirect { // compiled twice where it differs, which costs little
+				continue
+			}
 			if want := ours[r.Mod.Path]; want != "" && want != r.Mod.Version {
 				t.Errorf("%s has %s %s, test/cluster/go.mod has %s", path, r.Mod.Path, r.Mod.Version, want)
 			}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -228,10 +229,10 @@ func printEnv(w io.Writer, l layout) error {
 		return errors.New("no cluster is ready: `make cluster` starts one")
 	}
 	fmt.Fprintf(w, `export KUBECONFIG=%q
-export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q
+export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q KO_DEFAULTPLATFORMS=%q
 export CANARY_TEST_MESH=%q CANARY_TEST_PROMETHEUS=%q
 export PATH=%q:"$PATH"
-`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, meshAdmin, prometheus, l.tool(""))
+`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, meshAdmin, prometheus, l.tool(""))
 	return nil
 }
 

@@ -1,14 +1,17 @@
-// Command demo shows a release on the cluster of `make cluster`, as people run one: five releases, each started with tkn and followed in
-// its log, under 100 requests a second. Every cell of the table at its end is what the generator counted, what the PipelineRun says or what
+// Command demo shows a release on the cluster of `make cluster`, as people run one: six releases, each started with tkn and followed in
+// its log, under 100 requests a second. A promotion is a commit in an environment repository on a real Git server of this machine, as Jenkins X
+// makes it; what applies it, Jenkins X' boot job, is played by this program. Every cell of the table at its end is what the generator counted, what the PipelineRun says or what
 // the API server has. It ends with 1 when a release ended otherwise than it should.
 package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +24,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/canary-tasks/canary-tasks/lib/gitops"
+	"github.com/canary-tasks/canary-tasks/lib/gitops/gittest"
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
@@ -38,29 +43,32 @@ type story struct {
 	version string
 	faults  string
 	traffic bool
-	again   bool // the same revision once more: nothing is applied
+	again   bool // the same revision once more: nothing is committed or applied
+	merged  bool // nothing is committed: what the last release left in the repository is applied
 
 	wantGreen   bool
 	wantOutcome string
 	wantServes  string
+	wantGit     string // the version that the environment repository says in the end
 }
 
 var stories = []story{
-	{title: "first version", version: "1.0.0", traffic: true, wantGreen: true, wantOutcome: "initialized", wantServes: "1.0.0"},
-	{title: "healthy", version: "2.0.0", traffic: true, wantGreen: true, wantOutcome: "promoted", wantServes: "2.0.0"},
-	{title: "fails 20 % of its requests", version: "3.0.0", faults: "fail=0.2", traffic: true, wantOutcome: "rejected", wantServes: "2.0.0"},
-	{title: "the same once more", version: "3.0.0", again: true, traffic: true, wantOutcome: "rejected", wantServes: "2.0.0"},
-	{title: "healthy, no traffic", version: "4.0.0", wantOutcome: "inconclusive", wantServes: "2.0.0"},
+	{title: "first version", version: "1.0.0", traffic: true, wantGreen: true, wantOutcome: "initialized", wantServes: "1.0.0", wantGit: "1.0.0"},
+	{title: "healthy", version: "2.0.0", traffic: true, wantGreen: true, wantOutcome: "promoted", wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "fails 20 % of its requests", version: "3.0.0", faults: "fail=0.2", traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "the same once more", version: "3.0.0", again: true, traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "what Git was put back to", merged: true, traffic: true, wantGreen: true, wantOutcome: "unchanged", wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "healthy, no traffic", version: "4.0.0", wantOutcome: "inconclusive", wantServes: "2.0.0", wantGit: "2.0.0"},
 }
 
 // row is how a release ended.
 type row struct {
-	run, status, outcome, reason, weights, serves string
-	took                                          time.Duration
-	shares                                        []string
-	answers                                       string
-	failed                                        int // requests that the candidate did not answer itself
-	wrong                                         []string
+	run, status, outcome, reason, weights, serves, git string
+	took                                               time.Duration
+	shares                                             []string
+	answers                                            string
+	failed                                             int // requests that the candidate did not answer itself
+	wrong                                              []string
 }
 
 func main() {
@@ -98,11 +106,16 @@ func run(ctx context.Context) (wrong bool, err error) {
 	if _, err := command(ctx, "", "kubectl", "apply", "-n", namespace, "-f", "examples/release/service.yaml"); err != nil {
 		return false, err
 	}
+	git, end, err := environment(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer end()
 	var rows []row
 	for i, s := range stories {
 		say("")
 		say("=== release %d: %s (version %s)", i+1, s.title, s.version)
-		r, err := release(ctx, s, app)
+		r, err := release(ctx, git, s, app)
 		if err != nil {
 			return false, fmt.Errorf("release %d, %s: %w", i+1, s.title, err)
 		}
@@ -114,11 +127,15 @@ func run(ctx context.Context) (wrong bool, err error) {
 }
 
 // release applies a version, starts the Pipeline as a person does, and looks how it ended.
-func release(ctx context.Context, s story, app string) (r row, err error) {
+func release(ctx context.Context, git *gittest.Server, s story, app string) (r row, err error) {
+	if !s.again && !s.merged {
+		say("Git: %s has version %s", helmfile, s.version)
+		if err := git.Commit(ctx, helmfile, fmt.Sprintf(releases, s.version), "chore: promote shop to version "+s.version); err != nil {
+			return r, err
+		}
+	}
 	if !s.again {
-		app = strings.Replace(app, `value: "1.0.0"`, fmt.Sprintf("value: %q", s.version), 1)
-		app = strings.Replace(app, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", s.faults), 1)
-		if err := apply(ctx, app); err != nil {
+		if err := boot(ctx, git, app); err != nil {
 			return r, err
 		}
 	}
@@ -140,9 +157,10 @@ func release(ctx context.Context, s story, app string) (r row, err error) {
 	}
 	begin := time.Now()
 	cmd := exec.CommandContext(ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks", "--use-param-defaults", "--showlog",
-		"--prefix-name", fmt.Sprintf("release-%s", strings.ReplaceAll(s.version, ".", "-")),
+		"--prefix-name", "release-"+strings.ReplaceAll(cmp.Or(s.version, "merged"), ".", "-"),
 		"--pipeline-timeout", "60m", "--tasks-timeout", "50m", "--finally-timeout", "10m",
-		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold=2", "-p", "drain=3s")
+		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold=2", "-p", "drain=3s",
+		"-p", "git=commit", "-p", "gitRepository="+git.URL)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		return r, err
@@ -161,8 +179,67 @@ func release(ctx context.Context, s story, app string) (r row, err error) {
 	if err := r.look(ctx); err != nil {
 		return r, err
 	}
+	file, err := git.File(ctx, helmfile)
+	if err != nil {
+		return r, err
+	}
+	if r.git, err = says.Find([]byte(file)); err != nil {
+		return r, err
+	}
 	r.compare(s)
 	return r, nil
+}
+
+// The environment repository, as Jenkins X 3 has it.
+const (
+	helmfile = "helmfiles/" + namespace + "/helmfile.yaml"
+	releases = `# what runs in production
+releases:
+- chart: dev/shop
+  version: %s
+  name: shop
+  namespace: ` + namespace + "\n"
+)
+
+var says = gitops.Version{App: target}
+
+// environment serves the environment repository, and gives the pipeline a Secret to write to it.
+func environment(ctx context.Context) (*gittest.Server, func(), error) {
+	folder, err := os.MkdirTemp("", "canary-demo")
+	if err != nil {
+		return nil, nil, err
+	}
+	host, _, err := net.SplitHostPort(os.Getenv("CANARY_TEST_PROMETHEUS")) // which pods reach
+	if err != nil {
+		return nil, nil, fmt.Errorf("the demo runs on the cluster of make cluster: %w", err)
+	}
+	git, err := gittest.Start(ctx, folder, net.JoinHostPort(host, "0"))
+	if err != nil {
+		return nil, nil, err
+	}
+	_, err = command(ctx, "", "kubectl", "create", "secret", "generic", "canary-tasks-git", "-n", namespace, "--type=kubernetes.io/basic-auth",
+		"--from-literal=username="+gittest.User, "--from-literal=password="+gittest.Password)
+	return git, func() { git.Close(); _ = os.RemoveAll(folder) }, err
+}
+
+// boot applies what the repository says, as Jenkins X' boot job does after a merge.
+func boot(ctx context.Context, git *gittest.Server, app string) error {
+	file, err := git.File(ctx, helmfile)
+	if err != nil {
+		return err
+	}
+	version, err := says.Find([]byte(file))
+	if err != nil {
+		return err
+	}
+	faults := ""
+	for _, s := range stories {
+		if s.version == version && s.faults != "" {
+			faults = s.faults
+		}
+	}
+	app = strings.ReplaceAll(app, "1.0.0", version)
+	return apply(ctx, strings.Replace(app, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", faults), 1))
 }
 
 // answers waits until a caller in the mesh reaches the application, which it does a moment after its pods are ready.
@@ -264,19 +341,20 @@ func (r *row) compare(s story) {
 	check("outcome", r.outcome, s.wantOutcome)
 	check("weights", r.weights, "100/0")
 	check("what stable serves", r.serves, s.wantServes)
+	check("what Git says", r.git, s.wantGit)
 	check("the number of requests that failed and the candidate did not answer", r.failed, 0)
 }
 
 func table(rows []row) {
 	say("")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "release\tPipelineRun\toutcome\tweights\tstable\tseconds\tanswers\tas it should be")
+	fmt.Fprintln(w, "release\tPipelineRun\toutcome\tweights\tstable\tGit\tseconds\tanswers\tas it should be")
 	for i, r := range rows {
 		verdict := "yes"
 		if len(r.wrong) > 0 {
 			verdict = "NO: " + strings.Join(r.wrong, "; ")
 		}
-		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\n", i+1, stories[i].title, r.status, r.outcome, r.weights, r.serves, r.took.Seconds(), r.answers, verdict)
+		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\n", i+1, stories[i].title, r.status, r.outcome, r.weights, r.serves, r.git, r.took.Seconds(), r.answers, verdict)
 	}
 	_ = w.Flush()
 	for i, r := range rows {

@@ -141,7 +141,7 @@ func try(t *testing.T, stdin string, name string, args ...string) (string, error
 // apply builds the images that the files name, and applies them.
 func apply(t *testing.T, namespace string, files ...string) {
 	t.Helper()
-	args := []string{"resolve", "-R", "--base-import-paths", "--sbom=none", "--platform=linux/" + goarch(t)}
+	args := []string{"resolve", "-R", "--base-import-paths", "--sbom=none"}
 	for _, f := range files {
 		args = append(args, "-f", f)
 	}
@@ -155,8 +155,6 @@ func apply(t *testing.T, namespace string, files ...string) {
 	}
 	run(t, string(yaml), "kubectl", "apply", "-n", namespace, "-f", "-")
 }
-
-func goarch(t *testing.T) string { return strings.TrimSpace(run(t, "", "go", "env", "GOARCH")) }
 
 // query asks Prometheus and returns the value of each series by one of its labels.
 func (c *cluster) query(t *testing.T, promQL, label string) map[string]float64 {

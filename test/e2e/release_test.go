@@ -264,7 +264,7 @@ func TestRelease(t *testing.T) {
 
 	traffic = s.traffic(proxy)
 	s.version(v3, "fail=0.2")
-	if out, err := s.release(); err == nil || !strings.Contains(out, "rejected: failed checks threshold reached 2") {
+	if out, err := s.release(); err == nil || !strings.Contains(out, "rejected: failing: request-success-rate") {
 		t.Fatalf("a version that fails: %v", err)
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
@@ -357,12 +357,16 @@ func (s *shop) versions() map[string]string {
 	return versions
 }
 
-// settled are the versions once the Deployments' controller has written what it has to: when nothing changed for five seconds.
+// settled are the versions once the Deployments' controller has written what it has to: when no pod is being ended any more, which it counts, and nothing
+// changed for five seconds.
 func (s *shop) settled() map[string]string {
 	s.t.Helper()
 	before := s.versions()
 	eventually(s.t, time.Minute, func() string {
 		time.Sleep(5 * time.Second)
+		if ending := run(s.t, "", "kubectl", "get", "pods", "-n", s.ns, "-o", "jsonpath={.items[*].metadata.deletionTimestamp}"); ending != "" {
+			return "pods are being ended"
+		}
 		last := before
 		if before = s.versions(); !maps.Equal(last, before) {
 			return "it changes still"
@@ -789,6 +793,26 @@ func TestPromotesWhatWasJudged(t *testing.T) {
 	}
 }
 
+// What was judged good and fails as stable is not promoted: stable gets its former revision back.
+func TestFailsAsStable(t *testing.T) {
+	s := newShop(t)
+	s.needsStandIn(t)
+	traffic := s.traffic(s.caller(t, s.ns))
+	s.must(0, "is initialized", "canary-init", "one")
+	s.version(v2, "fail=1&pods=shop-primary-")
+	s.must(0, "is up beside stable", "canary-init", "two", "CANARY_DRAIN=30s")
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	s.must(0, "is good at 40 %", "analyze", "two")
+	s.must(1, "stable fails: request-success-rate: beyond the limit", "promote", "two")
+	s.must(0, "stable runs revision", "rollback", "two")
+	s.want(serves{"100/0", "1.0.0 x2", "2.0.0 x0", "rejected"})
+	traffic.Stop()
+	samples := traffic.Samples()
+	if last := load.Count(samples[len(samples)-100:]); last.Of(v1) != 100 {
+		t.Errorf("the last 100 requests: %s", last)
+	}
+}
+
 // Whatever is wrong is found before anything is changed, and all of it is named in one report.
 func TestBadInput(t *testing.T) {
 	s := newShop(t)
@@ -804,6 +828,9 @@ func TestBadInput(t *testing.T) {
 			[]string{"has 6 mistakes", `interval is "60"`, `threshold is "0"`, `stepWeights is "40,20"`, `requestSuccessRate is "NaN"`, `prometheus is "http://127.0.0.1:1"`, `port is "8443"`}},
 		{"no target", "", nil, []string{"CANARY_TARGET=none"}, []string{`target is "none": there is no such Deployment`}},
 		{"a Prometheus that is something else", "", nil, []string{"CANARY_PROMETHEUS=http://" + s.mesh}, []string{`prometheus is "http://` + s.mesh + `"`}},
+		{"queries that cannot be judged by", "", nil, []string{`CANARY_METRICS=[{name: broken, query: "sum(", thresholdRange: {max: 1}}, {name: long, query: "sum(rate(up[9h]))", thresholdRange: {max: 1}}, ` +
+			`{name: several, query: up, thresholdRange: {max: 1}}, {name: empty, query: "", thresholdRange: {max: 1}}, {name: range, query: "up[1m]", thresholdRange: {max: 1}}]`},
+			[]string{"has 5 mistakes", `metrics is "broken": it is no PromQL`, `metrics is "long": its query looks 9h0m0s back`, `metrics is "several": several series: it gives`, `metrics is "empty": it is empty`, `metrics is "range": it gives a matrix`}},
 		{"a release that cannot end in time", "", nil, []string{"CANARY_DEADLINE=1m"}, []string{`deadline is "1m"`}},
 		{"several routes", "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [" +
 			"{match: [{uri: {prefix: /a}}], route: [{destination: {host: shop}}]}, {route: [{destination: {host: shop}}]}]}}", nil, nil,

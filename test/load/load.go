@@ -31,6 +31,7 @@ type Plan struct {
 	Rate    int           // requests per second, 1 to MaxRate
 	For     time.Duration // at most MaxTime
 	Timeout time.Duration // of one request; 0: 10 s
+	Header  http.Header   // of each request
 }
 
 // Answer is what one attempt got.
@@ -91,7 +92,7 @@ func Start(ctx context.Context, plan Plan) (*Run, error) {
 	// On a kept connection that breaks, the client would ask once more by itself.
 	attacker := vegeta.NewAttacker(vegeta.KeepAlive(false), vegeta.Timeout(plan.Timeout), vegeta.MaxBody(256), vegeta.Redirects(vegeta.NoFollow),
 		vegeta.Proxy(http.ProxyURL(&url.URL{Scheme: "http", Host: plan.Proxy})))
-	targets := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: plan.URL})
+	targets := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: plan.URL, Header: plan.Header})
 	results := attacker.Attack(targets, vegeta.Rate{Freq: plan.Rate, Per: time.Second}, plan.For, "load")
 	run := &Run{stop: attacker.Stop, done: make(chan struct{})}
 	unwatch := context.AfterFunc(ctx, func() { attacker.Stop() })

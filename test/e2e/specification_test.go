@@ -1,0 +1,77 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/canary-tasks/canary-tasks/test/load"
+)
+
+// canaries is as much of Flagger's resource as it takes to keep Canaries; Flagger's own definitions say more, and reject more.
+const canaries = `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: canaries.flagger.app},
+spec: {group: flagger.app, scope: Namespaced, names: {kind: Canary, plural: canaries, singular: canary},
+versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}}
+---
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: metrictemplates.flagger.app},
+spec: {group: flagger.app, scope: Namespaced, names: {kind: MetricTemplate, plural: metrictemplates, singular: metrictemplate},
+versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}}`
+
+// template is as a chart of Jenkins X brings it, but for what it asks.
+const template = `{apiVersion: flagger.app/v1beta1, kind: MetricTemplate, metadata: {name: answers}, spec: {provider: {type: prometheus, address: "http://elsewhere:9090"},
+query: 'sum(increase(istio_requests_total{destination_workload="{{ target }}", destination_workload_namespace="{{ namespace }}"}[{{ interval }}]))'}}`
+
+const canary = `{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: web},
+spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, service: {port: 80, timeout: 5s},
+analysis: {interval: 1h, threshold: 2, stepWeights: [30], metrics: [{name: request-success-rate, thresholdRange: {min: 98}},
+{name: answers, interval: 10s, thresholdRange: {min: 1}, templateRef: {name: answers}}]}}}`
+
+// A release is configured by what people have: a Canary in the cluster, or the values of a chart; parameters beside it are stronger.
+func TestSpecification(t *testing.T) {
+	s := newShop(t)
+	s.needsStandIn(t)
+	proxy := s.caller(t, s.ns)
+	s.must(0, "is initialized", "canary-init", "first")
+	s.must(2, "the cluster has no Canary resource", "canary-init", "second", "CANARY_CANARY=web")
+	run(t, canaries, "kubectl", "apply", "-f", "-")
+	t.Cleanup(func() {
+		if out, err := exec.Command("kubectl", "delete", "crd", "canaries.flagger.app", "metrictemplates.flagger.app").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	run(t, "", "kubectl", "wait", "--for=condition=Established", "crd/canaries.flagger.app", "crd/metrictemplates.flagger.app", "--timeout=30s")
+	run(t, canary, "kubectl", "apply", "-n", s.ns, "-f", "-")
+	s.must(2, "there is no such Canary", "canary-init", "second", "CANARY_CANARY=other")
+	s.must(2, "leave it out where spec is given", "canary-init", "second", "CANARY_CANARY=web", "CANARY_SPEC=a")
+
+	s.must(2, "/answers\": there is none: make it", "canary-init", "second", "CANARY_CANARY=web")
+	run(t, template, "kubectl", "apply", "-n", s.ns, "-f", "-")
+
+	traffic := s.traffic(proxy)
+	s.version(v2, "")
+	out, err := s.release("canary=web")
+	if err != nil || !strings.Contains(out, "promoted: stable runs") || !strings.Contains(out, "the specification's spec.service.timeout is not acted on") ||
+		!strings.Contains(out, "success rate >= 98%") || !strings.Contains(out, ", answers ") {
+		t.Errorf("by a Canary: %v", err)
+	}
+	traffic.Stop()
+	shares(t, traffic.Samples(), v2, 30)
+	if failed := load.Count(traffic.Samples()).Failed(); failed != 0 {
+		t.Errorf("%d requests failed", failed)
+	}
+
+	values, err := os.ReadFile("../../lib/canary/testdata/jenkins-x-v2.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	traffic = s.traffic(proxy)
+	s.version(v3, "")
+	if out, err := s.release("spec="+string(values), "maxWeight=20"); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
+		t.Errorf("by a chart's values: %v", err)
+	}
+	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
+	traffic.Stop()
+}
