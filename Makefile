@@ -1,13 +1,13 @@
-# `make help` lists the targets. The recipes need Go and, for the race detector, a C compiler; the cluster needs Linux and root.
+# `make help` lists the targets. The recipes need Go, git and, for the race detector, a C compiler; the cluster needs Linux and root.
 
 export KO_CONFIG_PATH := $(CURDIR)/ko.yaml
 export GOWORK := off
 
 # test/cluster builds everything with ko's flags, so that what both compile is compiled once.
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
-gotest = go test -race -shuffle=on -count=1
+gotest = go test -race -shuffle=on -count=1 -timeout 20m
 
-.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo release generate pipeline calibrate
+.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo release release-shell generate pipeline calibrate rehearse
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,24 +28,36 @@ cluster-env: .bin/cluster ## print what to export to use the cluster: eval "$$(m
 test: ## the tests that need neither root nor a cluster
 	$(gotest) ./...
 	cd test && $(gotest) ./...
+	cd test/engine && $(gotest) ./...
 	cd test/cluster && $(gotest) .
 
 lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the YAML
 	.bin/golangci-lint run ./...
 	cd test && ../.bin/golangci-lint run --config ../.golangci.yml --build-tags e2e ./...
+	cd test/engine && ../../.bin/golangci-lint run --config ../../.golangci.yml ./...
 	cd test/cluster && ../../.bin/golangci-lint run --config ../../.golangci.yml ./...
 	.bin/yamlfmt -lint .
 
 e2e: cluster ## the scenarios on the cluster
-	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e -count=1 -v -timeout 30m ./e2e/...
+	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e -count=1 -v -timeout 75m ./e2e/...
 
-demo: cluster ## five releases on the cluster, one after the other, and how each ended
-	eval "$$(.bin/cluster env)" && go -C test build -o $(CURDIR)/.bin/ ./demo && .bin/demo
+demo: cluster ## six releases on the cluster, one after the other, each a commit in a Git server, and how each ended
+	$(call build,test,./demo)
+	eval "$$(.bin/cluster env)" && .bin/demo
 
 # With KO_DOCKER_REPO the images go to that registry, without into a folder. KO_DEFAULTBASEIMAGE names another base.
-release: .bin/ko ## write .bin/release.yaml: Tasks, Pipeline and Roles with images by digest, for two platforms, with SBOMs
-	.bin/ko resolve -R -f tasks -f pipelines $(if $(KO_DOCKER_REPO),,--push=false --oci-layout-path=.bin/oci) > .bin/release.yaml
+kopush = $(if $(KO_DOCKER_REPO),,--push=false --oci-layout-path=.bin/oci)
 
+# The git resolver reads one file: .bin/release has each where it is in the project, for the commit that is tagged.
+release: .bin/ko ## write .bin/release.yaml and .bin/release: Tasks, Pipeline and Roles with images by digest, for two platforms, with SBOMs
+	for f in tasks/*/*.yaml pipelines/*/*.yaml; do mkdir -p .bin/release/$${f%/*} && .bin/ko resolve -f $$f $(kopush) > .bin/release/$$f || exit 1; done
+	cat .bin/release/*/*/*.yaml > .bin/release.yaml # ko ends each with ---
+
+# A name is known before the digest is: KO_DOCKER_REPO/canary-init:VERSION-shell.
+release-shell: .bin/ko ## the images in the variant with a shell, for jenkins-x.yml; VERSION=v0.1.0 KO_DOCKER_REPO=registry/canary-tasks
+	KO_CONFIG_PATH=$(CURDIR)/ko-shell.yaml .bin/ko build --base-import-paths --tags $(VERSION)-shell $(kopush) $(addprefix ./,$(wildcard images/*))
+
+VERSION ?= latest
 STEPS ?= 10
 
 generate pipeline: ## write the Tasks, the Pipeline and their READMEs out of the code; STEPS=20 makes a longer Pipeline
@@ -53,6 +65,13 @@ generate pipeline: ## write the Tasks, the Pipeline and their READMEs out of the
 
 calibrate: ## measure the judge by simulation and write docs/analysis.md with its plots
 	go run ./lib/analysis/calibrate
+
+RATE ?= 100
+ERRORS ?= 0.001
+SCRAPE ?= 15s
+
+rehearse: ## say what a configuration would see and how releases would end; SPEC=file of parameters RATE=requests/s ERRORS=share SCRAPE=15s
+	@go run ./lib/release/rehearse -spec "$(SPEC)" -rate $(RATE) -errors $(ERRORS) -scrape $(SCRAPE)
 
 .bin/cluster: FORCE
 	@$(call build,test/cluster,.)
