@@ -7,7 +7,7 @@ export GOWORK := off
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
 gotest = go test -race -shuffle=on -count=1 -timeout 20m
 
-.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e demo release release-shell generate pipeline calibrate rehearse
+.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e figures demo release release-shell generate pipeline calibrate rehearse
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,13 +33,16 @@ test: ## the tests that need neither root nor a cluster
 
 lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the YAML
 	.bin/golangci-lint run ./...
-	cd test && ../.bin/golangci-lint run --config ../.golangci.yml --build-tags e2e ./...
+	cd test && ../.bin/golangci-lint run --config ../.golangci.yml --build-tags e2e,figures ./...
 	cd test/engine && ../../.bin/golangci-lint run --config ../../.golangci.yml ./...
 	cd test/cluster && ../../.bin/golangci-lint run --config ../../.golangci.yml ./...
 	.bin/yamlfmt -lint .
 
 e2e: cluster ## the scenarios on the cluster
 	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e -count=1 -v -timeout 75m ./e2e/...
+
+figures: cluster ## what a release costs: time, requests, memory and sizes of images, measured on the cluster
+	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e,figures -count=1 -v -timeout 30m -run TestFigures ./e2e/
 
 demo: cluster ## six releases on the cluster, one after the other, each a commit in a Git server, and how each ended
 	$(call build,test,./demo)

@@ -107,6 +107,11 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Names tells whether one of these parameters has a mistake.
+func (p Problems) Names(parameters ...string) bool {
+	return slices.ContainsFunc(p, func(problem Problem) bool { return slices.Contains(parameters, problem.Parameter) })
+}
+
 // reader reads values and collects mistakes.
 type reader struct {
 	ctx      context.Context
@@ -350,7 +355,8 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	}
 	r.git() // rollback takes it
 	c.Weights = r.weights(c.MaxSteps)
-	if longest := c.Longest(); len(r.problems) == 0 && longest > c.Deadline.Duration {
+	known := !r.problems.Names("interval", "threshold", "stepWeight", "stepWeights", "maxWeight", "progressDeadlineSeconds", "drain", "deadline")
+	if longest := c.Longest(); known && longest > c.Deadline.Duration {
 		minutes := int(longest.Minutes()) + 1
 		r.add("deadline", r.text("deadline"), "the release can take %s (%d weights, up to %d checks of %s each, and twice progressDeadlineSeconds): give deadline=%dm and start it with --pipeline-timeout %dm --tasks-timeout %dm --finally-timeout 20m, or let it take less",
 			longest, len(c.Weights), c.Threshold, c.Interval, minutes, minutes+25, minutes+2)

@@ -223,6 +223,7 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"no port", []string{"CANARY_PORT", "99999"}, `parameter port is "99999": give a number from 1 to 65535`},
 		{"an octal port", []string{"CANARY_PORT", "080"}, `parameter port is "080": give a number from 1 to 65535, without leading zeros`},
 		{"no deadline could be kept", []string{"CANARY_INTERVAL", "5m"}, "--pipeline-timeout"},
+		{"a deadline beside another mistake", []string{"CANARY_INTERVAL", "5m", "CANARY_PORT", "080"}, `parameter deadline is "`},
 		{"another word", []string{"CANARY_ON_BUSY", "queue"}, `parameter onBusy is "queue": give wait or fail`},
 		{"no such thing to do on failure", []string{"CANARY_ON_FAILURE", "retry"}, `parameter onFailure is "retry": give rollback`},
 		{"neither true nor false", []string{"CANARY_TAKEOVER", "yes"}, `parameter takeover is "yes": give true or false`},

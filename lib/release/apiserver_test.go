@@ -174,6 +174,10 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	key := resource + "/" + name
 	now := a.objects[key]
 	if r.Method == http.MethodGet {
+		if a.denied["get "+resource] {
+			refuse(http.StatusForbidden, "Forbidden")
+			return
+		}
 		if now == nil {
 			refuse(http.StatusNotFound, "NotFound")
 			return

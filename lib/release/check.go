@@ -73,6 +73,9 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	for _, m := range s.missing {
 		add("target", cfg.Target, "its pods mount %s, which is not there: create it first", m)
 	}
+	if s.noMesh != nil {
+		add("virtualService", cfg.VirtualService, "%v Install Istio first", s.noMesh)
+	}
 	if s.virtualService != nil && s.split == nil {
 		_, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
 		switch by := workload.ManagedBy(s.virtualService); {

@@ -30,17 +30,10 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 		problems = append(problems, r.render(ctx)...)
 	}
 	var lines []string
-	if len(problems) == 0 && err == nil && s.primary != nil && workload.RevisionOf(s.primary.Deployment) != s.revision {
-		w, span, err := r.history(ctx, s)
-		if err != nil {
-			r.Report.Say("what stable answers at present could not be read: %v", err)
-		}
+	if err == nil && s.primary != nil && workload.RevisionOf(s.primary.Deployment) != s.revision && !problems.Names(judging...) {
 		var wrong config.Problems
-		r.objectives, lines, wrong = Sight(r.Config, w, span)
+		lines, wrong = r.sight(ctx, s)
 		problems = append(problems, wrong...)
-		if err != nil {
-			lines = nil // they would be of nothing
-		}
 	}
 	if len(problems) > 0 {
 		return r.finish(ctx, result{code: report.Misconfig, text: problems.Error()})

@@ -947,8 +947,8 @@ func TestInitRefuses(t *testing.T) {
 				map[string]any{"name": "c", "persistentVolumeClaim": map[string]any{"claimName": "none"}},
 			}
 		}, nil, []string{"2 mistakes", "the claim data, which is [ReadWriteOnce]", "the claim none, which is not there"}},
-		{"Istio's resources are not installed", func(a *apiserver) { a.unserved = "virtualservices" }, nil,
-			[]string{"VirtualService web/shop", "are its CustomResourceDefinitions installed?"}},
+		{"Istio's resources are not installed, and a port", func(a *apiserver) { a.unserved = "virtualservices" }, func(c *config.Config) { c.Port = "8443" },
+			[]string{"2 mistakes", `virtualService is "shop"`, "are its CustomResourceDefinitions installed? Install Istio first", `port is "8443"`}},
 		{"permissions", func(a *apiserver) { a.denied["patch virtualservices"], a.denied["create services"] = true, true }, nil,
 			[]string{"may not patch virtualservices.networking.istio.io", "may not create services"}},
 	} {
@@ -971,6 +971,23 @@ func TestInitRefuses(t *testing.T) {
 				t.Errorf("it wrote %v", a.writes[before:])
 			}
 		})
+	}
+}
+
+// Without the Role for Secrets a release goes on, says what it does not see, and that Secret belongs to no revision.
+func TestSecretsThatMayNotBeRead(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t, settings, shopService, strings.Replace(shop("1"), "[{configMapRef", "[{secretRef: {name: keys}}, {configMapRef", 1))
+	a.denied["get secrets"] = true
+	r := a.step("canary-init", "run-1")
+	r.Config = testConfig("run-1")
+	must(t, r.Init(t.Context(), nil))
+	a.want(initialized)
+	if log := fmt.Sprint(r.Report.Out); !strings.Contains(log, "Secret/keys may not be read (Role canary-tasks-secrets)") {
+		t.Errorf("it does not say so:\n%s", log)
+	}
+	if stable := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(stable, "secretRef:map[name:keys]") {
+		t.Errorf("stable mounts another Secret: %s", stable)
 	}
 }
 

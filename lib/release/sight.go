@@ -59,6 +59,19 @@ func (r *Release) history(ctx context.Context, s *snapshot) (w metrics.Window, s
 
 const manySeries = 1000
 
+// judging are the parameters that Sight needs right.
+var judging = []string{"target", "namespace", "prometheus", "interval", "threshold", "stepWeight", "stepWeights", "maxWeight", "requestSuccessRate", "requestDuration", "alpha", "baseline"}
+
+// sight is Sight of what stable answers at present.
+func (r *Release) sight(ctx context.Context, s *snapshot) (lines []string, problems config.Problems) {
+	w, span, err := r.history(ctx, s)
+	r.objectives, lines, problems = Sight(r.Config, w, span)
+	if err != nil { // what it says would be of nothing
+		lines = []string{fmt.Sprintf("sight: warning: what stable answers at present could not be read: %v", err)}
+	}
+	return lines, problems
+}
+
 // Sight says what a configuration can see of stable's present traffic, and fixes what the sequential test takes from it. w is what stable
 // answered within the last span. Problems are why nothing could ever be judged so.
 func Sight(cfg *config.Config, w metrics.Window, span time.Duration) ([]analysis.Objective, []string, config.Problems) {

@@ -33,6 +33,7 @@ type snapshot struct {
 	virtualService *kube.Object
 	split          *routing.Split // nil when there is no route to both versions; then splitError says why
 	splitError     error
+	noMesh         error // why there is no VirtualService at all: the cluster does not know them
 
 	contents workload.Contents // what the target mounts
 	missing  []workload.Mount  // what it mounts and is not there
@@ -66,6 +67,9 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	var errs []error
 	get := func(kind kube.Kind, name string, into any) *kube.Object {
 		o, err := r.Client.Get(ctx, kind, name, into)
+		if r.Config != nil && kind == kube.VirtualService && errors.Is(err, kube.ErrNotServed) {
+			s.noMesh, err = err, nil // one of canary-init's mistakes, named with all the others
+		}
 		errs = append(errs, err)
 		return o
 	}

@@ -11,12 +11,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -50,6 +52,7 @@ type story struct {
 	wantOutcome string
 	wantServes  string
 	wantGit     string // the version that the environment repository says in the end
+	wantReason  string // part of why it ended so
 }
 
 var stories = []story{
@@ -58,7 +61,7 @@ var stories = []story{
 	{title: "fails 20 % of its requests", version: "3.0.0", faults: "fail=0.2", traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
 	{title: "the same once more", version: "3.0.0", again: true, traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
 	{title: "what Git was put back to", merged: true, traffic: true, wantGreen: true, wantOutcome: "unchanged", wantServes: "2.0.0", wantGit: "2.0.0"},
-	{title: "healthy, no traffic", version: "4.0.0", wantOutcome: "inconclusive", wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "healthy, no traffic", version: "4.0.0", wantOutcome: "inconclusive", wantServes: "2.0.0", wantGit: "2.0.0", wantReason: "no requests"},
 }
 
 // row is how a release ended.
@@ -67,7 +70,9 @@ type row struct {
 	took                                               time.Duration
 	shares                                             []string
 	answers                                            string
-	failed                                             int // requests that the candidate did not answer itself
+	failed                                             int         // requests that the candidate did not answer itself
+	last                                               load.Counts // of the last requests, sent after it ended
+	changed                                            []string    // objects whose spec is not as it was before
 	wrong                                              []string
 }
 
@@ -155,6 +160,10 @@ func release(ctx context.Context, git *gittest.Server, s story, app string) (r r
 		}
 		defer traffic.Stop()
 	}
+	before, err := specs(ctx)
+	if err != nil {
+		return r, err
+	}
 	begin := time.Now()
 	cmd := exec.CommandContext(ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks", "--use-param-defaults", "--showlog",
 		"--prefix-name", "release-"+strings.ReplaceAll(cmp.Or(s.version, "merged"), ".", "-"),
@@ -166,9 +175,20 @@ func release(ctx context.Context, git *gittest.Server, s story, app string) (r r
 		return r, err
 	}
 	r.took = time.Since(begin)
+	after, err := specs(ctx)
+	if err != nil {
+		return r, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if before[name] != after[name] {
+			r.changed = append(r.changed, name)
+		}
+	}
 	if traffic != nil {
+		time.Sleep(lastRequests / rate * time.Second)
 		traffic.Stop()
 		samples := traffic.Samples()
+		r.last = load.Count(samples[max(len(samples)-lastRequests, 0):])
 		counts := load.Count(samples)
 		r.answers, r.failed = counts.String(), counts.Failed()-counts[load.Answer{Version: s.version, Status: http.StatusInternalServerError}]
 		r.shares = shares(samples)
@@ -342,7 +362,34 @@ func (r *row) compare(s story) {
 	check("weights", r.weights, "100/0")
 	check("what stable serves", r.serves, s.wantServes)
 	check("what Git says", r.git, s.wantGit)
+	if s.again {
+		check("what changed", strings.Join(r.changed, ", "), "")
+	}
+	if s.traffic {
+		check("the number of the last requests that stable's version answered", r.last.Of(s.wantServes), lastRequests)
+	}
+	if !strings.Contains(r.reason, s.wantReason) {
+		r.wrong = append(r.wrong, fmt.Sprintf("the reason is %q and does not say %q", r.reason, s.wantReason))
+	}
 	check("the number of requests that failed and the candidate did not answer", r.failed, 0)
+}
+
+// lastRequests are looked at once a release has ended.
+const lastRequests = 200
+
+// specs are what a release may write, but for the record.
+func specs(ctx context.Context) (map[string]string, error) {
+	out, err := command(ctx, "", "kubectl", "get", "deployments,services,virtualservices", "-n", namespace, "-o",
+		`jsonpath={range .items[*]}{.kind}/{.metadata.name} {.spec}{"\n"}{end}`)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]string{}
+	for line := range strings.Lines(out) {
+		name, spec, _ := strings.Cut(line, " ")
+		all[name] = spec
+	}
+	return all, nil
 }
 
 func table(rows []row) {

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	tekton "github.com/tektoncd/pipeline/pkg/client/clientset/versioned"
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +32,7 @@ import (
 type cluster struct {
 	kube       kubernetes.Interface
 	istio      istio.Interface
+	tekton     tekton.Interface
 	mesh       string // address of the stand-in's administration
 	prometheus string // address
 }
@@ -42,7 +44,7 @@ func connect(t *testing.T) *cluster {
 		t.Fatalf("KUBECONFIG=%q names no cluster (run it by `make e2e`): %v", os.Getenv("KUBECONFIG"), err)
 	}
 	return &cluster{
-		kube: kubernetes.NewForConfigOrDie(config), istio: istio.NewForConfigOrDie(config),
+		kube: kubernetes.NewForConfigOrDie(config), istio: istio.NewForConfigOrDie(config), tekton: tekton.NewForConfigOrDie(config),
 		mesh: os.Getenv("CANARY_TEST_MESH"), prometheus: os.Getenv("CANARY_TEST_PROMETHEUS"),
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"knative.dev/pkg/apis"
 
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
@@ -54,7 +55,7 @@ func (s *shop) faults(faults string, deployments ...string) {
 	var pods []string
 	for _, name := range deployments {
 		selector := run(s.t, "", "kubectl", "get", "deployment", name, "-n", s.ns, "-o", "jsonpath={.spec.selector.matchLabels.app}")
-		pods = append(pods, strings.Fields(run(s.t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "app="+selector, "-o", "jsonpath={.items[*].status.podIP}"))...)
+		pods = append(pods, s.pods(selector)...)
 	}
 	for _, ip := range pods {
 		send(s.t, http.MethodPut, "http://"+ip+":8081/faults?"+faults, nil)
@@ -72,18 +73,23 @@ func (s *shop) atWeight(weights string) {
 	})
 }
 
-// ended waits for a PipelineRun and returns its log.
-func (s *shop) ended(name string) string {
+// ended waits for a PipelineRun and returns its log, and how it ended.
+func (s *shop) ended(name string) (string, *apis.Condition) {
 	s.t.Helper()
+	var condition *apis.Condition
 	eventually(s.t, 5*time.Minute, func() string {
-		if out := run(s.t, "", "kubectl", "get", "pipelinerun", name, "-n", s.ns, "-o", "jsonpath={.status.completionTime}"); out == "" {
+		pr, err := s.tekton.TektonV1().PipelineRuns(s.ns).Get(s.t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if condition = pr.Status.GetCondition(apis.ConditionSucceeded); !pr.IsDone() {
 			return name + " runs"
 		}
 		return ""
 	})
 	out := run(s.t, "", "tkn", "pipelinerun", "logs", "-n", s.ns, name)
 	s.t.Logf("the log of the PipelineRun:\n%s", out)
-	return out
+	return out, condition
 }
 
 // Each way in which a candidate can be bad, or unknown, ends by its own name, with all traffic on stable.
@@ -127,7 +133,10 @@ func TestJudge(t *testing.T) {
 				s.atWeight("80/20")
 				c.then()
 			}
-			out := s.ended(name)
+			out, condition := s.ended(name)
+			if !condition.IsFalse() {
+				t.Errorf("the PipelineRun is not red: %+v", condition)
+			}
 			s.want(serves{"100/0", "1.0.0 x2", strconv.Itoa(i+2) + ".0.0 x0", c.outcome})
 			got := s.judged()
 			if !strings.Contains(got.Reason, c.reason) || !strings.Contains(out, c.says) {
@@ -159,7 +168,7 @@ func TestNotItsFault(t *testing.T) {
 		s.faults("fail=0.5", "shop", "shop-primary")
 		time.Sleep(30 * time.Second)
 		s.faults("", "shop", "shop-primary")
-		if out := s.ended(name); !strings.Contains(out, "environment: both versions are beyond the limit") || strings.Contains(out, ": rejected:") {
+		if out, _ := s.ended(name); !strings.Contains(out, "environment: both versions are beyond the limit") || strings.Contains(out, ": rejected:") {
 			t.Errorf("judged %+v", s.judged())
 		}
 		s.want(serves{"100/0", "1.0.0 x2", v2 + " x0", "inconclusive"})
@@ -226,7 +235,7 @@ func TestNotItsFault(t *testing.T) {
 			s.atWeight("80/20")
 			time.Sleep(8 * time.Second)
 			c.away(t)
-			out := s.ended(name)
+			out, _ := s.ended(name)
 			if !strings.Contains(out, "promoted: stable runs") || strings.Contains(out, "Halt") {
 				t.Errorf("judged %+v", s.judged())
 			}
