@@ -25,19 +25,9 @@ func (c Caller) String() string {
 // Callers tells who sent the requests that were looked at, the most first: for people, where the mesh does not give the candidate its share. The
 // numbers are Prometheus' increase, which extrapolates. The error is ErrQuery.
 func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
-	i := slices.IndexFunc(o.sides(), func(s side) bool { return s.reporters == o.state.Reporter })
-	if i < 0 {
-		return nil, nil
-	}
-	s, now := o.sides()[i], time.Now()
-	span := model.Duration(now.Sub(o.state.Since).Truncate(time.Second) + time.Second)
-	v, err := o.client.query(ctx, fmt.Sprintf("sum by (source_workload_namespace,source_workload,%s) (increase(%s[%s]))", s.label, s.selector(requestsMetric), span), now)
+	s, vector, err := o.increases(ctx, "source_workload_namespace", "source_workload")
 	if err != nil {
 		return nil, err
-	}
-	vector, ok := v.(model.Vector)
-	if !ok {
-		return nil, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
 	}
 	byName := map[string]*Caller{}
 	for _, one := range vector {
@@ -60,4 +50,23 @@ func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 		return cmp.Or(cmp.Compare(b.Stable+b.Candidate, a.Stable+a.Candidate), cmp.Compare(a.Name, b.Name))
 	})
 	return all, nil
+}
+
+// increases are Prometheus' own, of the requests that were looked at, by version and other labels; none as long as it is not known who counts.
+func (o *Observer) increases(ctx context.Context, by ...string) (side, model.Vector, error) {
+	i := slices.IndexFunc(o.sides(), func(s side) bool { return s.reporters == o.state.Reporter })
+	if i < 0 {
+		return side{}, nil, nil
+	}
+	s, now := o.sides()[i], time.Now()
+	span := model.Duration(now.Sub(o.state.Since).Truncate(time.Second) + time.Second)
+	v, err := o.client.query(ctx, fmt.Sprintf("sum by (%s) (increase(%s[%s]))", strings.Join(append(by, s.label), ","), s.selector(requestsMetric), span), now)
+	if err != nil {
+		return s, nil, err
+	}
+	vector, ok := v.(model.Vector)
+	if !ok {
+		return s, nil, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
+	}
+	return s, vector, nil
 }

@@ -68,7 +68,7 @@ func (r *Release) analyze(ctx context.Context) error {
 		case judged.Reason == analysis.Environment:
 			return r.environment(ctx, watch, judged.Result)
 		case judged.Reason == analysis.SplitNotHonoured:
-			judged.Text += watch.byCaller(ctx)
+			judged.Text += listed(ctx, "by caller", watch.observer.Callers)
 			return r.undecided(ctx, watch, judged.Result)
 		default:
 			return r.undecided(ctx, watch, judged.Result)
@@ -217,21 +217,27 @@ func (w *watch) own(ctx context.Context) ([]analysis.Measured, error) {
 	return all, nil
 }
 
-// byCaller says which callers give the candidate which share: one that is outside of the mesh gives it none.
-func (w *watch) byCaller(ctx context.Context) string {
-	callers, err := w.observer.Callers(ctx)
-	if err != nil || len(callers) == 0 {
+// listed is what people should know of a judgement beside its numbers: callers with the shares that they give the candidate (one that is outside of the
+// mesh gives it none), or how its requests ended.
+func listed[T fmt.Stringer](ctx context.Context, what string, ask func(context.Context) ([]T, error)) string {
+	ctx, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
+	all, err := ask(ctx)
+	if err != nil || len(all) == 0 {
 		return ""
 	}
-	var shares []string
-	for _, c := range callers[:min(len(callers), maxCallers)] {
-		shares = append(shares, c.String())
+	var texts []string
+	for _, one := range all[:min(len(all), mostListed)] {
+		texts = append(texts, one.String())
 	}
-	return "; by caller: " + strings.Join(shares, ", ")
+	return "; " + what + ": " + strings.Join(texts, ", ")
 }
 
-// maxCallers are named at most.
-const maxCallers = 5
+// mostListed are named at most, and asked for no longer than listTime: the judgement is not in the record yet.
+const (
+	mostListed = 5
+	listTime   = 5 * time.Second
+)
 
 // environment takes the candidate's traffic away, as both versions are beyond the limits, and looks whether stable recovers at once: then it was the candidate.
 func (r *Release) environment(ctx context.Context, w *watch, judged analysis.Result) error {
@@ -291,6 +297,8 @@ func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, 
 		return err
 	}
 	r.Report.Say("the candidate's traffic was taken away %d ms after the verdict", time.Since(begin).Milliseconds())
+	answers := listed(ctx, "its answers", w.observer.Answers)
+	judged.Text, reason = judged.Text+answers, reason+answers
 	if err := r.note(ctx, judged, w); err != nil {
 		return err
 	}

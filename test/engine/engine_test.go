@@ -433,6 +433,22 @@ func TestCallers(t *testing.T) {
 	}
 }
 
+// How the candidate's requests ended: what an application answered, what a proxy answered in its place, and gRPC, which is 200 for HTTP.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	ended := func(code, grpc, flags string, n float64) series {
+		return sent("cart", "shop-canary", code, []float64{57, 0, 7, n}, "grpc_response_status", grpc, "response_flags", flags)
+	}
+	p.put(sent("cart", "shop-primary", "200", []float64{57, 0, 7, 800}), ended("200", "14", "-", 60), ended("503", "", "UH", 30), ended("500", "", "-", 10))
+	o := p.observe(60)
+	p.look(o)
+	all, err := o.Answers(t.Context())
+	if got, want := fmt.Sprint(all), "[200 gRPC 14 (Unavailable) 60 % 503 UH (no healthy upstream) 30 % 500 10 %]"; err != nil || got != want {
+		t.Errorf("%s: %v, not %s", got, err, want)
+	}
+}
+
 // The whole way from scrapes to a judgement.
 func TestJudge(t *testing.T) {
 	t.Parallel()
