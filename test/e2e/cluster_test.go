@@ -143,6 +143,12 @@ func try(t *testing.T, stdin string, name string, args ...string) (string, error
 // apply builds the images that the files name, and applies them.
 func apply(t *testing.T, namespace string, files ...string) {
 	t.Helper()
+	run(t, resolve(t, files...), "kubectl", "apply", "-n", namespace, "-f", "-")
+}
+
+// resolve builds the images that the files name, and returns the files with their digests.
+func resolve(t *testing.T, files ...string) string {
+	t.Helper()
 	args := []string{"resolve", "-R", "--base-import-paths", "--sbom=none"}
 	for _, f := range files {
 		args = append(args, "-f", f)
@@ -155,7 +161,7 @@ func apply(t *testing.T, namespace string, files ...string) {
 	if err != nil {
 		t.Fatalf("ko %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
 	}
-	run(t, string(yaml), "kubectl", "apply", "-n", namespace, "-f", "-")
+	return string(yaml)
 }
 
 // query asks Prometheus and returns the value of each series by one of its labels.

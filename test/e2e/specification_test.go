@@ -20,6 +20,18 @@ versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema
 spec: {group: flagger.app, scope: Namespaced, names: {kind: MetricTemplate, plural: metrictemplates, singular: metrictemplate},
 versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}}`
 
+// serveCanaries makes the cluster know Flagger's resources for as long as a scenario runs.
+func serveCanaries(t *testing.T) {
+	t.Helper()
+	run(t, canaries, "kubectl", "apply", "-f", "-")
+	t.Cleanup(func() {
+		if out, err := exec.Command("kubectl", "delete", "crd", "canaries.flagger.app", "metrictemplates.flagger.app").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	run(t, "", "kubectl", "wait", "--for=condition=Established", "crd/canaries.flagger.app", "crd/metrictemplates.flagger.app", "--timeout=30s")
+}
+
 // template is as a chart of Jenkins X brings it, but for what it asks.
 const template = `{apiVersion: flagger.app/v1beta1, kind: MetricTemplate, metadata: {name: answers}, spec: {provider: {type: prometheus, address: "http://elsewhere:9090"},
 query: 'sum(increase(istio_requests_total{destination_workload="{{ target }}", destination_workload_namespace="{{ namespace }}"}[{{ interval }}]))'}}`
@@ -36,13 +48,7 @@ func TestSpecification(t *testing.T) {
 	proxy := s.caller(t, s.ns)
 	s.must(0, "is initialized", "canary-init", "first")
 	s.must(2, "the cluster has no Canary resource", "canary-init", "second", "CANARY_CANARY=web")
-	run(t, canaries, "kubectl", "apply", "-f", "-")
-	t.Cleanup(func() {
-		if out, err := exec.Command("kubectl", "delete", "crd", "canaries.flagger.app", "metrictemplates.flagger.app").CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
-	run(t, "", "kubectl", "wait", "--for=condition=Established", "crd/canaries.flagger.app", "crd/metrictemplates.flagger.app", "--timeout=30s")
+	serveCanaries(t)
 	run(t, canary, "kubectl", "apply", "-n", s.ns, "-f", "-")
 	s.must(2, "there is no such Canary", "canary-init", "second", "CANARY_CANARY=other")
 	s.must(2, "leave it out where spec is given", "canary-init", "second", "CANARY_CANARY=web", "CANARY_SPEC=a")

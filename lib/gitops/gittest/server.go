@@ -23,9 +23,10 @@ const (
 
 // Server serves one repository, whose branch is main.
 type Server struct {
-	URL  string // of the repository
-	Bare string // its folder
-	http *http.Server
+	URL    string // of the repository
+	Bare   string // its folder
+	Public bool   // anybody may read; set before the first request
+	http   *http.Server
 }
 
 // Start makes a repository in a folder and serves it at an address, as 127.0.0.1:0.
@@ -48,7 +49,8 @@ func Start(ctx context.Context, folder, address string) (*Server, error) {
 	s.URL = "http://" + l.Addr().String() + "/env.git"
 	backend := &cgi.Handler{Path: filepath.Join(programs, "git-http-backend"), Root: "/", Env: []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + User}}
 	s.http = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != User || password != Password {
+		reads := r.URL.Query().Get("service") == "git-upload-pack" || strings.HasSuffix(r.URL.Path, "/git-upload-pack")
+		if user, password, _ := r.BasicAuth(); (user != User || password != Password) && !(s.Public && reads) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
 			http.Error(w, "who are you?", http.StatusUnauthorized)
 			return
