@@ -337,6 +337,94 @@ func TestStateIsBounded(t *testing.T) {
 	}
 }
 
+// In an hour dozens of pods come and go: none is counted twice, all are forgotten, and a look asks once.
+func TestPodsComeAndGo(t *testing.T) {
+	t.Parallel()
+	const looks, every, lifetime = 720, 20, 60 // scrapes
+	for _, c := range []struct {
+		reporter string
+		queries  int
+	}{{"source", looks}, {"destination", looks + 1}} { // the callers were asked before
+		t.Run(c.reporter, func(t *testing.T) {
+			t.Parallel()
+			begin := time.Now().Add(-time.Hour).Truncate(time.Second)
+			queries, now, want := 0, 0, 0.0
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				queries++
+				var result []any
+				for born := 0; born <= now+2 && strings.Contains(r.FormValue("query"), `"`+c.reporter); born += every {
+					var values []any
+					for scrape := max(now, born); scrape < min(now+3, born+lifetime); scrape++ { // a look is answered with the last three
+						values = append(values, []any{begin.Add(time.Duration(scrape) * 5 * time.Second).Unix(), fmt.Sprint(10 * (scrape - born))})
+					}
+					for _, code := range []string{"200", "500"} {
+						if len(values) > 0 {
+							s := requests("shop-canary", code, fmt.Sprint("pod-", born), nil, "reporter", c.reporter, "destination_workload", "shop")
+							result = append(result, map[string]any{"metric": s.labels, "values": values})
+						}
+					}
+				}
+				_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": "matrix", "result": result}})
+			}))
+			t.Cleanup(server.Close)
+			client, err := New(server.URL, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for born := 0; born < looks+2; born += every {
+				want += 10 * float64(min(lifetime-1, looks+1-born))
+			}
+			o := client.Observe(target, begin)
+			for now = range looks {
+				w, err := o.Look(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s := o.state; len(s.Scraped) > 8 || len(s.Last) > 16 || len(o.known) > 16 || len(s.Open) > 10 {
+					t.Fatalf("look %d: %d proxies, %d series, %d labels and %d strata are kept", now, len(s.Scraped), len(s.Last), len(o.known), len(s.Open))
+				}
+				if now == looks-1 && (w.Candidate.Errors != want || w.Candidate.Requests != 2*want) {
+					t.Errorf("%v errors in %v requests, want %v in %v", w.Candidate.Errors, w.Candidate.Requests, want, 2*want)
+				}
+			}
+			if queries != c.queries {
+				t.Errorf("%d queries, want %d", queries, c.queries)
+			}
+		})
+	}
+}
+
+// After a break of Prometheus that is longer than what is remembered, a proxy that is scraped a little later than another goes on, too.
+func TestNothingIsForgottenInABreak(t *testing.T) {
+	t.Parallel()
+	s, callers := State{}, side{reporters: "source|waypoint", stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"}
+	scrape := func(proxy string, second model.Time, n model.SampleValue) {
+		m := model.Metric{"destination_service": "c.web.svc.local", "response_code": "200", "instance": model.LabelValue(proxy)}
+		s.add([]rawSeries{{id: m.Fingerprint(), metric: m, values: []model.SamplePair{{Timestamp: second * 1000, Value: n}}}}, callers)
+	}
+	for i := range model.Time(3) {
+		scrape("a", 100+5*i, 0)
+		scrape("b", 102+5*i, 0)
+	}
+	scrape("a", 3000, 100)
+	scrape("b", 3002, 10)
+	if s.Candidate.Requests != 110 {
+		t.Errorf("%v requests", s.Candidate.Requests)
+	}
+	for i := range model.Time(3) {
+		scrape("a", 3005+5*i, 100)
+	}
+	if len(s.Last) != 2 {
+		t.Errorf("%d series are kept just after the break", len(s.Last))
+	}
+	for i := range model.Time(65) {
+		scrape("a", 3020+5*i, 100)
+	}
+	if len(s.Last) != 1 || len(s.Scraped) != 1 {
+		t.Errorf("%d series of %d proxies are kept", len(s.Last), len(s.Scraped))
+	}
+}
+
 func TestTooManySeries(t *testing.T) {
 	t.Parallel()
 	p := &prometheus{}
