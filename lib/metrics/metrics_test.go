@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -24,6 +25,7 @@ type prometheus struct {
 	mu      sync.Mutex
 	series  []series
 	queries []string
+	beside  []map[string]string              // what it has beside the series: labels, and the value as "="
 	fail    func(w http.ResponseWriter) bool // answers in its place when it returns true
 	warn    string
 	now     time.Time
@@ -61,9 +63,10 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case query == "vector(1)":
 		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, "1"}}), "vector"
-	case strings.HasPrefix(query, "count(timestamp("):
+	case strings.HasPrefix(query, "label_replace("):
+		kind = "vector"
 		var since, n int64
-		_, _ = fmt.Sscanf(query, "count(timestamp(istio_requests_total) >= %d)", &since)
+		_, _ = fmt.Sscanf(query, "label_replace(count(timestamp(istio_requests_total) >= %d", &since)
 		for _, s := range p.series {
 			for ago := range s.points {
 				if p.now.Add(-time.Duration(ago*float64(time.Second))).Unix() >= since {
@@ -72,7 +75,11 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				}
 			}
 		}
-		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, fmt.Sprint(n)}}), "vector"
+		for _, labels := range append([]map[string]string{{"is": "series", "=": fmt.Sprint(n)}}, p.beside...) {
+			metric := maps.Clone(labels)
+			delete(metric, "=")
+			result = append(result, map[string]any{"metric": metric, "value": []any{1, labels["="]}})
+		}
 	}
 	_, span, _ := strings.Cut(query, "}[")
 	within, _ := time.ParseDuration(strings.TrimSuffix(span, "]"))
@@ -209,22 +216,6 @@ func TestDurations(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]float64{"25": 7, "+Inf": 10}, got.Candidate.Within); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
-	}
-}
-
-// What is missing is said with what there was instead.
-func TestTextOfWhatIsMissing(t *testing.T) {
-	t.Parallel()
-	stable := requests("shop-primary", "200", "a", at(17, 0, 7, 30))
-	for want, series := range map[string][]series{
-		"no requests: stable got 30 and the candidate none":     {stable},
-		"none answered: the callers of 10 gave up":              {stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10))},
-		"no requests: neither stable nor the candidate got any": {requests("shop-primary", "200", "a", at(17, 30, 7, 30))},
-		"no scrape but one since the candidate got its weight":  {requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")},
-	} {
-		if got, err := look(t, &prometheus{series: series}); err != nil || got.Text != want {
-			t.Errorf("%q, %v; want %q", got.Text, err, want)
-		}
 	}
 }
 
@@ -452,7 +443,10 @@ func TestQueries(t *testing.T) {
 	want := []string{
 		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
 		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
-		fmt.Sprintf("count(timestamp(istio_requests_total) >= %d) or vector(0)", since.Unix()),
+		fmt.Sprintf(`label_replace(count(timestamp(istio_requests_total) >= %d), "is", "series", "", "")`, since.Unix()) +
+			fmt.Sprintf(` or label_replace(topk(3, count by (destination_workload) (timestamp(istio_requests_total{destination_workload_namespace="w\"b",destination_workload!~"|unknown"}) >= %d)), "is", "workload", "", "")`, since.Unix()) +
+			` or label_replace(max by (pod) (up{namespace="w\"b",pod=~"shop\\.primary-[a-z0-9]+-[a-z0-9]+|x\"\\} or vector\\(1\\)#-[a-z0-9]+-[a-z0-9]+"}), "is", "pod", "", "")` +
+			` or label_replace(sum(increase(istio_requests_total{reporter="destination",destination_workload="shop.primary",destination_workload_namespace="w\"b",source_workload="unknown"}[10s])), "is", "outside", "", "")`,
 	}
 	if diff := cmp.Diff(want, p.queries); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)

@@ -340,6 +340,11 @@ func TestGridWaits(t *testing.T) {
 
 func TestMissing(t *testing.T) {
 	t.Parallel()
+	up := func(pod string, up float64) series {
+		return series{[]string{"__name__", "up", "namespace", "web", "pod", pod}, []float64{57, up, 52, up, 2, up}}
+	}
+	atPods := got("p", "shop-primary", "200", []float64{57, 0, 52, 5, 47, 10}, "source_workload", "cart")
+	outside := got("p", "shop-primary", "200", []float64{57, 0, 52, 20, 47, 40}, "source_workload", "unknown")
 	for _, c := range []struct {
 		desc   string
 		series []series
@@ -348,9 +353,17 @@ func TestMissing(t *testing.T) {
 	}{
 		{"nothing at all", nil, metrics.NoScrape, "are the proxies scraped?"},
 		{"nothing since", []series{sent("a", "shop-primary", "200", []float64{90, 5})}, metrics.NoScrape, "are the proxies scraped?"},
-		{"others only", []series{sent("a", "cart", "200", []float64{52, 5})}, metrics.NoSeries, "Prometheus has 1 series of istio_requests_total, none of shop-primary or shop"},
-		{"stable's pods only", []series{got("p", "shop-primary", "200", []float64{57, 0, 52, 5})}, metrics.NoSeries, "no proxy counts any of shop"},
-		{"nobody asks", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), sent("a", "shop-canary", "200", []float64{57, 5, 52, 5})}, metrics.NoRequests, "neither stable nor the candidate"},
+		{"others of the namespace only", []series{sent("a", "cart", "200", []float64{52, 5}), sent("a", "queue", "200", []float64{52, 5}), sent("b", "queue", "200", []float64{52, 5})}, metrics.NoSeries,
+			"Prometheus has 3 series of istio_requests_total, none of shop-primary or shop in namespace web; likely cause: another name, or labels that do not match: the namespace has series of cart, queue"},
+		{"other namespaces only", []series{sent("a", "cart", "200", []float64{90, 5}), {[]string{"__name__", "istio_requests_total", "destination_workload", "cart", "destination_workload_namespace", "other"}, []float64{52, 5}}}, metrics.NoSeries,
+			"likely cause: the namespace is not labelled for injection, its pods were not started again since, or they are not scraped"},
+		{"stable's pods only", []series{atPods}, metrics.NoSeries, "no proxy counts any of shop: it got none, or its pods have no sidecar that is scraped"},
+		{"stable's pods only, and Prometheus knows none of the candidate's", []series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-cart-5d8f-x2k4z", 1)}, metrics.NoSeries, "; likely cause: Prometheus scrapes the pods of shop-primary, and none of shop"},
+		{"stable's pods only, and scraping the candidate's fails", []series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-7c9b-x2k4z", 0)}, metrics.NoSeries, "; likely cause: scraping the pods of shop fails"},
+		{"callers without a sidecar", []series{atPods, outside}, metrics.NoSeries, "; likely cause: traffic enters outside the mesh: about "},
+		{"callers without a sidecar, and the candidate is counted", []series{atPods, outside, got("q", "shop", "200", []float64{57, 5, 52, 5, 47, 5})}, metrics.NoRequests, "stable got 50 and the candidate none; likely cause: traffic enters outside the mesh: about "},
+		{"callers without a sidecar, and one with that asks no more", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), outside}, metrics.NoRequests, "neither stable nor the candidate got any; likely cause: traffic enters outside the mesh"},
+		{"nobody asks", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), sent("a", "shop-canary", "200", []float64{57, 5, 52, 5})}, metrics.NoRequests, "neither stable nor the candidate got any"},
 		{"nobody asks the candidate", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 9})}, metrics.NoRequests, "stable got 4 and the candidate none"},
 		{"all give up", []series{sent("a", "shop-canary", "0", []float64{57, 0, 52, 9})}, metrics.NoneAnswered, "the callers of 9 gave up"},
 	} {
