@@ -419,7 +419,8 @@ func TestOwnQueries(t *testing.T) {
 		})
 	}
 	for query, want := range map[string]string{`{{ nothing }}`: "its template cannot be read", `{{ variables.other }}`: "its template cannot be filled in", `sum(rate(a[1m])`: "it is no PromQL",
-		`a[1m]`: "it gives a matrix", ``: "it is empty", `"text"`: "it gives a string"} {
+		`a[1m]`: "it gives a matrix", ``: "it is empty", `"text"`: "it gives a string",
+		`sum(rate(a[1m] @ 1700000000))`: "it looks at a fixed time", `max_over_time(sum(a)[5m:1m] @ end())`: "leave the @ modifier out"} {
 		text, err := metrics.Render(query, values)
 		if err == nil {
 			_, err = metrics.Reach(text)
