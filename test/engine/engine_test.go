@@ -2,13 +2,16 @@
 package engine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +21,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/promqltest"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/prometheus/prometheus/util/teststorage"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
@@ -26,11 +31,12 @@ import (
 
 // prometheus is the engine and its storage behind the part of the HTTP interface that is asked.
 type prometheus struct {
-	t      *testing.T
-	store  *teststorage.TestStorage
-	engine *promql.Engine
-	now    time.Time
-	client *metrics.Client
+	t       *testing.T
+	store   *teststorage.TestStorage
+	engine  *promql.Engine
+	now     time.Time
+	client  *metrics.Client
+	partial atomic.Bool // a part of the storage does not answer
 }
 
 func start(t *testing.T) *prometheus {
@@ -61,7 +67,14 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(code)
 		_ = json.NewEncoder(w).Encode(body)
 	}
-	query, err := p.engine.NewInstantQuery(r.Context(), p.store, nil, text, at)
+	var from storage.Queryable = p.store
+	if p.partial.Load() {
+		from = storage.QueryableFunc(func(mint, maxt int64) (storage.Querier, error) {
+			q, err := p.store.Querier(mint, maxt)
+			return partial{q}, err
+		})
+	}
+	query, err := p.engine.NewInstantQuery(r.Context(), from, nil, text, at)
 	if err != nil {
 		answer(http.StatusBadRequest, map[string]any{"status": "error", "errorType": "bad_data", "error": err.Error()})
 		return
@@ -74,6 +87,19 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	warnings, _ := result.Warnings.AsStrings(text, 10, 10)
 	answer(http.StatusOK, map[string]any{"status": "success", "warnings": warnings, "data": map[string]any{"resultType": result.Value.Type(), "result": result.Value}})
+}
+
+// partial warns, as a Thanos does when a store is away.
+type partial struct{ storage.Querier }
+
+func (q partial) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+	return warned{q.Querier.Select(ctx, sorted, hints, matchers...)}
+}
+
+type warned struct{ storage.SeriesSet }
+
+func (warned) Warnings() annotations.Annotations {
+	return annotations.New().Add(errors.New("a store is away"))
 }
 
 // series are a metric's samples: seconds ago, value, seconds ago, value and so on, the oldest first.
@@ -457,43 +483,138 @@ func TestJudge(t *testing.T) {
 		}
 		return points
 	}
+	stable, candidate := sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(100))
+	// durations of both versions: how many requests of each scrape took no longer than a bound.
+	durations := func(le string, ofStable, ofCandidate float64) []series {
+		all := []series{stable, candidate, took(stable, milliseconds, "+Inf", rising(400)), took(candidate, milliseconds, "+Inf", rising(100))}
+		return append(all, took(stable, milliseconds, "100", rising(1)), took(candidate, milliseconds, "100", rising(1)), took(stable, milliseconds, le, rising(ofStable)), took(candidate, milliseconds, le, rising(ofCandidate)))
+	}
+	var many []series
+	for i := range 10001 {
+		many = append(many, sent("a", "shop-canary", "200", []float64{57, 0, 22, 1}, "source_version", strconv.Itoa(i)))
+	}
+	limits, fast := analysis.Limits{SuccessRate: 99}, analysis.Limits{RequestDuration: 500 * time.Millisecond}
 	for _, c := range []struct {
 		desc      string
+		limits    analysis.Limits
 		series    []series
 		verdict   analysis.Verdict
 		reason    analysis.Reason
 		early     bool
-		nothingIn bool // there is no judgement yet
+		nothingIn bool // there is no judgement before the deadline
+		text      string
 	}{
-		{"healthy", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(100))}, analysis.Pass, analysis.Good, false, false},
-		{"it fails", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Fail, analysis.Failing, true, false},
-		{"it fails always", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "503", rising(100))}, analysis.Fail, analysis.AllFailing, true, false},
-		{"both fail", []series{sent("a", "shop-primary", "200", rising(320)), sent("a", "shop-primary", "500", rising(80)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Inconclusive, analysis.Environment, false, false},
-		{"it gets a hundredth", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(4))}, analysis.Inconclusive, analysis.SplitNotHonoured, false, true},
-		{"hardly any requests", []series{sent("a", "shop-primary", "200", rising(4)), sent("a", "shop-canary", "200", rising(1))}, analysis.Inconclusive, analysis.TooFew, false, true},
+		{"healthy", limits, []series{stable, candidate}, analysis.Pass, analysis.Good, false, false, "success rate 100.00% >= 99%"},
+		{"it fails", limits, []series{stable, sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Fail, analysis.Failing, true, false, "140 of 700 requests failed"},
+		{"it fails always", limits, []series{stable, sent("a", "shop-canary", "503", rising(100))}, analysis.Fail, analysis.AllFailing, true, false, "700 of 700 requests failed"},
+		{"both fail", limits, []series{sent("a", "shop-primary", "200", rising(320)), sent("a", "shop-primary", "500", rising(80)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Inconclusive, analysis.Environment, false, false, "both versions are beyond the limit"},
+		{"it is slow", fast, durations("500", 400, 50), analysis.Fail, analysis.Slow, true, false, "350 of 700 requests took longer than 500ms"},
+		{"it is hardly slow: the check", fast, durations("500", 400, 98.5), analysis.Fail, analysis.Slow, false, false, "request duration > 500ms, where the proxies' longest bucket ends"},
+		{"as fast as it has to be", fast, durations("500", 400, 100), analysis.Pass, analysis.Good, false, false, "request duration 496ms <= 500ms"},
+		{"nobody measures durations", fast, []series{stable, candidate}, analysis.Inconclusive, analysis.NoDurations, false, true, "no proxy measured how long its requests took"},
+		{"the longest bucket ends below the limit", fast, durations("400", 400, 50), analysis.Inconclusive, analysis.NoDurations, false, true, "request duration > 400ms, where the proxies' longest bucket ends: whether it is <= 500ms cannot be told"},
+		{"it gets a hundredth", limits, []series{stable, sent("a", "shop-canary", "200", rising(4))}, analysis.Inconclusive, analysis.SplitNotHonoured, false, true, "the candidate gets 1.0 % of the requests"},
+		{"it gets nothing", limits, []series{stable}, analysis.Inconclusive, analysis.SplitNotHonoured, false, true, "the candidate gets 0.0 % of the requests"},
+		{"hardly any requests", limits, []series{sent("a", "shop-primary", "200", rising(4)), sent("a", "shop-canary", "200", rising(1))}, analysis.Inconclusive, analysis.TooFew, false, true, "3 more are needed"},
+		{"nobody asks for either", limits, []series{sent("a", "shop-primary", "200", rising(0))}, analysis.Inconclusive, analysis.Reason(metrics.NoRequests), false, true, "neither stable nor the candidate got any"},
+		{"it hangs until all give up", limits, []series{stable, sent("a", "shop-canary", "0", rising(100))}, analysis.Inconclusive, analysis.Reason(metrics.NoneAnswered), false, true, "the callers of 700 gave up"},
+		{"nobody counts it", limits, []series{got("p", "shop-primary", "200", rising(400))}, analysis.Inconclusive, analysis.Reason(metrics.NoSeries), false, true, "no proxy counts any of shop"},
+		{"nothing is scraped", limits, nil, analysis.Inconclusive, analysis.Reason(metrics.NoScrape), false, true, "are the proxies scraped?"},
+		{"more series than are looked at", limits, many, analysis.Inconclusive, analysis.Reason(metrics.TooManySeries), false, true, "not evaluated: 10001 series, more than 10000"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
 			p := start(t)
 			p.put(c.series...)
-			limits := analysis.Limits{SuccessRate: 99}
-			objectives, err := limits.Objectives(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sequential, err := analysis.NewSequential(analysis.Plan{Objectives: objectives, Alpha: .05, Intervals: 3}, analysis.Evidence{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			j := analysis.Judge{Limits: limits, Interval: 30 * time.Second, Weight: .2, Deadline: p.now.Add(time.Minute), Sequential: sequential}
+			j := p.judge(c.limits, 30*time.Second)
 			w := p.look(p.observe(60))
 			r, ok := j.Look(w)
 			if !ok && j.Due(w, p.now) {
 				r, ok = j.Check(w, nil, p.now)
 			}
-			if ok == c.nothingIn || r.Verdict != c.verdict || r.Reason != c.reason || r.Early != c.early {
+			if ok == c.nothingIn {
+				t.Fatalf("a judgement %v: %s", ok, r.Text)
+			}
+			if late := j.Deadline; !ok && j.Due(w, late) {
+				r, ok = j.Check(w, nil, late)
+			}
+			if !ok || r.Verdict != c.verdict || r.Reason != c.reason || r.Early != c.early || !strings.Contains(r.Text, c.text) {
 				t.Errorf("%v %s, %q, early %v: %s", ok, r.Verdict, r.Reason, r.Early, r.Text)
 			}
 		})
+	}
+}
+
+// judge judges at a weight of 20 %.
+func (p *prometheus) judge(limits analysis.Limits, interval time.Duration) *analysis.Judge {
+	p.t.Helper()
+	objectives, err := limits.Objectives(nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	sequential, err := analysis.NewSequential(analysis.Plan{Objectives: objectives, Alpha: .05, Intervals: 3}, analysis.Evidence{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return &analysis.Judge{Limits: limits, Interval: interval, Weight: .2, Deadline: p.now.Add(time.Minute), Sequential: sequential}
+}
+
+// With a scrape every 30 s an interval of a minute is two of them: it is over with the third scrape, and not before.
+func TestScrapesFarApart(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	o, j := p.observe(100), p.judge(analysis.Limits{SuccessRate: 99}, time.Minute)
+	for i, ago := range []float64{95, 65, 35, 5} {
+		n := float64(i)
+		p.put(sent("a", "shop-primary", "200", []float64{ago, 400 * n}), sent("a", "shop-canary", "200", []float64{ago, 100 * n}))
+		w := p.look(o)
+		if r, ok := j.Look(w); ok {
+			t.Fatalf("%v s ago: %s", ago, r.Text)
+		}
+		if due := j.Due(w, p.now); due != (i == 2) {
+			t.Fatalf("%v s ago it is due: %v", ago, due)
+		} else if !due {
+			continue
+		}
+		if r, ok := j.Check(w, nil, p.now); !ok || r.Verdict != analysis.Pass || r.Counts.Requests != 200 || r.To.Sub(r.From) != time.Minute || w.Interval != 30*time.Second {
+			t.Errorf("%v %s in %s, scraped every %s: %s", ok, r.Verdict, r.To.Sub(r.From), w.Interval, r.Text)
+		}
+	}
+}
+
+// A range has no left end: a scrape just so long ago is not in it. It is asked for nevertheless, as the baseline that the next scrape is counted from.
+func TestLeftOpenRange(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.now = time.Now().Truncate(time.Second)
+	p.put(sent("a", "shop-canary", "200", []float64{65, 1, 60, 5, 55, 12, 50, 20}))
+	at := p.now.Add(-50 * time.Second).Unix()
+	for query, want := range map[string]float64{ // the scrapes 50 and 55 s ago; that of 60 s ago only with a little more
+		"sum(count_over_time(istio_requests_total[10s] @ %d))": 2, "sum(count_over_time(istio_requests_total[11s] @ %d))": 3,
+	} {
+		if n, err := p.client.Value(t.Context(), fmt.Sprintf(query, at)); err != nil || n != want {
+			t.Errorf("%s is %v: %v", query, n, err)
+		}
+	}
+	if w := p.look(p.observe(60)); w.Candidate.Requests != 15 || w.Scrapes != 3 {
+		t.Errorf("%v requests in %d scrapes", w.Candidate.Requests, w.Scrapes)
+	}
+}
+
+// An answer that may not be whole is not evaluated, and nothing is lost by that.
+func TestWarning(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.put(sent("a", "shop-canary", "200", []float64{57, 0, 52, 20}))
+	o := p.observe(60)
+	p.look(o)
+	p.put(sent("a", "shop-canary", "200", []float64{47, 40}))
+	p.partial.Store(true)
+	if w, err := o.Look(t.Context()); !errors.Is(err, metrics.ErrWarning) || !strings.Contains(err.Error(), "warns: a store is away") || w.Candidate.Requests != 0 {
+		t.Errorf("%v requests: %v", w.Candidate.Requests, err)
+	}
+	p.partial.Store(false)
+	if w := p.look(o); w.Candidate.Requests != 40 || len(w.Strata) != 1 {
+		t.Errorf("%v requests in %d strata", w.Candidate.Requests, len(w.Strata))
 	}
 }
