@@ -166,6 +166,9 @@ func TestLook(t *testing.T) {
 			Counts{Requests: 200}, Counts{Requests: 15, Errors: 10}, ""},
 		{"who gave up says nothing", []series{stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10)), requests("shop-canary", "404", "a", at(17, 0, 7, 20))},
 			Counts{Requests: 200}, Counts{Requests: 20, Aborted: 10}, ""},
+		{"a waypoint is a caller", []series{stable, requests("shop-canary", "200", "w", at(17, 0, 7, 20), "reporter", "waypoint"),
+			requests("shop-canary", "200", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
+			Counts{Requests: 200}, Counts{Requests: 20}, ""},
 		{"callers before workloads, never both", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 20)),
 			requests("shop-canary", "500", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
 			Counts{Requests: 200}, Counts{Requests: 20}, ""},
@@ -476,6 +479,7 @@ func TestFailures(t *testing.T) {
 			return true
 		}}, "<h1> not here</h1>"},
 		{"a warning: the answer may not be whole", &prometheus{warn: "a store did not answer"}, "warns: a store did not answer"},
+		{"an answer that was cut off", &prometheus{warn: "results truncated due to limit", series: []series{requests("shop-canary", "200", "a", at(17, 0, 7, 10))}}, "warns: results truncated due to limit"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()

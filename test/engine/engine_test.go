@@ -136,6 +136,12 @@ func got(pod, workload, code string, points []float64, more ...string) series {
 		"destination_workload", workload, "destination_workload_namespace", "web", "response_code", code}, more...), points}
 }
 
+// by is what another kind of proxy counts.
+func by(reporter string, s series) series {
+	s.labels[3] = reporter
+	return s
+}
+
 // took is a bucket of either.
 func took(s series, name, le string, points []float64) series {
 	l := append([]string{}, s.labels...)
@@ -185,6 +191,7 @@ func TestCounts(t *testing.T) {
 		{"a proxy that was not scraped for a while", []series{sent("a", "shop-primary", "200", []float64{57, 0, 52, 0, 32, 9, 27, 9}), sent("a", "shop-canary", "200", []float64{32, 30, 27, 33})}, counts(9, 0, 0), counts(3, 0, 0), "source|waypoint"},
 		{"a proxy that went away", []series{stable, sent("b", "shop-canary", "200", []float64{57, 0, 52, 8})}, counts(200, 0, 0), counts(8, 0, 0), "source|waypoint"},
 		{"callers before pods, and never both", []series{stable, got("p", "shop", "200", []float64{57, 0, 52, 500}), sent("a", "shop-canary", "200", []float64{57, 0, 52, 20})}, counts(200, 0, 0), counts(20, 0, 0), "source|waypoint"},
+		{"a waypoint is a caller", []series{stable, got("p", "shop", "200", []float64{57, 0, 52, 500}), by("waypoint", sent("w", "shop-canary", "200", []float64{57, 0, 52, 20}))}, counts(200, 0, 0), counts(20, 0, 0), "source|waypoint"},
 		{"no caller has a sidecar", []series{got("p", "shop", "200", []float64{57, 0, 52, 500}), got("q", "shop-primary", "503", []float64{57, 0, 52, 5})}, counts(5, 5, 0), counts(500, 0, 0), "destination"},
 		{"another namespace's", []series{stable, {append([]string{}, strings.Split("__name__ istio_requests_total reporter source destination_service shop-canary.other.svc.cluster.local response_code 200", " ")...), []float64{57, 0, 52, 9}}}, counts(200, 0, 0), counts(0, 0, 0), "source|waypoint"},
 		{"gRPC that is unavailable", []series{sent("a", "shop-canary", "200", []float64{57, 0, 52, 9}, "grpc_response_status", "14"), sent("a", "shop-canary", "200", []float64{57, 0, 52, 90}, "grpc_response_status", "5")}, counts(0, 0, 0), counts(99, 9, 0), "source|waypoint"},
@@ -282,6 +289,46 @@ func TestNativeHistograms(t *testing.T) {
 				t.Errorf("(-want, +got)\n%s", cmp.Diff(c.want, w.Candidate.Within))
 			}
 		})
+	}
+}
+
+// Native histograms with exponential bounds, which Prometheus keeps of classic ones if it is asked to: of schema 3 there are eight to a doubling, and only those that
+// are not empty are written.
+func TestExponentialHistograms(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	all := sent("a", "shop-canary", "200", []float64{57, 0, 52, 90, 47, 200})
+	p.put(all)
+	l := append([]string{}, all.labels...)
+	l[1] = "istio_request_duration_milliseconds"
+	app := p.store.Appender(t.Context())
+	for i, counts := range [][]int64{{0, 0, 0}, {80, 10, 0}, {150, 46, 4}} { // absolute, up to 2^(64/8), 2^(72/8) and 2^(73/8) milliseconds
+		h := &histogram.Histogram{Schema: 3, ZeroThreshold: 1e-3, PositiveSpans: []histogram.Span{{Offset: 64, Length: 1}, {Offset: 7, Length: 2}}}
+		before := int64(0)
+		for _, n := range counts {
+			h.Count += uint64(n)
+			h.PositiveBuckets, before = append(h.PositiveBuckets, n-before), n
+		}
+		if _, err := app.AppendHistogram(0, labels.FromStrings(l...), p.now.Add(-time.Duration(57-5*i)*time.Second).UnixMilli(), h, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := app.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	w := p.look(p.observe(60))
+	within := map[string]float64{}
+	for le, n := range w.Candidate.Within {
+		if bound, err := strconv.ParseFloat(le, 64); err == nil && !math.IsInf(bound, 0) {
+			within[strconv.FormatFloat(bound, 'f', 1, 64)] = n
+		}
+	}
+	if diff := cmp.Diff(map[string]float64{"256.0": 150, "512.0": 196, "558.3": 200}, within); diff != "" || w.Candidate.Within["+Inf"] != 200 {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	r := analysis.Check(analysis.Limits{RequestDuration: 500 * time.Millisecond}, w)
+	if r.Reason != analysis.Slow || !strings.Contains(r.Text, "request duration 535ms > 500ms") {
+		t.Errorf("%q: %s", r.Reason, r.Text)
 	}
 }
 
