@@ -195,7 +195,9 @@ func (s *State) interval() time.Duration {
 	return least
 }
 
-// bornAfter is the scrape of a proxy just before one.
+// bornAfter is the scrape of a proxy just before one. What a proxy brings with its first scrape is a baseline, also where its pod started within the
+// observation: no label of a series says when that was, and the metrics that do (the agent's, kube-state-metrics') are not scraped everywhere
+// and would be one query more. So the first scrape interval of a new proxy does not count, whichever version it is of.
 func (s *State) bornAfter(proxy string, t model.Time) (model.Time, bool) {
 	i, _ := slices.BinarySearch(s.Scraped[proxy], t)
 	if i == 0 || t.Sub(s.Scraped[proxy][i-1]) > s.interval()*3/2 {
