@@ -55,6 +55,9 @@ type Limits struct {
 	RequestDuration time.Duration // of 99 % of the requests, at most; 0: not checked
 }
 
+// narrowestAt is the number of requests at which the interval of a duration is narrowest. It is the same for all checks: one that was chosen by what was counted would not cover as often as it says.
+const narrowestAt = 1000
+
 // MinRequests is how many requests a judgement needs at least: with fewer one failure would be more than ten percent.
 const MinRequests = 10
 
@@ -66,7 +69,9 @@ type Metric struct {
 	Unit     string  `json:"unit,omitempty"` // percent or milliseconds; a query of people's own has none
 	Requests float64 `json:"requests,omitempty"`
 	Passed   bool    `json:"passed"`
-	// Low and High are the 95 % Wilson interval of a success rate, in percent: what it may be in truth. They describe, and decide nothing.
+	// Low and High are what the value may be in truth, with 95 % confidence: of a success rate the Wilson interval, in percent; of a request duration
+	// the ends of QuantileInterval in milliseconds, which are bounds of buckets, where a High of 0 says that no bucket is long enough to tell. They
+	// describe, and decide nothing.
 	Low  float64 `json:"low,omitempty"`
 	High float64 `json:"high,omitempty"`
 }
@@ -126,15 +131,16 @@ func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 		low, high := Wilson(arm.Events, arm.Requests, 0.05)
 		m.Low, m.High = 100*(1-high), 100*(1-low)
 		r.Metrics = append(r.Metrics, m)
+		interval := fmt.Sprintf("(95 %% interval %.2f%% to %.2f%%)", m.Low, m.High)
 		switch {
 		case m.Passed:
-			say(Pass, Good, "success rate %.2f%% >= %v%%", rate, limits.SuccessRate)
+			say(Pass, Good, "success rate %.2f%% >= %v%% %s", rate, limits.SuccessRate, interval)
 		case !Enough(arm, maxRate):
-			say(Inconclusive, TooFew, "too few: success rate %s%% < %v%%, %.0f more requests are needed", below(rate, limits.SuccessRate), limits.SuccessRate, needed(maxRate)-c.Requests)
+			say(Inconclusive, TooFew, "too few: success rate %s%% < %v%% %s, %.0f more requests are needed", below(rate, limits.SuccessRate), limits.SuccessRate, interval, needed(maxRate)-c.Requests)
 		case c.Errors >= c.Requests:
-			say(Fail, AllFailing, "all failing: success rate 0%% < %v%%", limits.SuccessRate)
+			say(Fail, AllFailing, "all failing: success rate 0%% < %v%% %s", limits.SuccessRate, interval)
 		default:
-			say(Fail, Failing, "success rate %s%% < %v%%", below(rate, limits.SuccessRate), limits.SuccessRate)
+			say(Fail, Failing, "success rate %s%% < %v%% %s", below(rate, limits.SuccessRate), limits.SuccessRate, interval)
 		}
 	}
 	if limits.RequestDuration > 0 {
@@ -144,6 +150,10 @@ func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 			limit := float64(limits.RequestDuration) / float64(time.Millisecond)
 			capped := isTop(p99, c.Within) // it took longer, and nobody knows how much
 			m := Metric{Name: "request-duration", Value: p99, Limit: limit, Unit: "milliseconds", Requests: c.Within["+Inf"], Passed: p99 <= limit && !capped}
+			m.Low, m.High, _ = QuantileInterval(durationQuantile, c.Within, 0.05, narrowestAt)
+			if math.IsInf(m.High, 1) { // which JSON has no number for
+				m.High = 0
+			}
 			r.Metrics = append(r.Metrics, m)
 			took := time.Duration(p99 * float64(time.Millisecond))
 			shown := took.Round(time.Millisecond)

@@ -66,6 +66,7 @@ func TestRelative(t *testing.T) {
 	}
 }
 
+// The mean over two starts of what TestRelative tests; the value was computed independently in multiple precision.
 func TestStarts(t *testing.T) {
 	t.Parallel()
 	o := term{Objective{MaxRate: .01}, newLimit(.01), 1}
@@ -80,6 +81,7 @@ func TestStarts(t *testing.T) {
 	near(t, "ln E_rel with starts at strata 1 and 3", logMean([]float64{logMean(starts[0].Relative[:]), logMean(starts[1].Relative[:])}), 13.948575843636, 1e-9)
 }
 
+// By moments of successive differences (von Neumann et al. 1941, Ann Math Stat 12:153); the value was computed independently.
 func TestMoments(t *testing.T) {
 	t.Parallel()
 	var strata []Arm
@@ -102,7 +104,8 @@ func TestMultinomial(t *testing.T) {
 	near(t, "p of 440 in 4000", min(1, math.Exp(-logMultinomial([]float64{440, 3560}, []float64{.1, .9}, []float64{10, 90}))), .817, .0005)
 }
 
-// The candidate requests after which the limit is shown to be kept, at alpha .05, with so many errors.
+// The candidate requests after which the limit is shown to be kept, at alpha .05, with so many errors: the first n at which a mixture of binomial likelihood
+// ratios crosses 20 (Ville 1939), computed independently. A test that looks once needs 299 of them where there are no errors.
 func TestKeepsLimit(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ p, x, want float64 }{
@@ -116,6 +119,11 @@ func TestKeepsLimit(t *testing.T) {
 		near(t, fmt.Sprintf("requests needed with %v errors at %v", c.x, c.p), n, c.want, 0)
 	}
 	near(t, "ln E at the beginning", keepsLimit(Arm{}, .01), 0, 1e-15)
+	n := 1.0
+	for _, high := ClopperPearson(0, n, .1); high > .01; _, high = ClopperPearson(0, n, .1) { // one-sided .05, 1 - .05^(1/n): Clopper & Pearson 1934, Biometrika 26:404
+		n++
+	}
+	near(t, "requests needed by a test that looks once", n, 299, 0)
 }
 
 // The constants are those of the unit tests of confseq, the reference implementation of Howard & Ramdas, arXiv 1906.09712, to its five places.

@@ -4,7 +4,7 @@
 // value of a series, which for a new version is its first burst of errors. A look is at the scrapes since a moment, which is when the candidate
 // got its weight; times are Prometheus' own.
 //
-// client.go asks, query.go is for people's own PromQL, decode.go reads what is large, observer.go chooses which series and says what is missing, state.go adds up, counts.go is what comes out.
+// client.go asks, query.go is for people's own PromQL, decode.go reads what is large, observer.go chooses which series, missing.go says what is missing and why, state.go adds up, counts.go is what comes out.
 package metrics
 
 import (

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -25,7 +26,21 @@ type rawSeries struct {
 
 // decoder reads range vectors. It remembers the labels that it has read: from one look to the next they are the same, and they are most of an answer.
 type decoder struct {
-	known map[model.Fingerprint]model.Metric
+	known   map[model.Fingerprint]*knownLabels
+	answers int // read so far
+}
+
+type knownLabels struct {
+	metric model.Metric
+	answer int // the last one that had them
+}
+
+// forget drops the labels that an answer of so many series did not have, once they are most of what is known: pods come and go.
+func (d *decoder) forget(series int) {
+	if len(d.known) <= 2*series {
+		return
+	}
+	maps.DeleteFunc(d.known, func(_ model.Fingerprint, k *knownLabels) bool { return k.answer != d.answers })
 }
 
 // kept are the labels that matter here.
@@ -101,6 +116,7 @@ func isMatrix(data []byte) (is bool) {
 }
 
 func (a *answer) readData(data []byte) error {
+	a.decoder.answers++
 	it := jsoniter.ParseBytes(jsoniter.ConfigFastest, data)
 	it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
 		if key != "result" {
@@ -134,6 +150,7 @@ func (a *answer) readData(data []byte) error {
 	if it.Error != nil {
 		return fmt.Errorf("reading Prometheus' answer: %w", it.Error)
 	}
+	a.decoder.forget(len(a.series))
 	return nil
 }
 
@@ -142,8 +159,9 @@ func (d *decoder) labels(text []byte) (model.Fingerprint, model.Metric) {
 	hash := fnv.New64a()
 	_, _ = hash.Write(text)
 	id := model.Fingerprint(hash.Sum64())
-	if m, ok := d.known[id]; ok {
-		return id, m
+	if k, ok := d.known[id]; ok {
+		k.answer = d.answers
+		return id, k.metric
 	}
 	m := model.Metric{}
 	jsoniter.ParseBytes(jsoniter.ConfigFastest, text).ReadObjectCB(func(it *jsoniter.Iterator, name string) bool {
@@ -153,9 +171,9 @@ func (d *decoder) labels(text []byte) (model.Fingerprint, model.Metric) {
 		return true
 	})
 	if d.known == nil {
-		d.known = map[model.Fingerprint]model.Metric{}
+		d.known = map[model.Fingerprint]*knownLabels{}
 	}
-	d.known[id] = m
+	d.known[id] = &knownLabels{m, d.answers}
 	return id, m
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -24,6 +25,7 @@ type prometheus struct {
 	mu      sync.Mutex
 	series  []series
 	queries []string
+	beside  []map[string]string              // what it has beside the series: labels, and the value as "="
 	fail    func(w http.ResponseWriter) bool // answers in its place when it returns true
 	warn    string
 	now     time.Time
@@ -61,9 +63,10 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case query == "vector(1)":
 		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, "1"}}), "vector"
-	case strings.HasPrefix(query, "count(timestamp("):
+	case strings.HasPrefix(query, "label_replace("):
+		kind = "vector"
 		var since, n int64
-		_, _ = fmt.Sscanf(query, "count(timestamp(istio_requests_total) >= %d)", &since)
+		_, _ = fmt.Sscanf(query, "label_replace(count(timestamp(istio_requests_total) >= %d", &since)
 		for _, s := range p.series {
 			for ago := range s.points {
 				if p.now.Add(-time.Duration(ago*float64(time.Second))).Unix() >= since {
@@ -72,7 +75,11 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				}
 			}
 		}
-		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, fmt.Sprint(n)}}), "vector"
+		for _, labels := range append([]map[string]string{{"is": "series", "=": fmt.Sprint(n)}}, p.beside...) {
+			metric := maps.Clone(labels)
+			delete(metric, "=")
+			result = append(result, map[string]any{"metric": metric, "value": []any{1, labels["="]}})
+		}
 	}
 	_, span, _ := strings.Cut(query, "}[")
 	within, _ := time.ParseDuration(strings.TrimSuffix(span, "]"))
@@ -159,6 +166,9 @@ func TestLook(t *testing.T) {
 			Counts{Requests: 200}, Counts{Requests: 15, Errors: 10}, ""},
 		{"who gave up says nothing", []series{stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10)), requests("shop-canary", "404", "a", at(17, 0, 7, 20))},
 			Counts{Requests: 200}, Counts{Requests: 20, Aborted: 10}, ""},
+		{"a waypoint is a caller", []series{stable, requests("shop-canary", "200", "w", at(17, 0, 7, 20), "reporter", "waypoint"),
+			requests("shop-canary", "200", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
+			Counts{Requests: 200}, Counts{Requests: 20}, ""},
 		{"callers before workloads, never both", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 20)),
 			requests("shop-canary", "500", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
 			Counts{Requests: 200}, Counts{Requests: 20}, ""},
@@ -209,22 +219,6 @@ func TestDurations(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]float64{"25": 7, "+Inf": 10}, got.Candidate.Within); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
-	}
-}
-
-// What is missing is said with what there was instead.
-func TestTextOfWhatIsMissing(t *testing.T) {
-	t.Parallel()
-	stable := requests("shop-primary", "200", "a", at(17, 0, 7, 30))
-	for want, series := range map[string][]series{
-		"no requests: stable got 30 and the candidate none":     {stable},
-		"none answered: the callers of 10 gave up":              {stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10))},
-		"no requests: neither stable nor the candidate got any": {requests("shop-primary", "200", "a", at(17, 30, 7, 30))},
-		"no scrape but one since the candidate got its weight":  {requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")},
-	} {
-		if got, err := look(t, &prometheus{series: series}); err != nil || got.Text != want {
-			t.Errorf("%q, %v; want %q", got.Text, err, want)
-		}
 	}
 }
 
@@ -337,6 +331,94 @@ func TestStateIsBounded(t *testing.T) {
 	}
 }
 
+// In an hour dozens of pods come and go: none is counted twice, all are forgotten, and a look asks once.
+func TestPodsComeAndGo(t *testing.T) {
+	t.Parallel()
+	const looks, every, lifetime = 720, 20, 60 // scrapes
+	for _, c := range []struct {
+		reporter string
+		queries  int
+	}{{"source", looks}, {"destination", looks + 1}} { // the callers were asked before
+		t.Run(c.reporter, func(t *testing.T) {
+			t.Parallel()
+			begin := time.Now().Add(-time.Hour).Truncate(time.Second)
+			queries, now, want := 0, 0, 0.0
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				queries++
+				var result []any
+				for born := 0; born <= now+2 && strings.Contains(r.FormValue("query"), `"`+c.reporter); born += every {
+					var values []any
+					for scrape := max(now, born); scrape < min(now+3, born+lifetime); scrape++ { // a look is answered with the last three
+						values = append(values, []any{begin.Add(time.Duration(scrape) * 5 * time.Second).Unix(), fmt.Sprint(10 * (scrape - born))})
+					}
+					for _, code := range []string{"200", "500"} {
+						if len(values) > 0 {
+							s := requests("shop-canary", code, fmt.Sprint("pod-", born), nil, "reporter", c.reporter, "destination_workload", "shop")
+							result = append(result, map[string]any{"metric": s.labels, "values": values})
+						}
+					}
+				}
+				_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": "matrix", "result": result}})
+			}))
+			t.Cleanup(server.Close)
+			client, err := New(server.URL, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for born := 0; born < looks+2; born += every {
+				want += 10 * float64(min(lifetime-1, looks+1-born))
+			}
+			o := client.Observe(target, begin)
+			for now = range looks {
+				w, err := o.Look(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s := o.state; len(s.Scraped) > 8 || len(s.Last) > 16 || len(o.known) > 16 || len(s.Open) > 10 {
+					t.Fatalf("look %d: %d proxies, %d series, %d labels and %d strata are kept", now, len(s.Scraped), len(s.Last), len(o.known), len(s.Open))
+				}
+				if now == looks-1 && (w.Candidate.Errors != want || w.Candidate.Requests != 2*want) {
+					t.Errorf("%v errors in %v requests, want %v in %v", w.Candidate.Errors, w.Candidate.Requests, want, 2*want)
+				}
+			}
+			if queries != c.queries {
+				t.Errorf("%d queries, want %d", queries, c.queries)
+			}
+		})
+	}
+}
+
+// After a break of Prometheus that is longer than what is remembered, a proxy that is scraped a little later than another goes on, too.
+func TestNothingIsForgottenInABreak(t *testing.T) {
+	t.Parallel()
+	s, callers := State{}, side{reporters: "source|waypoint", stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"}
+	scrape := func(proxy string, second model.Time, n model.SampleValue) {
+		m := model.Metric{"destination_service": "c.web.svc.local", "response_code": "200", "instance": model.LabelValue(proxy)}
+		s.add([]rawSeries{{id: m.Fingerprint(), metric: m, values: []model.SamplePair{{Timestamp: second * 1000, Value: n}}}}, callers)
+	}
+	for i := range model.Time(3) {
+		scrape("a", 100+5*i, 0)
+		scrape("b", 102+5*i, 0)
+	}
+	scrape("a", 3000, 100)
+	scrape("b", 3002, 10)
+	if s.Candidate.Requests != 110 {
+		t.Errorf("%v requests", s.Candidate.Requests)
+	}
+	for i := range model.Time(3) {
+		scrape("a", 3005+5*i, 100)
+	}
+	if len(s.Last) != 2 {
+		t.Errorf("%d series are kept just after the break", len(s.Last))
+	}
+	for i := range model.Time(65) {
+		scrape("a", 3020+5*i, 100)
+	}
+	if len(s.Last) != 1 || len(s.Scraped) != 1 {
+		t.Errorf("%d series of %d proxies are kept", len(s.Last), len(s.Scraped))
+	}
+}
+
 func TestTooManySeries(t *testing.T) {
 	t.Parallel()
 	p := &prometheus{}
@@ -364,7 +446,10 @@ func TestQueries(t *testing.T) {
 	want := []string{
 		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
 		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
-		fmt.Sprintf("count(timestamp(istio_requests_total) >= %d) or vector(0)", since.Unix()),
+		fmt.Sprintf(`label_replace(count(timestamp(istio_requests_total) >= %d), "is", "series", "", "")`, since.Unix()) +
+			fmt.Sprintf(` or label_replace(topk(3, count by (destination_workload) (timestamp(istio_requests_total{destination_workload_namespace="w\"b",destination_workload!~"|unknown"}) >= %d)), "is", "workload", "", "")`, since.Unix()) +
+			` or label_replace(max by (pod) (up{namespace="w\"b",pod=~"shop\\.primary-[a-z0-9]+-[a-z0-9]+|x\"\\} or vector\\(1\\)#-[a-z0-9]+-[a-z0-9]+"}), "is", "pod", "", "")` +
+			` or label_replace(sum(increase(istio_requests_total{reporter="destination",destination_workload="shop.primary",destination_workload_namespace="w\"b",source_workload="unknown"}[10s])), "is", "outside", "", "")`,
 	}
 	if diff := cmp.Diff(want, p.queries); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
@@ -394,6 +479,7 @@ func TestFailures(t *testing.T) {
 			return true
 		}}, "<h1> not here</h1>"},
 		{"a warning: the answer may not be whole", &prometheus{warn: "a store did not answer"}, "warns: a store did not answer"},
+		{"an answer that was cut off", &prometheus{warn: "results truncated due to limit", series: []series{requests("shop-canary", "200", "a", at(17, 0, 7, 10))}}, "warns: results truncated due to limit"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()

@@ -146,38 +146,3 @@ func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) ([
 func twice(all []rawSeries) bool {
 	return slices.ContainsFunc(all, func(one rawSeries) bool { return len(one.values) > 1 })
 }
-
-// whatIsMissing tells apart why the candidate has no requests.
-func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) error {
-	switch {
-	case w.Candidate.Requests > 0:
-		return nil
-	case w.Candidate.Aborted > 0:
-		w.Missing, w.Text = NoneAnswered, fmt.Sprintf("none answered: the callers of %.0f gave up", w.Candidate.Aborted)
-		return nil
-	case w.Stable.Requests > 0 && !o.state.Sighted && w.Reporter == "destination":
-		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s: it got none, or its pods have no sidecar that is scraped", w.Stable.Requests, o.target.Candidate.Workload)
-		return nil
-	case w.Stable.Requests > 0:
-		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
-		return nil
-	case w.Scrapes > 0:
-		w.Missing, w.Text = NoRequests, "no requests: neither stable nor the candidate got any"
-		return nil
-	}
-	v, err := o.client.query(ctx, fmt.Sprintf("count(timestamp(%s) >= %d) or vector(0)", requestsMetric, o.state.Since.Unix()), now)
-	if err != nil {
-		return err
-	}
-	vector, ok := v.(model.Vector)
-	if !ok || len(vector) != 1 {
-		return fmt.Errorf("%w: Prometheus at %s answered %s instead of one number", ErrQuery, o.client.address, v)
-	}
-	if n := float64(vector[0].Value); n > 0 {
-		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s; do their pods, or their callers, have a sidecar that is scraped?",
-			n, requestsMetric, o.target.Stable.Workload, o.target.Candidate.Workload, o.target.Namespace)
-	} else {
-		w.Missing, w.Text = NoScrape, fmt.Sprintf("no scrape: Prometheus has no %s scraped since %s; are the proxies scraped?", requestsMetric, o.state.Since.UTC().Format(time.TimeOnly))
-	}
-	return nil
-}

@@ -49,10 +49,10 @@ func Render(query string, v Values) (string, error) {
 	return strings.TrimSpace(text.String()), nil
 }
 
-// Reach parses a query and returns how far before its evaluation it looks. It is an error if it is no PromQL, or gives no number.
+// Reach parses a query and returns how far before its evaluation it looks. It is an error if it is no PromQL, gives no number, or looks at a fixed time.
 func Reach(query string) (time.Duration, error) {
 	if query == "" {
-		return 0, errors.New("it is empty: give PromQL that gives one number")
+		return 0, errors.New("it is empty: give PromQL that gives one number; request-success-rate and request-duration alone are built in")
 	}
 	expression, err := parser.NewParser(parser.Options{}).ParseExpr(query)
 	if err != nil {
@@ -62,11 +62,16 @@ func Reach(query string) (time.Duration, error) {
 		return 0, fmt.Errorf("it gives a %s: let it give one number, as sum(rate(...)) does", kind)
 	}
 	var reach time.Duration
+	fixed := false
 	parser.Inspect(expression, func(node parser.Node, path []parser.Node) error {
+		if subquery, ok := node.(*parser.SubqueryExpr); ok {
+			fixed = fixed || subquery.Timestamp != nil || subquery.StartOrEnd != 0
+		}
 		selector, ok := node.(*parser.VectorSelector)
 		if !ok {
 			return nil
 		}
+		fixed = fixed || selector.Timestamp != nil || selector.StartOrEnd != 0
 		total := selector.OriginalOffset
 		for _, above := range path {
 			switch above := above.(type) {
@@ -79,6 +84,9 @@ func Reach(query string) (time.Duration, error) {
 		reach = max(reach, total)
 		return nil
 	})
+	if fixed {
+		return 0, errors.New("it looks at a fixed time, which is not the candidate's: leave the @ modifier out")
+	}
 	return reach, nil
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // State is what an observation has come to. It can be written as JSON, and another process goes on with it (Client.Resume). It grows with the
-// number of series, not with time.
+// number of series that are scraped, not with time: what went away is forgotten.
 type State struct {
 	Since     time.Time                              `json:"since"`
 	From      time.Time                              `json:"from,omitzero"` // first scrape
@@ -30,6 +30,10 @@ type State struct {
 
 // keptScrapes of each proxy tell when it was scraped before, and how often it is.
 const keptScrapes = 3
+
+// forgetAfter is how long a series or a proxy that is not scraped is remembered. A look fetches less than that again, so what is forgotten is not
+// counted a second time.
+const forgetAfter = 5 * time.Minute
 
 // clone is a copy that later looks do not change.
 func (s State) clone() State {
@@ -113,7 +117,22 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 	for proxy, times := range s.Scraped {
 		s.Scraped[proxy] = times[max(0, len(times)-keptScrapes):]
 	}
+	s.forget()
 	return sorted[:open]
+}
+
+// forget drops what has not been scraped for long, as pods come and go. The time is that before the last scrapes of a proxy that goes on: after
+// a break of Prometheus, in which nothing was scraped, all proxies are scraped again before any is forgotten.
+func (s *State) forget() {
+	var goesOn model.Time
+	for _, times := range s.Scraped {
+		if len(times) == keptScrapes {
+			goesOn = max(goesOn, times[0])
+		}
+	}
+	old := goesOn.Add(-forgetAfter)
+	maps.DeleteFunc(s.Scraped, func(_ string, times []model.Time) bool { return times[len(times)-1] < old })
+	maps.DeleteFunc(s.Last, func(_ model.Fingerprint, last model.SamplePair) bool { return last.Timestamp < old })
 }
 
 // scraped notes when each proxy was scraped.
@@ -176,7 +195,9 @@ func (s *State) interval() time.Duration {
 	return least
 }
 
-// bornAfter is the scrape of a proxy just before one.
+// bornAfter is the scrape of a proxy just before one. What a proxy brings with its first scrape is a baseline, also where its pod started within the
+// observation: no label of a series says when that was, and the metrics that do (the agent's, kube-state-metrics') are not scraped everywhere
+// and would be one query more. So the first scrape interval of a new proxy does not count, whichever version it is of.
 func (s *State) bornAfter(proxy string, t model.Time) (model.Time, bool) {
 	i, _ := slices.BinarySearch(s.Scraped[proxy], t)
 	if i == 0 || t.Sub(s.Scraped[proxy][i-1]) > s.interval()*3/2 {

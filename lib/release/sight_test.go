@@ -4,10 +4,15 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
@@ -56,6 +61,75 @@ func TestScrapesOfAnInterval(t *testing.T) {
 		}
 		if !strings.Contains(got, want) || want == "" && strings.Contains(got, "scrapes") || strings.Contains(want, "give") != (len(problems) > 0) {
 			t.Errorf("scraped every %s: %q, not %q", scrape, got, want)
+		}
+	}
+	cfg.Interval = config.Duration{Duration: time.Minute}
+	const want = "warning: interval=1m0s has fewer than four scrapes, which are every 30s: a burst weighs more than it should; better is 2m0s"
+	if _, lines, problems := Sight(cfg, metrics.Window{Interval: 30 * time.Second}, time.Minute); len(problems) > 0 || !slices.Contains(lines, want) {
+		t.Errorf("%v, %q", problems, lines)
+	}
+}
+
+// Where no request may fail, one failure is proof, which is said before it happens.
+func TestSightWhereNothingMayFail(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig("run")
+	for rate, want := range map[float64]bool{100: true, 99.999: false, 0: false} {
+		cfg.SuccessRate = rate
+		_, lines, problems := Sight(cfg, metrics.Window{Interval: time.Second}, time.Minute)
+		if got := slices.Contains(lines, "warning: requestSuccessRate=100 makes one failed request proof, and a failed check"); got != want || len(problems) > 0 {
+			t.Errorf("%v %%: %q, %v", rate, lines, problems)
+		}
+	}
+}
+
+// A query of people's own says nothing of the candidate as long as it looks at what was before the shift.
+func TestOwnQueriesWait(t *testing.T) {
+	t.Parallel()
+	queries := 0
+	prometheus := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		queries++
+		fmt.Fprint(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"7"]}]}}`)
+	}))
+	t.Cleanup(prometheus.Close)
+	client, err := metrics.New(prometheus.URL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := 9.0
+	cfg := testConfig("run")
+	cfg.Metrics = []config.Metric{{Name: "queue", Query: `sum(max_over_time(queue[20s:5s] offset 10s))`, ThresholdRange: config.ThresholdRange{Max: &most}}}
+	for _, c := range []struct {
+		since time.Duration // the shift
+		want  analysis.Measured
+	}{
+		{10 * time.Second, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 20s more"}},
+		{29 * time.Second, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 1s more"}},
+		{31 * time.Second, analysis.Measured{Name: "queue", Max: &most, Value: 7}},
+	} {
+		w := watch{client: client, record: &Record{Config: *cfg, Shifts: []Shift{{At: time.Now().Add(-c.since)}}}}
+		got, err := w.own(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]analysis.Measured{c.want}, got); diff != "" {
+			t.Errorf("%s after the shift (-want, +got)\n%s", c.since, diff)
+		}
+	}
+	if queries != 1 {
+		t.Errorf("Prometheus was asked %d times", queries)
+	}
+}
+
+// A name that is not built in needs a query, which is told with what is.
+func TestNeitherBuiltInNorAQuery(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig("run")
+	cfg.Metrics = []config.Metric{{Name: "request-succes-rate"}, {Name: "queue", Query: "sum(queue @ 1700000000)"}}
+	got := (&Release{Config: cfg}).render(t.Context()).Error()
+	for _, want := range []string{`"request-succes-rate": it is empty: give PromQL that gives one number; request-success-rate and request-duration alone are built in`, `"queue": it looks at a fixed time`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s\ndoes not say %s", got, want)
 		}
 	}
 }

@@ -2,13 +2,16 @@
 package engine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +21,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/promqltest"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/prometheus/prometheus/util/teststorage"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
@@ -26,11 +31,12 @@ import (
 
 // prometheus is the engine and its storage behind the part of the HTTP interface that is asked.
 type prometheus struct {
-	t      *testing.T
-	store  *teststorage.TestStorage
-	engine *promql.Engine
-	now    time.Time
-	client *metrics.Client
+	t       *testing.T
+	store   *teststorage.TestStorage
+	engine  *promql.Engine
+	now     time.Time
+	client  *metrics.Client
+	partial atomic.Bool // a part of the storage does not answer
 }
 
 func start(t *testing.T) *prometheus {
@@ -61,7 +67,14 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(code)
 		_ = json.NewEncoder(w).Encode(body)
 	}
-	query, err := p.engine.NewInstantQuery(r.Context(), p.store, nil, text, at)
+	var from storage.Queryable = p.store
+	if p.partial.Load() {
+		from = storage.QueryableFunc(func(mint, maxt int64) (storage.Querier, error) {
+			q, err := p.store.Querier(mint, maxt)
+			return partial{q}, err
+		})
+	}
+	query, err := p.engine.NewInstantQuery(r.Context(), from, nil, text, at)
 	if err != nil {
 		answer(http.StatusBadRequest, map[string]any{"status": "error", "errorType": "bad_data", "error": err.Error()})
 		return
@@ -74,6 +87,19 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	warnings, _ := result.Warnings.AsStrings(text, 10, 10)
 	answer(http.StatusOK, map[string]any{"status": "success", "warnings": warnings, "data": map[string]any{"resultType": result.Value.Type(), "result": result.Value}})
+}
+
+// partial warns, as a Thanos does when a store is away.
+type partial struct{ storage.Querier }
+
+func (q partial) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+	return warned{q.Querier.Select(ctx, sorted, hints, matchers...)}
+}
+
+type warned struct{ storage.SeriesSet }
+
+func (warned) Warnings() annotations.Annotations {
+	return annotations.New().Add(errors.New("a store is away"))
 }
 
 // series are a metric's samples: seconds ago, value, seconds ago, value and so on, the oldest first.
@@ -108,6 +134,12 @@ func sent(caller, service, code string, points []float64, more ...string) series
 func got(pod, workload, code string, points []float64, more ...string) series {
 	return series{append([]string{"__name__", "istio_requests_total", "reporter", "destination", "job", "pods", "instance", pod, "destination_service", "shop.web.svc.cluster.local",
 		"destination_workload", workload, "destination_workload_namespace", "web", "response_code", code}, more...), points}
+}
+
+// by is what another kind of proxy counts.
+func by(reporter string, s series) series {
+	s.labels[3] = reporter
+	return s
 }
 
 // took is a bucket of either.
@@ -159,6 +191,7 @@ func TestCounts(t *testing.T) {
 		{"a proxy that was not scraped for a while", []series{sent("a", "shop-primary", "200", []float64{57, 0, 52, 0, 32, 9, 27, 9}), sent("a", "shop-canary", "200", []float64{32, 30, 27, 33})}, counts(9, 0, 0), counts(3, 0, 0), "source|waypoint"},
 		{"a proxy that went away", []series{stable, sent("b", "shop-canary", "200", []float64{57, 0, 52, 8})}, counts(200, 0, 0), counts(8, 0, 0), "source|waypoint"},
 		{"callers before pods, and never both", []series{stable, got("p", "shop", "200", []float64{57, 0, 52, 500}), sent("a", "shop-canary", "200", []float64{57, 0, 52, 20})}, counts(200, 0, 0), counts(20, 0, 0), "source|waypoint"},
+		{"a waypoint is a caller", []series{stable, got("p", "shop", "200", []float64{57, 0, 52, 500}), by("waypoint", sent("w", "shop-canary", "200", []float64{57, 0, 52, 20}))}, counts(200, 0, 0), counts(20, 0, 0), "source|waypoint"},
 		{"no caller has a sidecar", []series{got("p", "shop", "200", []float64{57, 0, 52, 500}), got("q", "shop-primary", "503", []float64{57, 0, 52, 5})}, counts(5, 5, 0), counts(500, 0, 0), "destination"},
 		{"another namespace's", []series{stable, {append([]string{}, strings.Split("__name__ istio_requests_total reporter source destination_service shop-canary.other.svc.cluster.local response_code 200", " ")...), []float64{57, 0, 52, 9}}}, counts(200, 0, 0), counts(0, 0, 0), "source|waypoint"},
 		{"gRPC that is unavailable", []series{sent("a", "shop-canary", "200", []float64{57, 0, 52, 9}, "grpc_response_status", "14"), sent("a", "shop-canary", "200", []float64{57, 0, 52, 90}, "grpc_response_status", "5")}, counts(0, 0, 0), counts(99, 9, 0), "source|waypoint"},
@@ -259,6 +292,46 @@ func TestNativeHistograms(t *testing.T) {
 	}
 }
 
+// Native histograms with exponential bounds, which Prometheus keeps of classic ones if it is asked to: of schema 3 there are eight to a doubling, and only those that
+// are not empty are written.
+func TestExponentialHistograms(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	all := sent("a", "shop-canary", "200", []float64{57, 0, 52, 90, 47, 200})
+	p.put(all)
+	l := append([]string{}, all.labels...)
+	l[1] = "istio_request_duration_milliseconds"
+	app := p.store.Appender(t.Context())
+	for i, counts := range [][]int64{{0, 0, 0}, {80, 10, 0}, {150, 46, 4}} { // absolute, up to 2^(64/8), 2^(72/8) and 2^(73/8) milliseconds
+		h := &histogram.Histogram{Schema: 3, ZeroThreshold: 1e-3, PositiveSpans: []histogram.Span{{Offset: 64, Length: 1}, {Offset: 7, Length: 2}}}
+		before := int64(0)
+		for _, n := range counts {
+			h.Count += uint64(n)
+			h.PositiveBuckets, before = append(h.PositiveBuckets, n-before), n
+		}
+		if _, err := app.AppendHistogram(0, labels.FromStrings(l...), p.now.Add(-time.Duration(57-5*i)*time.Second).UnixMilli(), h, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := app.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	w := p.look(p.observe(60))
+	within := map[string]float64{}
+	for le, n := range w.Candidate.Within {
+		if bound, err := strconv.ParseFloat(le, 64); err == nil && !math.IsInf(bound, 0) {
+			within[strconv.FormatFloat(bound, 'f', 1, 64)] = n
+		}
+	}
+	if diff := cmp.Diff(map[string]float64{"256.0": 150, "512.0": 196, "558.3": 200}, within); diff != "" || w.Candidate.Within["+Inf"] != 200 {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	r := analysis.Check(analysis.Limits{RequestDuration: 500 * time.Millisecond}, w)
+	if r.Reason != analysis.Slow || !strings.Contains(r.Text, "request duration 535ms > 500ms") {
+		t.Errorf("%q: %s", r.Reason, r.Text)
+	}
+}
+
 // A Prometheus that lost its data does not turn stable's past into one stratum.
 func TestDataLost(t *testing.T) {
 	t.Parallel()
@@ -340,6 +413,11 @@ func TestGridWaits(t *testing.T) {
 
 func TestMissing(t *testing.T) {
 	t.Parallel()
+	up := func(pod string, up float64) series {
+		return series{[]string{"__name__", "up", "namespace", "web", "pod", pod}, []float64{57, up, 52, up, 2, up}}
+	}
+	atPods := got("p", "shop-primary", "200", []float64{57, 0, 52, 5, 47, 10}, "source_workload", "cart")
+	outside := got("p", "shop-primary", "200", []float64{57, 0, 52, 20, 47, 40}, "source_workload", "unknown")
 	for _, c := range []struct {
 		desc   string
 		series []series
@@ -348,9 +426,17 @@ func TestMissing(t *testing.T) {
 	}{
 		{"nothing at all", nil, metrics.NoScrape, "are the proxies scraped?"},
 		{"nothing since", []series{sent("a", "shop-primary", "200", []float64{90, 5})}, metrics.NoScrape, "are the proxies scraped?"},
-		{"others only", []series{sent("a", "cart", "200", []float64{52, 5})}, metrics.NoSeries, "Prometheus has 1 series of istio_requests_total, none of shop-primary or shop"},
-		{"stable's pods only", []series{got("p", "shop-primary", "200", []float64{57, 0, 52, 5})}, metrics.NoSeries, "no proxy counts any of shop"},
-		{"nobody asks", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), sent("a", "shop-canary", "200", []float64{57, 5, 52, 5})}, metrics.NoRequests, "neither stable nor the candidate"},
+		{"others of the namespace only", []series{sent("a", "cart", "200", []float64{52, 5}), sent("a", "queue", "200", []float64{52, 5}), sent("b", "queue", "200", []float64{52, 5})}, metrics.NoSeries,
+			"Prometheus has 3 series of istio_requests_total, none of shop-primary or shop in namespace web; likely cause: another name, or labels that do not match: the namespace has series of cart, queue"},
+		{"other namespaces only", []series{sent("a", "cart", "200", []float64{90, 5}), {[]string{"__name__", "istio_requests_total", "destination_workload", "cart", "destination_workload_namespace", "other"}, []float64{52, 5}}}, metrics.NoSeries,
+			"likely cause: the namespace is not labelled for injection, its pods were not started again since, or they are not scraped"},
+		{"stable's pods only", []series{atPods}, metrics.NoSeries, "no proxy counts any of shop: it got none, or its pods have no sidecar that is scraped"},
+		{"stable's pods only, and Prometheus knows none of the candidate's", []series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-cart-5d8f-x2k4z", 1)}, metrics.NoSeries, "; likely cause: Prometheus scrapes the pods of shop-primary, and none of shop"},
+		{"stable's pods only, and scraping the candidate's fails", []series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-7c9b-x2k4z", 0)}, metrics.NoSeries, "; likely cause: scraping the pods of shop fails"},
+		{"callers without a sidecar", []series{atPods, outside}, metrics.NoSeries, "; likely cause: traffic enters outside the mesh: about "},
+		{"callers without a sidecar, and the candidate is counted", []series{atPods, outside, got("q", "shop", "200", []float64{57, 5, 52, 5, 47, 5})}, metrics.NoRequests, "stable got 50 and the candidate none; likely cause: traffic enters outside the mesh: about "},
+		{"callers without a sidecar, and one with that asks no more", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), outside}, metrics.NoRequests, "neither stable nor the candidate got any; likely cause: traffic enters outside the mesh"},
+		{"nobody asks", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), sent("a", "shop-canary", "200", []float64{57, 5, 52, 5})}, metrics.NoRequests, "neither stable nor the candidate got any"},
 		{"nobody asks the candidate", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 9})}, metrics.NoRequests, "stable got 4 and the candidate none"},
 		{"all give up", []series{sent("a", "shop-canary", "0", []float64{57, 0, 52, 9})}, metrics.NoneAnswered, "the callers of 9 gave up"},
 	} {
@@ -406,7 +492,8 @@ func TestOwnQueries(t *testing.T) {
 		})
 	}
 	for query, want := range map[string]string{`{{ nothing }}`: "its template cannot be read", `{{ variables.other }}`: "its template cannot be filled in", `sum(rate(a[1m])`: "it is no PromQL",
-		`a[1m]`: "it gives a matrix", ``: "it is empty", `"text"`: "it gives a string"} {
+		`a[1m]`: "it gives a matrix", ``: "it is empty", `"text"`: "it gives a string",
+		`sum(rate(a[1m] @ 1700000000))`: "it looks at a fixed time", `max_over_time(sum(a)[5m:1m] @ end())`: "leave the @ modifier out"} {
 		text, err := metrics.Render(query, values)
 		if err == nil {
 			_, err = metrics.Reach(text)
@@ -459,43 +546,138 @@ func TestJudge(t *testing.T) {
 		}
 		return points
 	}
+	stable, candidate := sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(100))
+	// durations of both versions: how many requests of each scrape took no longer than a bound.
+	durations := func(le string, ofStable, ofCandidate float64) []series {
+		all := []series{stable, candidate, took(stable, milliseconds, "+Inf", rising(400)), took(candidate, milliseconds, "+Inf", rising(100))}
+		return append(all, took(stable, milliseconds, "100", rising(1)), took(candidate, milliseconds, "100", rising(1)), took(stable, milliseconds, le, rising(ofStable)), took(candidate, milliseconds, le, rising(ofCandidate)))
+	}
+	var many []series
+	for i := range 10001 {
+		many = append(many, sent("a", "shop-canary", "200", []float64{57, 0, 22, 1}, "source_version", strconv.Itoa(i)))
+	}
+	limits, fast := analysis.Limits{SuccessRate: 99}, analysis.Limits{RequestDuration: 500 * time.Millisecond}
 	for _, c := range []struct {
 		desc      string
+		limits    analysis.Limits
 		series    []series
 		verdict   analysis.Verdict
 		reason    analysis.Reason
 		early     bool
-		nothingIn bool // there is no judgement yet
+		nothingIn bool // there is no judgement before the deadline
+		text      string
 	}{
-		{"healthy", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(100))}, analysis.Pass, analysis.Good, false, false},
-		{"it fails", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Fail, analysis.Failing, true, false},
-		{"it fails always", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "503", rising(100))}, analysis.Fail, analysis.AllFailing, true, false},
-		{"both fail", []series{sent("a", "shop-primary", "200", rising(320)), sent("a", "shop-primary", "500", rising(80)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Inconclusive, analysis.Environment, false, false},
-		{"it gets a hundredth", []series{sent("a", "shop-primary", "200", rising(400)), sent("a", "shop-canary", "200", rising(4))}, analysis.Inconclusive, analysis.SplitNotHonoured, false, true},
-		{"hardly any requests", []series{sent("a", "shop-primary", "200", rising(4)), sent("a", "shop-canary", "200", rising(1))}, analysis.Inconclusive, analysis.TooFew, false, true},
+		{"healthy", limits, []series{stable, candidate}, analysis.Pass, analysis.Good, false, false, "success rate 100.00% >= 99%"},
+		{"it fails", limits, []series{stable, sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Fail, analysis.Failing, true, false, "140 of 700 requests failed"},
+		{"it fails always", limits, []series{stable, sent("a", "shop-canary", "503", rising(100))}, analysis.Fail, analysis.AllFailing, true, false, "700 of 700 requests failed"},
+		{"both fail", limits, []series{sent("a", "shop-primary", "200", rising(320)), sent("a", "shop-primary", "500", rising(80)), sent("a", "shop-canary", "200", rising(80)), sent("a", "shop-canary", "500", rising(20))}, analysis.Inconclusive, analysis.Environment, false, false, "both versions are beyond the limit"},
+		{"it is slow", fast, durations("500", 400, 50), analysis.Fail, analysis.Slow, true, false, "350 of 700 requests took longer than 500ms"},
+		{"it is hardly slow: the check", fast, durations("500", 400, 98.5), analysis.Fail, analysis.Slow, false, false, "request duration > 500ms, where the proxies' longest bucket ends"},
+		{"as fast as it has to be", fast, durations("500", 400, 100), analysis.Pass, analysis.Good, false, false, "request duration 496ms <= 500ms"},
+		{"nobody measures durations", fast, []series{stable, candidate}, analysis.Inconclusive, analysis.NoDurations, false, true, "no proxy measured how long its requests took"},
+		{"the longest bucket ends below the limit", fast, durations("400", 400, 50), analysis.Inconclusive, analysis.NoDurations, false, true, "request duration > 400ms, where the proxies' longest bucket ends: whether it is <= 500ms cannot be told"},
+		{"it gets a hundredth", limits, []series{stable, sent("a", "shop-canary", "200", rising(4))}, analysis.Inconclusive, analysis.SplitNotHonoured, false, true, "the candidate gets 1.0 % of the requests"},
+		{"it gets nothing", limits, []series{stable}, analysis.Inconclusive, analysis.SplitNotHonoured, false, true, "the candidate gets 0.0 % of the requests"},
+		{"hardly any requests", limits, []series{sent("a", "shop-primary", "200", rising(4)), sent("a", "shop-canary", "200", rising(1))}, analysis.Inconclusive, analysis.TooFew, false, true, "3 more are needed"},
+		{"nobody asks for either", limits, []series{sent("a", "shop-primary", "200", rising(0))}, analysis.Inconclusive, analysis.Reason(metrics.NoRequests), false, true, "neither stable nor the candidate got any"},
+		{"it hangs until all give up", limits, []series{stable, sent("a", "shop-canary", "0", rising(100))}, analysis.Inconclusive, analysis.Reason(metrics.NoneAnswered), false, true, "the callers of 700 gave up"},
+		{"nobody counts it", limits, []series{got("p", "shop-primary", "200", rising(400))}, analysis.Inconclusive, analysis.Reason(metrics.NoSeries), false, true, "no proxy counts any of shop"},
+		{"nothing is scraped", limits, nil, analysis.Inconclusive, analysis.Reason(metrics.NoScrape), false, true, "are the proxies scraped?"},
+		{"more series than are looked at", limits, many, analysis.Inconclusive, analysis.Reason(metrics.TooManySeries), false, true, "not evaluated: 10001 series, more than 10000"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
 			p := start(t)
 			p.put(c.series...)
-			limits := analysis.Limits{SuccessRate: 99}
-			objectives, err := limits.Objectives(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sequential, err := analysis.NewSequential(analysis.Plan{Objectives: objectives, Alpha: .05, Intervals: 3}, analysis.Evidence{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			j := analysis.Judge{Limits: limits, Interval: 30 * time.Second, Weight: .2, Deadline: p.now.Add(time.Minute), Sequential: sequential}
+			j := p.judge(c.limits, 30*time.Second)
 			w := p.look(p.observe(60))
 			r, ok := j.Look(w)
 			if !ok && j.Due(w, p.now) {
 				r, ok = j.Check(w, nil, p.now)
 			}
-			if ok == c.nothingIn || r.Verdict != c.verdict || r.Reason != c.reason || r.Early != c.early {
+			if ok == c.nothingIn {
+				t.Fatalf("a judgement %v: %s", ok, r.Text)
+			}
+			if late := j.Deadline; !ok && j.Due(w, late) {
+				r, ok = j.Check(w, nil, late)
+			}
+			if !ok || r.Verdict != c.verdict || r.Reason != c.reason || r.Early != c.early || !strings.Contains(r.Text, c.text) {
 				t.Errorf("%v %s, %q, early %v: %s", ok, r.Verdict, r.Reason, r.Early, r.Text)
 			}
 		})
+	}
+}
+
+// judge judges at a weight of 20 %.
+func (p *prometheus) judge(limits analysis.Limits, interval time.Duration) *analysis.Judge {
+	p.t.Helper()
+	objectives, err := limits.Objectives(nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	sequential, err := analysis.NewSequential(analysis.Plan{Objectives: objectives, Alpha: .05, Intervals: 3}, analysis.Evidence{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return &analysis.Judge{Limits: limits, Interval: interval, Weight: .2, Deadline: p.now.Add(time.Minute), Sequential: sequential}
+}
+
+// With a scrape every 30 s an interval of a minute is two of them: it is over with the third scrape, and not before.
+func TestScrapesFarApart(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	o, j := p.observe(100), p.judge(analysis.Limits{SuccessRate: 99}, time.Minute)
+	for i, ago := range []float64{95, 65, 35, 5} {
+		n := float64(i)
+		p.put(sent("a", "shop-primary", "200", []float64{ago, 400 * n}), sent("a", "shop-canary", "200", []float64{ago, 100 * n}))
+		w := p.look(o)
+		if r, ok := j.Look(w); ok {
+			t.Fatalf("%v s ago: %s", ago, r.Text)
+		}
+		if due := j.Due(w, p.now); due != (i == 2) {
+			t.Fatalf("%v s ago it is due: %v", ago, due)
+		} else if !due {
+			continue
+		}
+		if r, ok := j.Check(w, nil, p.now); !ok || r.Verdict != analysis.Pass || r.Counts.Requests != 200 || r.To.Sub(r.From) != time.Minute || w.Interval != 30*time.Second {
+			t.Errorf("%v %s in %s, scraped every %s: %s", ok, r.Verdict, r.To.Sub(r.From), w.Interval, r.Text)
+		}
+	}
+}
+
+// A range has no left end: a scrape just so long ago is not in it. It is asked for nevertheless, as the baseline that the next scrape is counted from.
+func TestLeftOpenRange(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.now = time.Now().Truncate(time.Second)
+	p.put(sent("a", "shop-canary", "200", []float64{65, 1, 60, 5, 55, 12, 50, 20}))
+	at := p.now.Add(-50 * time.Second).Unix()
+	for query, want := range map[string]float64{ // the scrapes 50 and 55 s ago; that of 60 s ago only with a little more
+		"sum(count_over_time(istio_requests_total[10s] @ %d))": 2, "sum(count_over_time(istio_requests_total[11s] @ %d))": 3,
+	} {
+		if n, err := p.client.Value(t.Context(), fmt.Sprintf(query, at)); err != nil || n != want {
+			t.Errorf("%s is %v: %v", query, n, err)
+		}
+	}
+	if w := p.look(p.observe(60)); w.Candidate.Requests != 15 || w.Scrapes != 3 {
+		t.Errorf("%v requests in %d scrapes", w.Candidate.Requests, w.Scrapes)
+	}
+}
+
+// An answer that may not be whole is not evaluated, and nothing is lost by that.
+func TestWarning(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.put(sent("a", "shop-canary", "200", []float64{57, 0, 52, 20}))
+	o := p.observe(60)
+	p.look(o)
+	p.put(sent("a", "shop-canary", "200", []float64{47, 40}))
+	p.partial.Store(true)
+	if w, err := o.Look(t.Context()); !errors.Is(err, metrics.ErrWarning) || !strings.Contains(err.Error(), "warns: a store is away") || w.Candidate.Requests != 0 {
+		t.Errorf("%v requests: %v", w.Candidate.Requests, err)
+	}
+	p.partial.Store(false)
+	if w := p.look(o); w.Candidate.Requests != 40 || len(w.Strata) != 1 {
+		t.Errorf("%v requests in %d strata", w.Candidate.Requests, len(w.Strata))
 	}
 }

@@ -1,0 +1,136 @@
+package metrics
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+// whatIsMissing tells apart why the candidate has no requests. Only where the counts do not tell is Prometheus asked once more, for what else it has.
+func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) error {
+	switch {
+	case w.Candidate.Requests > 0:
+		return nil
+	case w.Candidate.Aborted > 0:
+		w.Missing, w.Text = NoneAnswered, fmt.Sprintf("none answered: the callers of %.0f gave up", w.Candidate.Aborted)
+		return nil
+	case w.Stable.Requests > 0 && w.Reporter != "destination": // they came through proxies: the share by caller tells more
+		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
+		return nil
+	}
+	beside, err := o.lookBeside(ctx, now)
+	if err != nil && w.Scrapes == 0 {
+		return err // else no more than the cause is lost, and what was counted must not be
+	}
+	candidate, cause := o.target.Candidate.Workload, ""
+	switch {
+	case w.Stable.Requests > 0 && !o.state.Sighted:
+		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s", w.Stable.Requests, candidate)
+		cause = cmp.Or(o.unscraped(beside), outside(beside))
+		w.Text += cmp.Or(cause, ": it got none, or its pods have no sidecar that is scraped")
+		return nil
+	case w.Stable.Requests > 0:
+		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
+		cause = outside(beside)
+	case w.Scrapes > 0:
+		w.Missing, w.Text = NoRequests, "no requests: neither stable nor the candidate got any"
+		cause = outside(beside)
+	case beside.series > 0:
+		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s", beside.series, requestsMetric, o.target.Stable.Workload, candidate, o.target.Namespace)
+		cause = likely("the namespace is not labelled for injection, its pods were not started again since, or they are not scraped")
+		if len(beside.workloads) > 0 {
+			cause = likely("another name, or labels that do not match: the namespace has series of " + strings.Join(beside.workloads, ", "))
+		}
+	default:
+		w.Missing, w.Text = NoScrape, fmt.Sprintf("no scrape: Prometheus has no %s scraped since %s; are the proxies scraped?", requestsMetric, o.state.Since.UTC().Format(time.TimeOnly))
+	}
+	w.Text += cause
+	return nil
+}
+
+func likely(cause string) string { return "; likely cause: " + cause }
+
+// beside is what Prometheus has since the observation began, beside what is counted.
+type beside struct {
+	series    float64            // of all requests
+	workloads []string           // of the namespace that have some, at most three
+	up        map[string]float64 // by pod of either version: 1 where a target of it is scraped, 0 where that fails
+	outside   float64            // requests of stable from callers without a sidecar
+}
+
+// outside is the likely cause where requests did not come through a proxy. Such a caller finds the pods by the Service, which are stable's.
+func outside(b beside) string {
+	if b.outside <= 0 {
+		return ""
+	}
+	return likely(fmt.Sprintf("traffic enters outside the mesh: about %.0f requests of stable are of callers without a sidecar, which follow no weight", b.outside))
+}
+
+// unscraped is the likely cause where Prometheus tells pods by their names, and the candidate's are not scraped as stable's are.
+func (o *Observer) unscraped(b beside) string {
+	best := func(workload string) float64 { // -1 without a target
+		most := -1.0
+		for pod, up := range b.up {
+			if regexp.MustCompile("^" + podsOf(workload) + "$").MatchString(pod) {
+				most = max(most, up)
+			}
+		}
+		return most
+	}
+	candidate := o.target.Candidate.Workload
+	switch scraped := best(candidate); {
+	case scraped == 0:
+		return likely(fmt.Sprintf("scraping the pods of %s fails", candidate))
+	case scraped < 0 && best(o.target.Stable.Workload) > 0:
+		return likely(fmt.Sprintf("Prometheus scrapes the pods of %s, and none of %s", o.target.Stable.Workload, candidate))
+	}
+	return ""
+}
+
+// podsOf matches the names of a Deployment's pods.
+func podsOf(workload string) string { return regexp.QuoteMeta(workload) + "-[a-z0-9]+-[a-z0-9]+" }
+
+// lookBeside asks for all that a likely cause is told by, in one query. Names are escaped.
+func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err error) {
+	since, namespace, stable := o.state.Since, strconv.Quote(o.target.Namespace), strconv.Quote(o.target.Stable.Workload)
+	pods := strconv.Quote(podsOf(o.target.Stable.Workload) + "|" + podsOf(o.target.Candidate.Workload))
+	span := model.Duration(max(0, now.Sub(since)).Truncate(time.Second) + time.Second)
+	var parts []string
+	part := func(is, format string, args ...any) {
+		parts = append(parts, fmt.Sprintf(`label_replace(%s, "is", %q, "", "")`, fmt.Sprintf(format, args...), is))
+	}
+	part("series", "count(timestamp(%s) >= %d)", requestsMetric, since.Unix())
+	part("workload", `topk(3, count by (destination_workload) (timestamp(%s{destination_workload_namespace=%s,destination_workload!~"|unknown"}) >= %d))`, requestsMetric, namespace, since.Unix())
+	part("pod", "max by (pod) (up{namespace=%s,pod=~%s})", namespace, pods)
+	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%s,destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, span)
+	v, err := o.client.query(ctx, strings.Join(parts, " or "), now)
+	if err != nil {
+		return b, err
+	}
+	vector, ok := v.(model.Vector)
+	if !ok {
+		return b, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
+	}
+	b.up = map[string]float64{}
+	for _, one := range vector {
+		switch one.Metric["is"] {
+		case "series":
+			b.series = float64(one.Value)
+		case "workload":
+			b.workloads = append(b.workloads, string(one.Metric["destination_workload"]))
+		case "pod":
+			b.up[string(one.Metric["pod"])] = float64(one.Value)
+		case "outside":
+			b.outside = float64(one.Value)
+		}
+	}
+	slices.Sort(b.workloads)
+	return b, nil
+}
