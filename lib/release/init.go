@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,7 +31,7 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 		problems = append(problems, r.render(ctx)...)
 	}
 	var lines []string
-	if err == nil && s.primary != nil && workload.RevisionOf(s.primary.Deployment) != s.revision && !problems.Names(judging...) {
+	if err == nil && s.primary != nil && !s.fresh() && !problems.Names(judging...) {
 		var wrong config.Problems
 		lines, wrong = r.sight(ctx, s)
 		problems = append(problems, wrong...)
@@ -60,6 +61,7 @@ func (r *Release) planInit(s *snapshot) plan {
 		return r.planBusy(s)
 	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack): // it left stable between two versions
 		next := record.clone()
+		next.Before = record.former(cfg.RunID)
 		next.Holder, next.Run, next.RunNamespace, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, cfg.RunNamespace, r.expires(s), record.Epoch+1
 		next.Phase, next.Outcome = RollingBack, cmp.Or(record.Outcome, Aborted)
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))}}
@@ -85,7 +87,7 @@ func (r *Release) planInit(s *snapshot) plan {
 		return ended(report.Misconfig, "%s was made by a release (revision %s) and is gone: it is not made again out of a candidate that nobody judged. Restore the Deployment, or delete the ConfigMap %s to begin anew",
 			s.layout.Primary(), record.Stable.Revision, s.layout.Record())
 	}
-	fresh := s.primary != nil && workload.RevisionOf(s.primary.Deployment) == s.revision
+	fresh := s.fresh()
 	if fresh && free && s.settled() {
 		return r.planEnd(s, Unchanged)
 	}
@@ -140,6 +142,7 @@ func (r *Release) begin(s *snapshot) *Record {
 		Candidate: s.candidate(), Objectives: r.objectives}
 	if s.record != nil {
 		next.Epoch, next.Rejected, next.Promoted = s.record.Epoch+1, s.record.Rejected, s.record.Promoted
+		next.Before = s.record.former(next.Holder)
 	}
 	if s.primary != nil {
 		next.Stable = s.stable()
@@ -172,6 +175,26 @@ func (s *snapshot) stable() Version {
 		revision = "unknown" // made by Flagger or by hand
 	}
 	return Version{Revision: revision, Template: workload.TemplateOf(s.primary.object), Replicas: workload.Replicas(s.primary.Deployment)}
+}
+
+// fresh tells whether stable runs what the target has.
+func (s *snapshot) fresh() bool {
+	return s.primary != nil && workload.RevisionOf(s.primary.Deployment) == s.revision
+}
+
+// known tells whether the record is free and says what stable runs, as the target has it: then a run that finds nothing to release has nothing to write.
+func (s *snapshot) known() bool {
+	if s.record == nil || !s.record.Phase.ended() || s.target == nil {
+		return false
+	}
+	was, is := s.record.Promoted, s.candidate()
+	return was.Revision == is.Revision && was.Chart == is.Chart
+}
+
+// unchanged tells whether canary-init has left the record alone because there is nothing to release for a run. Who held it and was superseded is
+// another one.
+func (s *snapshot) unchanged(uid string) bool {
+	return !s.mine(uid) && s.known() && s.fresh() && s.split != nil && s.split.Candidate == 0 && !slices.Contains(s.record.Before, uid)
 }
 
 // settled tells whether the layout is as it is between releases, and stable has all the traffic.
@@ -331,11 +354,6 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again
 		return plan{writes: []kube.Write{s.target.scale(0, "")}}
 	}
-	record := r.begin(s)
-	if s.mine(r.Config.RunID) {
-		record = s.record.clone()
-	}
-	record.Phase, record.Outcome, record.Stable, record.Promoted = Succeeded, outcome, s.stable(), s.candidate()
 	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
 	say := ""
 	if outcome == Initialized {
@@ -343,6 +361,14 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 		text = fmt.Sprintf("%s is initialized: stable runs revision %s and has all the traffic; the next revision will be a canary release", s.id(r.Client.Namespace), s.revision)
 	}
 	done := &result{text: text, results: r.initResults(outcome, s.revision, nil)}
+	if outcome == Unchanged && s.known() {
+		return plan{done: done}
+	}
+	record := r.begin(s)
+	if s.mine(r.Config.RunID) {
+		record = s.record.clone()
+	}
+	record.Phase, record.Outcome, record.Stable, record.Promoted = Succeeded, outcome, s.stable(), s.candidate()
 	return plan{writes: []kube.Write{s.write(record, say)}, done: done}
 }
 

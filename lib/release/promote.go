@@ -18,12 +18,16 @@ func (r *Release) Promote(ctx context.Context) error {
 
 func (r *Release) planPromote(s *snapshot) plan {
 	ns := r.Client.Namespace
-	if s.mine(r.Step.RunID) && s.record.Phase == Succeeded {
-		if s.record.Outcome != Promoted {
-			return plan{done: &result{text: fmt.Sprintf("%s: nothing to promote: %s", s.id(ns), s.record.Outcome),
-				results: map[string]string{"outcome": string(s.record.Outcome)}}}
-		}
+	nothing := func(outcome Outcome) plan {
+		return plan{done: &result{text: fmt.Sprintf("%s: nothing to promote: %s", s.id(ns), outcome), results: map[string]string{"outcome": string(outcome)}}}
+	}
+	switch {
+	case s.unchanged(r.Step.RunID):
+		return nothing(Unchanged)
+	case s.mine(r.Step.RunID) && s.record.Phase == Succeeded && s.record.Outcome == Promoted:
 		return r.promoted(s)
+	case s.mine(r.Step.RunID) && s.record.Phase == Succeeded:
+		return nothing(s.record.Outcome)
 	}
 	if s.mine(r.Step.RunID) && s.record.Phase == Progressing {
 		if p, ok := r.mayGoOn(s, Progressing); !ok {

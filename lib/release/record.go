@@ -81,6 +81,7 @@ type Rejection struct {
 // The weights are not in it: they are only in the VirtualService.
 type Record struct {
 	Holder       string        `json:"holder"`                 // uid of the run
+	Before       []string      `json:"before,omitempty"`       // uids of the runs that held it before, the newest last
 	Run          string        `json:"run"`                    // name of the run
 	RunNamespace string        `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
 	Epoch        int64         `json:"epoch"`                  // raised whenever the lock changes hands
@@ -104,8 +105,20 @@ type Record struct {
 	Rejected   []Rejection                 `json:"rejected,omitempty"`
 }
 
-// maxRejected is how many rejected revisions are remembered.
-const maxRejected = 20
+// How much is remembered at most: rejected revisions, and runs that held the record.
+const (
+	maxRejected = 20
+	maxBefore   = 20
+)
+
+// former are the runs that held a record, for one that takes it.
+func (r *Record) former(taker string) []string {
+	before := r.Before
+	if r.Holder != "" && r.Holder != taker {
+		before = append(slices.Clone(before), r.Holder)
+	}
+	return before[max(0, len(before)-maxBefore):]
+}
 
 func (r *Record) rejection(revision string) *Rejection {
 	for i := range r.Rejected {

@@ -699,13 +699,58 @@ func TestOnFailureOfTheConfiguration(t *testing.T) {
 func TestNothingToDo(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
-	before := a.versions()
-	must(t, a.shift("run-1", 20), a.step("analyze", "run-1").Analyze(t.Context()), a.promote("run-1"))
-	must(t, a.init("run-2"), a.shift("run-2", 20), a.step("analyze", "run-2").Analyze(t.Context()), a.promote("run-2"))
-	if diff := cmp.Diff(before, a.versions()); diff != "" {
-		t.Errorf("changed (-before, +after)\n%s", diff)
+	all := func(run string) {
+		t.Helper()
+		before := len(a.writes)
+		folder := t.TempDir()
+		r := a.step("canary-init", run)
+		r.Config, r.Results = testConfig(run), filepath.Join(folder, "outcome")
+		must(t, r.Init(t.Context(), nil), a.shift(run, 20), a.step("analyze", run).Analyze(t.Context()), a.promote(run), a.rollback(run))
+		if len(a.writes) != before {
+			t.Errorf("%s wrote %v", run, a.writes[before:])
+		}
+		if got, err := os.ReadFile(r.Results); err != nil || string(got) != map[string]string{"run-1": "initialized"}[run]+map[string]string{"run-2": "unchanged", "run-4": "unchanged"}[run] {
+			t.Errorf("outcome of %s: %q, %v", run, got, err)
+		}
 	}
-	a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Succeeded, Unchanged})
+	all("run-1")
+	all("run-2")
+	a.want(initialized)
+	a.release("run-3")
+	must(t, a.rollback("run-3"))
+	a.apply(shop("1")) // whose pods come up
+	must(t, a.init("run-4"))
+	all("run-4")
+	a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Failed, Aborted})
+}
+
+// What the record says of stable is kept true, though nothing is released: a chart of another version may have the same template.
+func TestUnchangedButForTheChart(t *testing.T) {
+	t.Parallel()
+	chart := func(version string) string {
+		return strings.Replace(shop("1"), "labels: {app: shop}", "labels: {app: shop, chart: shop-"+version+"}", 1)
+	}
+	a := newAPIServer(t, settings, shopService, chart("1.0.0"))
+	must(t, a.init("run-1"))
+	a.apply(chart("1.0.1"))
+	must(t, a.init("run-2"))
+	r := a.step("anyone", "run-2")
+	s, err := r.observe(t.Context(), scope{recordOnly: true})
+	must(t, err)
+	if got := s.record.Promoted.Chart; got != "shop-1.0.1" || s.record.Outcome != Unchanged {
+		t.Errorf("the record says that stable is %s (%s)", got, s.record.Outcome)
+	}
+}
+
+// A run whose release another one took over is not green because that one promoted what the target has by now.
+func TestSupersededIsNotUnchanged(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	a.apply(shop("3"))
+	must(t, a.init("run-3"), a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"), a.promote("run-3"))
+	wantCode(t, a.shift("run-2", 40), report.Undecided, "superseded: run run-3 holds the target")
+	wantCode(t, a.promote("run-2"), report.Undecided, "superseded: run run-3 holds the target")
 }
 
 // Whatever write a step is killed after, running it again or rollback ends in the same place.

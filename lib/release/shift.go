@@ -55,11 +55,13 @@ func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 	switch {
 	case record == nil:
 		return ended(report.Undecided, "%s: there is no release record (ConfigMap %s): canary-init has not run", id, s.layout.Record()), false
+	case s.unchanged(r.Step.RunID): // not every pipeline can leave out the steps that have nothing to do then
+		return plan{done: &result{text: fmt.Sprintf("%s: nothing to do: stable runs revision %s already", id, s.revision)}}, false
 	case !s.mine(r.Step.RunID):
 		return ended(report.Undecided, "%s: superseded: run %s holds the target now (revision %s)", id, record.Run, record.Candidate.Revision), false
 	case record.Outcome == Rejected:
 		return ended(report.Rejected, "%s: this release was rejected: %s", id, record.Reason), false
-	case record.Phase == Succeeded: // initialized or unchanged; not every pipeline can leave out the steps that have nothing to do then
+	case record.Phase == Succeeded: // initialized or unchanged
 		return plan{done: &result{text: fmt.Sprintf("%s: nothing to do: the release ended as %s", id, record.Outcome)}}, false
 	case record.Phase != phase || record.Outcome != "":
 		return ended(report.Undecided, "%s: the release is %s (%s), not %s: nothing was changed", id, record.Phase, record.Outcome, phase), false

@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -87,12 +89,78 @@ func TestTektonFindsThemValid(t *testing.T) {
 				t.Errorf("of %d steps: canary-init has no result %s", steps, name)
 			}
 		}
-		for _, f := range p.Spec.Finally {
-			for _, param := range f.Params {
-				if strings.Contains(param.Value.StringVal, ".results.") {
-					t.Errorf("%s uses a result, without which it would be skipped", f.Name)
+	}
+}
+
+// Whatever a run comes to, what it began is undone once, and what began nothing runs nothing more. The statuses and results are those that Tekton has, by its
+// pipelinerunstate.go and pipelinerunresolution.go: a task that was skipped or not begun is None, one that was cancelled or over its time is Failed, and a
+// task of finally that asks for a result which there is not is skipped.
+func TestWhatRuns(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"pipelines/canary-release/canary-release.yaml", "examples/jenkins-x-v3/.lighthouse/jenkins-x/release.yaml"} {
+		content, err := os.ReadFile(filepath.Join("../..", path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file struct {
+			Spec struct {
+				pipelinev1.PipelineSpec
+				Of *pipelinev1.PipelineSpec `json:"pipelineSpec"` // of a PipelineRun
+			}
+		}
+		if err := yaml.Unmarshal(content, &file); err != nil {
+			t.Fatal(err)
+		}
+		spec := file.Spec.PipelineSpec
+		if file.Spec.Of != nil {
+			spec = *file.Spec.Of
+		}
+		for _, c := range []struct {
+			desc    string
+			has     map[string]string // statuses that are not None, and results
+			promote bool              // begins, if all before it is done
+			finally string
+		}{
+			{"promoted", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "", "tasks.promote.status": "Succeeded"}, true, ""},
+			{"unchanged", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "unchanged"}, false, ""},
+			{"initialized", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "initialized"}, false, ""},
+			{"rejected, cancelled or over its time at a weight", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": ""}, true, "rollback"},
+			{"promotion failed", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "", "tasks.promote.status": "Failed"}, true, "rollback"},
+			{"canary-init failed", map[string]string{"tasks.canary-init.status": "Failed"}, false, "rollback-init"},
+			{"canary-init failed and left its results", map[string]string{"tasks.canary-init.status": "Failed", "tasks.canary-init.results.outcome": ""}, true, "rollback-init"},
+			{"stopped before canary-init", map[string]string{}, false, "rollback-init"},
+		} {
+			runs := func(task pipelinev1.PipelineTask) bool {
+				known := map[string]string{}
+				for _, of := range spec.Tasks {
+					known["tasks."+of.Name+".status"] = "None"
+				}
+				maps.Copy(known, c.has)
+				when := slices.Clone(task.When).ReplaceVariables(known, nil) // which changes what it has
+				missing := slices.ContainsFunc(when, func(w pipelinev1.WhenExpression) bool { return strings.Contains(w.Input, "$(") })
+				return !missing && when.AllowsExecution(nil)
+			}
+			var ran []string
+			for _, task := range spec.Finally {
+				for _, param := range task.Params {
+					if strings.Contains(param.Value.StringVal, ".results.") {
+						t.Errorf("%s: %s uses a result, without which it would be skipped", path, task.Name)
+					}
+				}
+				if runs(task) {
+					ran = append(ran, task.Name)
 				}
 			}
+			if got := strings.Join(ran, ","); got != c.finally {
+				t.Errorf("%s: %s: finally runs %q, want %q", path, c.desc, got, c.finally)
+			}
+			promote := spec.Tasks[len(spec.Tasks)-1]
+			if promote.TaskRef == nil || promote.Name != config.Promote || runs(promote) != c.promote {
+				t.Errorf("%s: %s: %s begins: %v, want %v", path, c.desc, promote.Name, !c.promote, c.promote)
+			}
+		}
+		if a, b := spec.Finally[0], spec.Finally[1]; !reflect.DeepEqual(a.Params, b.Params) || !reflect.DeepEqual(a.TaskRef, b.TaskRef) {
+			t.Errorf("%s: %s and %s are not the same but for when they run", path, a.Name, b.Name)
 		}
 	}
 }

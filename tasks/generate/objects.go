@@ -180,11 +180,17 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		add(analyze, fmt.Sprintf("weight %d: analyze", n), config.Analyze, shift).When = when
 		after = analyze
 	}
-	add(config.Promote, "promote", config.Promote, after)
-	add(config.Rollback, "rollback", config.Rollback, "")
-	last := len(p.Spec.Tasks) - 1
+	begun := pipelinev1.WhenExpression{Input: "$(tasks.canary-init.results.outcome)", Operator: selection.NotIn, Values: []string{string(release.Initialized), string(release.Unchanged)}}
+	succeeded := func(task string, operator selection.Operator) pipelinev1.WhenExpression {
+		return pipelinev1.WhenExpression{Input: "$(tasks." + task + ".status)", Operator: operator, Values: []string{"Succeeded"}}
+	}
+	add(config.Promote, "promote", config.Promote, after).When = pipelinev1.WhenExpressions{begun}
+	// Tekton leaves out a task of finally that asks for a result which there is not, so canary-init has one of its own for when it did not end well.
+	add(config.Rollback, "rollback", config.Rollback, "").When = pipelinev1.WhenExpressions{
+		succeeded(config.CanaryInit, selection.In), begun, succeeded(config.Promote, selection.NotIn)}
+	add("rollback-init", "rollback of canary init", config.Rollback, "").When = pipelinev1.WhenExpressions{succeeded(config.CanaryInit, selection.NotIn)}
+	last := len(p.Spec.Tasks) - 2
 	p.Spec.Finally, p.Spec.Tasks = p.Spec.Tasks[last:], p.Spec.Tasks[:last]
-	p.Spec.Finally[0].When = pipelinev1.WhenExpressions{{Input: "$(tasks.promote.status)", Operator: selection.NotIn, Values: []string{"Succeeded"}}}
 	return p
 }
 

@@ -327,6 +327,14 @@ func (r *row) look(ctx context.Context) error {
 		return err
 	}
 	r.outcome, r.reason = release.Outcome, release.Reason
+	nothing, err := command(ctx, "", "kubectl", "get", "-n", namespace, "taskruns", "-l", "tekton.dev/pipelineRun="+r.run+",tekton.dev/pipelineTask=canary-init",
+		"-o", `jsonpath={.items[*].status.results[?(@.name=="outcome")].value}`)
+	if err != nil {
+		return err
+	}
+	if nothing = strings.TrimSpace(nothing); nothing != "" { // which the record does not say where it has not changed
+		r.outcome, r.reason = nothing, ""
+	}
 	var route struct {
 		Spec struct {
 			HTTP []struct {

@@ -697,7 +697,7 @@ func TestASecondRunLeavesTheFirst(t *testing.T) {
 	if out := <-waiting; !strings.HasPrefix(out, "0\n") || !strings.Contains(out, "is held by run two") || !strings.Contains(out, "is unchanged") {
 		t.Errorf("the run that waited ends with %s", out)
 	}
-	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "unchanged"})
+	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "promoted"}) // unchanged is not noted
 }
 
 // canary-init names each permission that is missing, before anything is changed.
