@@ -28,7 +28,13 @@ type measured struct {
 	Quiet       []quiet
 }
 
+// What takes long is simulated less often: one release in so many.
+const (
+	outageRuns    = 4
+	detectionRuns = 10
+)
+
 func measure(runs int) measured {
-	return measured{Runs: runs, Usual: measureHealthy(usual, false, runs), Long: measureHealthy(long, true, runs), Outages: measureOutages(runs / 4),
-		Detection: measureDetection(runs / 10), Quiet: measureQuiet(runs)}
+	return measured{Runs: runs, Usual: measureHealthy(usual, false, runs), Long: measureHealthy(long, true, runs), Outages: measureOutages(runs / outageRuns),
+		Detection: measureDetection(runs / detectionRuns), Quiet: measureQuiet(runs)}
 }

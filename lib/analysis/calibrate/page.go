@@ -64,26 +64,26 @@ func (m measured) page() string {
 	say("Weights 20, 40 and 60 %%, intervals of 60 s, scrapes of 5 s, limit 99 %%.\n\n%s\n", healthyTable(m.Usual))
 	say("%s", m.healthyMisses())
 
-	say("\n## An outage of both versions\n\nHealthy releases (.1 %% fail, limit 99 %%) in which, for 30 s, 10 %% more of the requests to both versions fail. The goal is that at most %.0f %% are rejected by the sequential test.\n\n"+
-		"| counted by | scrapes | sequential | check | seen as environment | goal |\n|---|---|---|---|---|---|\n", 100*outageLimit)
+	say("\n## An outage of both versions\n\nHealthy releases (.1 %% fail, limit 99 %%) in which, for 30 s, 10 %% more of the requests to both versions fail. %d releases in each row.\nThe goal is that at most %.0f %% are rejected by the sequential test.\n\n"+
+		"| counted by | scrapes | sequential | check | seen as environment | goal |\n|---|---|---|---|---|---|\n", m.Runs/outageRuns, 100*outageLimit)
 	for _, o := range m.Outages {
 		say("| %s | %s | %s | %s | %s | %s |\n", o.Reporter, o.Scrape, o.Sequential, o.Check, o.Environment, met(o.SequentialWithinLimit))
 	}
 
-	say("\n## How fast a failing candidate is found\n\n100 requests a second, scrapes of 5 s, intervals of 60 s, threshold 5, from the moment it begins to fail; the weight is held until it is found. " +
-		"*Least* is the number of requests of the candidate\nthat the best test needs on average that knows both rates: for worse than stable, and in brackets for that and beyond the limit. " +
-		"*One process* is evidence for worse than stable alone, from the onset on.\nGoals: at most 1.8 times the least for one process (2.1 where stable never fails), at most 3.2 times for the rule.\n\n" +
-		"![time until a failing candidate is rejected](analysis-detection.svg)\n\n" +
-		"| failures | limit | weight | least | one process | of least | rule | rule, requests | of least | Flagger | Flagger, requests | goals |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	say("\n## How fast a failing candidate is found\n\nThe same rule with the same alpha, seed and traffic, %d releases in each row: 100 requests a second, scrapes of 5 s, intervals of 60 s, threshold 5, from the moment it begins to fail; the weight is held until it is found. "+
+		"*Least* is the number of requests of the candidate\nthat the best test needs on average that knows both rates: for worse than stable, and in brackets for that and beyond the limit. "+
+		"*One process* is evidence for worse than stable alone, from the onset on.\nGoals: at most 1.8 times the least for one process (2.1 where stable never fails), at most 3.2 times for the rule.\n\n"+
+		"![time until a failing candidate is rejected](analysis-detection.svg)\n\n"+
+		"| failures | limit | weight | least | one process | its requests | of least | rule | rule, requests | of least | Flagger | Flagger, requests | goals |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n", m.Runs/detectionRuns)
 	for _, d := range m.Detection {
-		say("| %v → %v | %v %% | %.0f %% (no. %d) | %.0f (%.0f) | %s | %.2f | %s | %.0f | %.2f | %s | %.0f | %s |\n", d.Stable, d.Candidate, d.SuccessRate, 100*d.Weight, d.Onset, d.Oracle, d.OracleBoth,
-			seconds(d.Single.At), d.singleRatio(), seconds(d.Sequential.At), d.Sequential.Requests, d.sequentialRatio(), seconds(d.Flagger.At), d.Flagger.Requests, met(d.met()))
+		say("| %v → %v | %v %% | %.0f %% (no. %d) | %.0f (%.0f) | %s | %.0f | %.2f | %s | %.0f | %.2f | %s | %.0f | %s |\n", d.Stable, d.Candidate, d.SuccessRate, 100*d.Weight, d.Onset, d.Oracle, d.OracleBoth,
+			seconds(d.Single.At), d.Single.Requests, d.singleRatio(), seconds(d.Sequential.At), d.Sequential.Requests, d.sequentialRatio(), seconds(d.Flagger.At), d.Flagger.Requests, met(d.met()))
 	}
 	say("\n%s", m.detectionMisses())
 
-	say("\n## Few requests\n\nHealthy releases that are not promoted, weights 20, 40 and 60 %%, intervals of 60 s, limit 99 %%; requests come at random. With less than 100 requests one failure is more than 1 %%, so the check\n" +
-		"waits for more once there was one, and after 5 intervals the release is inconclusive: it is not promoted, and not held against the candidate. Flagger judges what there is, and an interval without requests is a failed check.\n\n" +
-		"| requests per second | failures | not promoted | of these rejected | Flagger, rejected |\n|---|---|---|---|---|\n")
+	say("\n## Few requests\n\nHealthy releases that are not promoted, weights 20, 40 and 60 %%, intervals of 60 s, limit 99 %%; requests come at random. With less than 100 requests one failure is more than 1 %%, so the check\n"+
+		"waits for more once there was one, and after 5 intervals the release is inconclusive: it is not promoted, and not held against the candidate. Flagger judges what there is, and an interval without requests is a failed check.\n%d releases in each row.\n\n"+
+		"| requests per second | failures | not promoted | of these rejected | Flagger, rejected |\n|---|---|---|---|---|\n", m.Runs)
 	for _, q := range m.Quiet {
 		say("| %v | %v | %s | %s | %s |\n", q.Requests, q.Rate, q.Ours, q.Rejected, q.Flagger)
 	}
