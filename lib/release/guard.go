@@ -15,14 +15,22 @@ import (
 // errStableFails ends a promotion: what was judged fails where it is to serve.
 var errStableFails = errors.New("stable fails")
 
-// guarded does something as long as stable keeps the limits of the release. Stable becomes what was judged meanwhile, so there is no other version
-// to compare it with: it has to be shown to be beyond a limit. The error is a *report.Error where it was, and the record says why.
+// guarded does something as long as stable's requests do not fail. Stable becomes what was judged meanwhile, so there is no other version to compare it
+// with: it has to be shown to be beyond the limit. How long answers take is left out: pods that just began are slow. The error is a *report.Error where
+// stable failed, and the record says why.
 func (r *Release) guarded(ctx context.Context, do func(context.Context) error) error {
 	s, err := r.observe(ctx, scope{})
 	if err != nil {
 		return err
 	}
-	if s.record == nil || !s.mine(r.Step.RunID) || len(s.record.Objectives) == 0 || s.record.Phase != Progressing && s.record.Phase != Promoting {
+	var errorsOnly []analysis.Objective
+	if s.record != nil {
+		errorsOnly = slices.DeleteFunc(slices.Clone(s.record.Objectives), func(o analysis.Objective) bool { return o.Limit > 0 })
+	}
+	for i := range errorsOnly {
+		errorsOnly[i].Weight = 1 / float64(len(errorsOnly))
+	}
+	if len(errorsOnly) == 0 || !s.mine(r.Step.RunID) || s.record.Phase != Progressing && s.record.Phase != Promoting {
 		return do(ctx) // which says so, or has nothing to roll
 	}
 	client, err := r.prometheus(&s.record.Config)
@@ -30,7 +38,7 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 		r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
 		return do(ctx)
 	}
-	test, err := analysis.NewSequential(analysis.Plan{Objectives: s.record.Objectives, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
+	test, err := analysis.NewSequential(analysis.Plan{Objectives: errorsOnly, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
 	if err != nil {
 		return err
 	}

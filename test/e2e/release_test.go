@@ -364,9 +364,15 @@ func TestCancelledAtAWeight(t *testing.T) {
 			}
 			if timeouts == nil {
 				run(t, "", "tkn", append([]string{"pipelinerun", "cancel", "-n", s.ns, name}, c.how...)...)
-			} else {
-				s.ended(name)
 			}
+			eventually(t, 2*time.Minute, func() string {
+				out := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "tekton.dev/pipelineTask=analyze-2,tekton.dev/pipelineRun="+name, "-o",
+					`jsonpath={range .items[*]}{.status.phase}{.metadata.deletionTimestamp}{end}`)
+				if out == "Running" {
+					return "analyze-2 was not told to end yet"
+				}
+				return ""
+			})
 			begin := time.Now()
 			eventually(t, grace, func() string {
 				if got := s.now().Weights; got != "100/0" {
