@@ -25,7 +25,7 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) 
 		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
 		return nil
 	}
-	beside, err := o.lookBeside(ctx, now)
+	has, err := o.lookBeside(ctx, now)
 	if err != nil && w.Scrapes == 0 {
 		return err // else no more than the cause is lost, and what was counted must not be
 	}
@@ -33,20 +33,20 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) 
 	switch {
 	case w.Stable.Requests > 0 && !o.state.Sighted:
 		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s", w.Stable.Requests, candidate)
-		cause = cmp.Or(o.unscraped(beside), outside(beside))
+		cause = cmp.Or(o.unscraped(has), has.fromOutside())
 		w.Text += cmp.Or(cause, ": it got none, or its pods have no sidecar that is scraped")
 		return nil
 	case w.Stable.Requests > 0:
 		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
-		cause = outside(beside)
+		cause = has.fromOutside()
 	case w.Scrapes > 0:
 		w.Missing, w.Text = NoRequests, "no requests: neither stable nor the candidate got any"
-		cause = outside(beside)
-	case beside.series > 0:
-		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s", beside.series, requestsMetric, o.target.Stable.Workload, candidate, o.target.Namespace)
+		cause = has.fromOutside()
+	case has.series > 0:
+		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s", has.series, requestsMetric, o.target.Stable.Workload, candidate, o.target.Namespace)
 		cause = likely("the namespace is not labelled for injection, its pods were not started again since, or they are not scraped")
-		if len(beside.workloads) > 0 {
-			cause = likely("another name, or labels that do not match: the namespace has series of " + strings.Join(beside.workloads, ", "))
+		if len(has.workloads) > 0 {
+			cause = likely("another name, labels that do not match, or pods without a sidecar: the namespace has series of " + strings.Join(has.workloads, ", "))
 		}
 	default:
 		w.Missing, w.Text = NoScrape, fmt.Sprintf("no scrape: Prometheus has no %s scraped since %s; are the proxies scraped?", requestsMetric, o.state.Since.UTC().Format(time.TimeOnly))
@@ -60,56 +60,48 @@ func likely(cause string) string { return "; likely cause: " + cause }
 // beside is what Prometheus has since the observation began, beside what is counted.
 type beside struct {
 	series    float64            // of all requests
-	workloads []string           // of the namespace that have some, at most three
-	up        map[string]float64 // by pod of either version: 1 where a target of it is scraped, 0 where that fails
 	outside   float64            // requests of stable from callers without a sidecar
+	workloads []string           // of the namespace that have series, at most three
+	up        map[string]float64 // of stable and candidate, where Prometheus has a target of their pods: 1 if one is scraped, 0 if that fails
 }
 
-// outside is the likely cause where requests did not come through a proxy. Such a caller finds the pods by the Service, which are stable's.
-func outside(b beside) string {
+// fromOutside is the likely cause where requests did not come through a proxy. Such a caller finds the pods by the Service, which are stable's.
+func (b beside) fromOutside() string {
 	if b.outside <= 0 {
 		return ""
 	}
 	return likely(fmt.Sprintf("traffic enters outside the mesh: about %.0f requests of stable are of callers without a sidecar, which follow no weight", b.outside))
 }
 
-// unscraped is the likely cause where Prometheus tells pods by their names, and the candidate's are not scraped as stable's are.
+// unscraped is the likely cause where the candidate's pods are not scraped as stable's are.
 func (o *Observer) unscraped(b beside) string {
-	best := func(workload string) float64 { // -1 without a target
-		most := -1.0
-		for pod, up := range b.up {
-			if regexp.MustCompile("^" + podsOf(workload) + "$").MatchString(pod) {
-				most = max(most, up)
-			}
-		}
-		return most
-	}
-	candidate := o.target.Candidate.Workload
-	switch scraped := best(candidate); {
-	case scraped == 0:
+	stable, candidate := o.target.Stable.Workload, o.target.Candidate.Workload
+	switch up, found := b.up["candidate"]; {
+	case found && up == 0:
 		return likely(fmt.Sprintf("scraping the pods of %s fails", candidate))
-	case scraped < 0 && best(o.target.Stable.Workload) > 0:
-		return likely(fmt.Sprintf("Prometheus scrapes the pods of %s, and none of %s", o.target.Stable.Workload, candidate))
+	case !found && b.up["stable"] > 0:
+		return likely(fmt.Sprintf("Prometheus scrapes the pods of %s, and none of %s", stable, candidate))
 	}
 	return ""
 }
 
-// podsOf matches the names of a Deployment's pods.
-func podsOf(workload string) string { return regexp.QuoteMeta(workload) + "-[a-z0-9]+-[a-z0-9]+" }
-
-// lookBeside asks for all that a likely cause is told by, in one query. Names are escaped.
+// lookBeside asks for all that a likely cause is told by, in one query. Names are escaped. A Deployment's pods are known by their names, where the scrape
+// configuration keeps them.
 func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err error) {
-	since, namespace, stable := o.state.Since, strconv.Quote(o.target.Namespace), strconv.Quote(o.target.Stable.Workload)
-	pods := strconv.Quote(podsOf(o.target.Stable.Workload) + "|" + podsOf(o.target.Candidate.Workload))
+	since, namespace, stable := o.state.Since, strconv.Quote(o.target.Namespace), o.target.Stable.Workload
 	span := model.Duration(max(0, now.Sub(since)).Truncate(time.Second) + time.Second)
 	var parts []string
 	part := func(is, format string, args ...any) {
 		parts = append(parts, fmt.Sprintf(`label_replace(%s, "is", %q, "", "")`, fmt.Sprintf(format, args...), is))
 	}
 	part("series", "count(timestamp(%s) >= %d)", requestsMetric, since.Unix())
+	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%q,destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, span)
 	part("workload", `topk(3, count by (destination_workload) (timestamp(%s{destination_workload_namespace=%s,destination_workload!~"|unknown"}) >= %d))`, requestsMetric, namespace, since.Unix())
-	part("pod", "max by (pod) (up{namespace=%s,pod=~%s})", namespace, pods)
-	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%s,destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, span)
+	up := func(workload string) string {
+		return fmt.Sprintf("max(up{namespace=%s,pod=~%q})", namespace, regexp.QuoteMeta(workload)+"-[a-z0-9]+-[a-z0-9]+")
+	}
+	part("stable", "%s", up(stable))
+	part("candidate", "%s", up(o.target.Candidate.Workload))
 	v, err := o.client.query(ctx, strings.Join(parts, " or "), now)
 	if err != nil {
 		return b, err
@@ -120,15 +112,15 @@ func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err
 	}
 	b.up = map[string]float64{}
 	for _, one := range vector {
-		switch one.Metric["is"] {
+		switch is := string(one.Metric["is"]); is {
 		case "series":
 			b.series = float64(one.Value)
-		case "workload":
-			b.workloads = append(b.workloads, string(one.Metric["destination_workload"]))
-		case "pod":
-			b.up[string(one.Metric["pod"])] = float64(one.Value)
 		case "outside":
 			b.outside = float64(one.Value)
+		case "workload":
+			b.workloads = append(b.workloads, string(one.Metric["destination_workload"]))
+		default:
+			b.up[is] = float64(one.Value)
 		}
 	}
 	slices.Sort(b.workloads)

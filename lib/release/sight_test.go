@@ -103,8 +103,8 @@ func TestOwnQueriesWait(t *testing.T) {
 		since time.Duration // the shift
 		want  analysis.Measured
 	}{
-		{10 * time.Second, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 20s more"}},
-		{29 * time.Second, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 1s more"}},
+		{9600 * time.Millisecond, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 20s more"}},
+		{28600 * time.Millisecond, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 1s more"}},
 		{31 * time.Second, analysis.Measured{Name: "queue", Max: &most, Value: 7}},
 	} {
 		w := watch{client: client, record: &Record{Config: *cfg, Shifts: []Shift{{At: time.Now().Add(-c.since)}}}}
