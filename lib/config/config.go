@@ -41,6 +41,7 @@ type Config struct {
 	Namespace        string    `json:"namespace"`
 	Target           string    `json:"target"`
 	Expect           string    `json:"expect,omitempty"` // what the target has to have
+	Canary           string    `json:"canary,omitempty"` // that the configuration came from, and that shows the release
 	Service          string    `json:"service"`
 	Port             string    `json:"port,omitempty"` // name or number; "": whatever the Service has
 	Hosts            []string  `json:"hosts"`
@@ -315,7 +316,7 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	s := r.common()
 	c := Config{
 		Warnings: warnings, Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName, RunNamespace: r.name("runNamespace", ""),
-		Expect: r.text("expect"), Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
+		Expect: r.text("expect"), Canary: r.text("canary"), Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
 		Interval: r.duration("interval", time.Second, day), Threshold: int(r.whole("threshold", 1, 1000, "checks")),
 		ProgressDeadline: Duration{time.Duration(r.whole("progressDeadlineSeconds", 1, 86400, "seconds")) * time.Second},
 		ReadyThreshold:   Percent(r.whole("readyThreshold", 1, 100, "percent")),

@@ -98,6 +98,8 @@ type Write struct {
 	Patch  []Operation
 	Delete bool   // where it is there
 	Say    string // what to tell people, once it is done; empty: nothing
+	// Subresource is the part of the object that is patched, "status"; empty: all but that.
+	Subresource string
 }
 
 func (w Write) String() string { return w.Kind.Kind + "/" + w.Name }
@@ -216,6 +218,10 @@ func Encode(from any) map[string]any {
 // Do carries out a write. ErrConflict is returned when the object is not what it was made for.
 func (c *Client) Do(ctx context.Context, w Write) error {
 	resource := c.api.Resource(w.Kind.Resource).Namespace(c.Namespace)
+	var part []string
+	if w.Subresource != "" {
+		part = append(part, w.Subresource)
+	}
 	err := c.retry(ctx, func() error {
 		if w.Delete {
 			err := resource.Delete(ctx, w.Name, metav1.DeleteOptions{})
@@ -240,7 +246,7 @@ func (c *Client) Do(ctx context.Context, w Write) error {
 		if err != nil {
 			return err
 		}
-		_, err = resource.Patch(ctx, w.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager})
+		_, err = resource.Patch(ctx, w.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager}, part...)
 		return err
 	})
 	switch {

@@ -156,7 +156,7 @@ func (r *Release) uncovered(ctx context.Context, s *snapshot, selector workload.
 }
 
 // flagger names the Canary by which a Flagger manages the target: one whose status Flagger has written and that is not suspended. A Canary that
-// is there only as configuration has no status.
+// is there only as configuration has no status, or one of ours.
 func (r *Release) flagger(ctx context.Context) (string, error) {
 	canaries, err := r.Client.List(ctx, kube.Canary)
 	if err != nil {
@@ -166,7 +166,7 @@ func (r *Release) flagger(ctx context.Context) (string, error) {
 		target, _, _ := unstructured.NestedString(c.Object, "spec", "targetRef", "name")
 		suspended, _, _ := unstructured.NestedBool(c.Object, "spec", "suspend")
 		phase, _, _ := unstructured.NestedString(c.Object, "status", "phase")
-		if target == r.Config.Target && !suspended && phase != "" {
+		if target == r.Config.Target && !suspended && phase != "" && !ownStatus(&c) {
 			return c.GetName(), nil
 		}
 	}
@@ -200,7 +200,7 @@ func (r *Release) checkPermissions(ctx context.Context) config.Problems {
 	why := map[rule]Permission{}
 	for _, p := range Permissions {
 		for _, verb := range p.Verbs {
-			if p.Role == "" {
+			if p.InRole() == "" && (p.Role != withCanary || r.Config.Canary != "") {
 				why[rule{p.Group, p.Resource, verb}] = p
 			}
 		}
@@ -210,8 +210,9 @@ func (r *Release) checkPermissions(ctx context.Context) config.Problems {
 	var problems config.Problems
 	for q, p := range why {
 		wg.Go(func() {
+			resource, part, _ := strings.Cut(q.resource, "/")
 			answer, err := r.Client.Create(ctx, kube.AccessReview, false, map[string]any{"spec": map[string]any{"resourceAttributes": map[string]any{
-				"namespace": r.Client.Namespace, "verb": q.verb, "group": q.group, "resource": q.resource,
+				"namespace": r.Client.Namespace, "verb": q.verb, "group": q.group, "resource": resource, "subresource": part,
 			}}})
 			allowed := false
 			if err == nil {

@@ -8,7 +8,18 @@ type Permission struct {
 	Verbs    []string
 	Steps    []string // the steps that need it; canary-init checks them all
 	Why      string
-	Role     string // "" is what every release needs; what has a name of its own may be left out, and then the steps do less
+	Role     string // "" is what every release needs; what has a name of its own may be left out, and then the steps do less; withCanary is between
+}
+
+// withCanary are rules of the Role that every release needs, which only those need that take their configuration from a Canary.
+const withCanary = "canary"
+
+// InRole is the name of the Role that has the rule; "" for the one that every release needs.
+func (p Permission) InRole() string {
+	if p.Role == withCanary {
+		return ""
+	}
+	return p.Role
 }
 
 const (
@@ -41,6 +52,8 @@ var Permissions = []Permission{
 	{"security.istio.io", "requestauthentications", []string{"list"}, []string{"canary-init"}, uncovered, ""},
 	{"networking.k8s.io", "networkpolicies", []string{"list"}, []string{"canary-init"}, uncovered, ""},
 	{"flagger.app", "canaries", []string{"get", "list"}, []string{"canary-init"}, "whether a Flagger manages the target, and what parameter canary names", ""},
+	{"flagger.app", "canaries", []string{"get"}, []string{"shift-weight", "analyze", "promote", "rollback"}, "the Canary that parameter canary names, for events and its status", withCanary},
+	{"flagger.app", "canaries/status", []string{"patch"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "the status of the Canary that parameter canary names", withCanary},
 	{"flagger.app", "metrictemplates", []string{"get"}, []string{"canary-init"}, "the queries that a specification refers to", ""},
 	{"policy", "poddisruptionbudgets", []string{"list"}, []string{"canary-init"}, uncovered, ""},
 	{"networking.istio.io", "virtualservices", []string{"get", "patch"}, []string{"shift-weight", "analyze", "promote", "rollback"}, "the weights of the route", ""},

@@ -55,6 +55,7 @@ type snapshot struct {
 // scope says what a snapshot has to hold beside the record, the target and stable, and the route.
 type scope struct {
 	recordOnly  bool // nothing but the record
+	weight      bool // nothing but the record and the route
 	services    bool // all of them, and autoscalers
 	autoscalers bool // and the Service that people call
 	copies      bool
@@ -80,6 +81,9 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 			return nil, err
 		}
 		s.record = record
+		if r.Config == nil { // canary-init has asked
+			r.aboutRecorded(ctx, record.Config.Canary)
+		}
 	}
 	cfg := r.Config
 	if r.Config != nil && s.record != nil && !s.record.Phase.ended() && s.record.RunNamespace != "" && !s.mine(r.Config.RunID) {
@@ -98,6 +102,15 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	s.layout.Service, s.layout.VirtualService = cfg.Service, cfg.VirtualService
 	s.route = routing.Route{Target: s.layout.Target, Name: cfg.Route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
 
+	if s.virtualService = get(kube.VirtualService, s.layout.VirtualService, nil); s.virtualService != nil {
+		split, err := routing.Find(s.virtualService, s.route)
+		if s.splitError = err; err == nil {
+			s.split = &split
+		}
+	}
+	if what.weight {
+		return s, errors.Join(errs...)
+	}
 	read := func(name string) *deployment {
 		d := &deployment{Deployment: new(appsv1.Deployment)}
 		if d.object = get(kube.Deployment, name, d.Deployment); d.object == nil {
@@ -106,12 +119,6 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		return d
 	}
 	s.target, s.primary = read(s.layout.Target), read(s.layout.Primary())
-	if s.virtualService = get(kube.VirtualService, s.layout.VirtualService, nil); s.virtualService != nil {
-		split, err := routing.Find(s.virtualService, s.route)
-		if s.splitError = err; err == nil {
-			s.split = &split
-		}
-	}
 	if what.services || what.autoscalers {
 		s.service = get(kube.Service, s.layout.Service, nil)
 	}
