@@ -325,10 +325,21 @@ func Annotate(o metav1.Object, key, value string) []Operation {
 	return []Operation{{Op: "add", Path: AnnotationPath(key), Value: value}}
 }
 
-// AnnotationPath is where a JSON Patch finds an annotation.
-func AnnotationPath(key string) string {
-	return "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+// Label are the operations that set a label of an object that was read.
+func Label(o metav1.Object, key, value string) []Operation {
+	if len(o.GetLabels()) == 0 {
+		return []Operation{{Op: "add", Path: "/metadata/labels", Value: map[string]string{key: value}}}
+	}
+	return []Operation{{Op: "add", Path: LabelPath(key), Value: value}}
 }
+
+// AnnotationPath is where a JSON Patch finds an annotation.
+func AnnotationPath(key string) string { return "/metadata/annotations/" + escaped.Replace(key) }
+
+// LabelPath is where a JSON Patch finds a label.
+func LabelPath(key string) string { return "/metadata/labels/" + escaped.Replace(key) }
+
+var escaped = strings.NewReplacer("~", "~0", "/", "~1")
 
 // LastManager names who wrote an object last, out of its managedFields.
 func LastManager(o metav1.Object) string {

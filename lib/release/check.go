@@ -34,9 +34,9 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err != nil {
 		add("target", cfg.Target, "Deployment %s cannot be released: %v", cfg.Target, err)
-	} else if s.service != nil && workload.SetBack(s.service, selector.Stable) {
+	} else if s.service != nil && workload.SetBack(s.service, s.serves(selector)) {
 		add("service", cfg.Service, "its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or let its selector be %v",
-			kube.LastManager(s.service), selector.Stable)
+			kube.LastManager(s.service), s.serves(selector))
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err == nil {
 		names, err := r.uncovered(ctx, s, selector)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -44,6 +45,8 @@ type snapshot struct {
 	rules []kube.Object // DestinationRules of the namespace
 
 	autoscaler, primaryAutoscaler *kube.Object
+
+	ofCanary []watched // what the cluster removes with a Canary of Flagger's, the Deployment last
 
 	history history // at the end of a release only
 
@@ -125,7 +128,7 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	if what.services {
 		s.primaryService = get(kube.Service, s.layout.PrimaryService(), nil)
 		s.canaryService = get(kube.Service, s.layout.CanaryService(), nil)
-		if s.primaryService == nil || s.canaryService == nil || s.split == nil { // only who makes them needs to know
+		if s.primaryService == nil || s.canaryService == nil || s.split == nil || s.flaggers() { // only who makes them needs to know, or takes them over
 			rules, err := r.Client.List(ctx, kube.DestinationRule)
 			s.rules, errs = rules, append(errs, err)
 		}
@@ -138,6 +141,10 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	case what.autoscalers && s.record != nil && s.record.Autoscaler != "":
 		s.autoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler, nil)
 		s.primaryAutoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler+"-primary", nil)
+	}
+	if what.services {
+		owned, err := r.owned(ctx, s)
+		s.ofCanary, errs = owned, append(errs, err)
 	}
 	if s.target != nil {
 		template := workload.TemplateOf(s.target.object)
@@ -176,6 +183,39 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	}
 	s.now = time.Now()
 	return s, errors.Join(errs...)
+}
+
+// flaggers tells whether stable is one that a Flagger made, and that its Canary still owns.
+func (s *snapshot) flaggers() bool { return s.primary != nil && workload.OfCanary(s.primary.object) }
+
+// owned lists what a Canary owns. What stable mounts is read as long as stable is among it, which is therefore the last; Secrets that this account may
+// not read are left out.
+func (r *Release) owned(ctx context.Context, s *snapshot) ([]watched, error) {
+	var all []watched
+	if s.flaggers() {
+		for _, m := range workload.TemplateOf(s.primary.object).Mounts() {
+			kind := kube.ConfigMap
+			if m.Kind == "Secret" {
+				kind = kube.Secret
+			}
+			switch o, err := r.Client.Get(ctx, kind, m.Name, nil); {
+			case m.Kind == "Secret" && apierrors.IsForbidden(err):
+			case err != nil:
+				return nil, err
+			default:
+				all = append(all, watched{kind, o})
+			}
+		}
+	}
+	for i := range s.rules {
+		all = append(all, watched{kube.DestinationRule, &s.rules[i]})
+	}
+	all = append(all, watched{kube.HorizontalPodAutoscaler, s.primaryAutoscaler}, watched{kube.VirtualService, s.virtualService},
+		watched{kube.Service, s.service}, watched{kube.Service, s.primaryService}, watched{kube.Service, s.canaryService})
+	if s.primary != nil {
+		all = append(all, watched{kube.Deployment, s.primary.object})
+	}
+	return slices.DeleteFunc(all, func(w watched) bool { return w.object == nil || !workload.OfCanary(w.object) }), nil
 }
 
 // hasEnded tells whether the PipelineRun that holds the target runs no more. Who may not look takes it for running.
