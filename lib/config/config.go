@@ -69,6 +69,7 @@ type Config struct {
 	AcceptUncovered  []string  `json:"acceptUncovered,omitempty"` // Kind/name
 	RunID            string    `json:"runId"`
 	RunName          string    `json:"runName"`
+	Mode             string    `json:"-"`                      // prepare, or nothing
 	Warnings         []string  `json:"-"`                      // of the specification: fields that are not acted on
 	RunNamespace     string    `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
 }
@@ -341,6 +342,12 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	}
 	if c.Baseline != "limits" && c.Baseline != "primary" {
 		r.add("baseline", c.Baseline, "give limits or primary")
+	}
+	if c.Mode = r.text("mode"); c.Mode != "" && c.Mode != Prepare {
+		r.add("mode", c.Mode, "give prepare, or leave it out")
+	}
+	if c.Mode == Prepare && c.Expect != "" {
+		r.add("expect", c.Expect, "leave it out with mode=prepare, which comes before the apply")
 	}
 	if c.OnBusy != "wait" && c.OnBusy != "fail" {
 		r.add("onBusy", c.OnBusy, "give wait or fail")

@@ -34,8 +34,8 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err != nil {
 		add("target", cfg.Target, "Deployment %s cannot be released: %v", cfg.Target, err)
-	} else if s.service != nil && workload.SetBack(s.service, s.serves(selector)) {
-		add("service", cfg.Service, "its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or let its selector be %v",
+	} else if s.service != nil && !r.preparing() && workload.SetBack(s.service, s.serves(selector)) {
+		add("service", cfg.Service, "its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or let its selector be %v. Where it is in the chart no longer, run canary-init with mode=prepare once more",
 			kube.LastManager(s.service), s.serves(selector))
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err == nil {
@@ -85,9 +85,9 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 			add("virtualService", cfg.VirtualService, "%s writes it and would take the route back: let its route lead to %s with weight 100 and to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
 		}
 	}
-	if s.service != nil && s.primary == nil {
+	if s.service != nil && s.primary == nil && !r.preparing() && !workload.Protected(s.service) {
 		if by := workload.ManagedBy(s.service); by != "" {
-			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there", by, by, s.layout.Primary())
+			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there. Where the chart has none once its canary is turned on, run canary-init with mode=prepare before that is applied", by, by, s.layout.Primary())
 		}
 	}
 	if s.service != nil && cfg.Port != "" && !hasPort(s.service, cfg.Port) {

@@ -43,8 +43,8 @@ func (r *Release) planDetach(s *snapshot) plan {
 			return p
 		}
 	}
-	if s.service != nil && !workload.Selects(s.service, selector.Candidate) {
-		return plan{writes: []kube.Write{workload.SelectTarget(s.service, selector.Candidate)}}
+	if s.service != nil && (!workload.Selects(s.service, selector.Candidate) || workload.Led(s.service, s.layout.Target)) {
+		return plan{writes: []kube.Write{workload.SelectTarget(s.service, s.target, selector.Candidate)}}
 	}
 	if s.split != nil && (s.split.Candidate != 100 || !s.split.Fenced(record.Epoch)) {
 		w := s.split.Raise(100, record.Epoch)

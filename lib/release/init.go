@@ -31,7 +31,7 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 		problems = append(problems, r.render(ctx)...)
 	}
 	var lines []string
-	if err == nil && s.primary != nil && !s.fresh() && !problems.Names(judging...) {
+	if err == nil && s.primary != nil && !s.fresh() && !r.preparing() && !problems.Names(judging...) {
 		var wrong config.Problems
 		lines, wrong = r.sight(ctx, s)
 		problems = append(problems, wrong...)
@@ -77,7 +77,7 @@ func (r *Release) planInit(s *snapshot) plan {
 		return plan{done: &result{text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
 			results: r.initResults(record.Outcome, s.revision, nil)}}
 	}
-	if record != nil && s.primary != nil && !cfg.RetryRejected {
+	if record != nil && s.primary != nil && !cfg.RetryRejected && !r.preparing() {
 		if was := record.rejection(s.revision); was != nil {
 			return ended(report.Rejected, "%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, or run again with retryRejected=true",
 				s.id(ns), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
@@ -88,7 +88,10 @@ func (r *Release) planInit(s *snapshot) plan {
 			s.layout.Primary(), record.Stable.Revision, s.layout.Record())
 	}
 	fresh := s.fresh()
-	if fresh && free && s.settled() {
+	if r.preparing() && fresh && s.known() && s.settled() && !r.unprotected(s) {
+		return plan{done: r.prepared(s)}
+	}
+	if !r.preparing() && fresh && free && s.settled() {
 		return r.planEnd(s, Unchanged)
 	}
 	if free || !s.mine(cfg.RunID) {
@@ -106,6 +109,9 @@ func (r *Release) planInit(s *snapshot) plan {
 	}
 	if p, done := r.planLayout(s); !done {
 		return p
+	}
+	if r.preparing() {
+		return r.planPrepared(s)
 	}
 	if record.Stable.Revision == "" { // there was nothing to compare with
 		return r.planInitialized(s)
@@ -277,6 +283,9 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 		return r.settle("services", cfg.Drain.Duration, func() plan {
 			return plan{writes: []kube.Write{*whole.Divide(s.route, record.Epoch)}}
 		}), false
+	}
+	if r.unprotected(s) {
+		return plan{writes: []kube.Write{workload.Protect(s.service, s.layout.Target, serves)}}, false
 	}
 	if !workload.Selects(s.service, serves) {
 		return plan{writes: []kube.Write{workload.SelectStable(s.service, s.layout.Target, serves)}}, false
