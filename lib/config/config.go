@@ -41,6 +41,7 @@ type Config struct {
 	Namespace        string    `json:"namespace"`
 	Target           string    `json:"target"`
 	Expect           string    `json:"expect,omitempty"` // what the target has to have
+	Canary           string    `json:"canary,omitempty"` // that the configuration came from, and that shows the release
 	Service          string    `json:"service"`
 	Port             string    `json:"port,omitempty"` // name or number; "": whatever the Service has
 	Hosts            []string  `json:"hosts"`
@@ -68,6 +69,7 @@ type Config struct {
 	AcceptUncovered  []string  `json:"acceptUncovered,omitempty"` // Kind/name
 	RunID            string    `json:"runId"`
 	RunName          string    `json:"runName"`
+	Mode             string    `json:"-"`                      // prepare, or nothing
 	Warnings         []string  `json:"-"`                      // of the specification: fields that are not acted on
 	RunNamespace     string    `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
 }
@@ -315,7 +317,7 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	s := r.common()
 	c := Config{
 		Warnings: warnings, Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName, RunNamespace: r.name("runNamespace", ""),
-		Expect: r.text("expect"), Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
+		Expect: r.text("expect"), Canary: r.text("canary"), Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
 		Interval: r.duration("interval", time.Second, day), Threshold: int(r.whole("threshold", 1, 1000, "checks")),
 		ProgressDeadline: Duration{time.Duration(r.whole("progressDeadlineSeconds", 1, 86400, "seconds")) * time.Second},
 		ReadyThreshold:   Percent(r.whole("readyThreshold", 1, 100, "percent")),
@@ -340,6 +342,12 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	}
 	if c.Baseline != "limits" && c.Baseline != "primary" {
 		r.add("baseline", c.Baseline, "give limits or primary")
+	}
+	if c.Mode = r.text("mode"); c.Mode != "" && c.Mode != Prepare {
+		r.add("mode", c.Mode, "give prepare, or leave it out")
+	}
+	if c.Mode == Prepare && c.Expect != "" {
+		r.add("expect", c.Expect, "leave it out with mode=prepare, which comes before the apply")
 	}
 	if c.OnBusy != "wait" && c.OnBusy != "fail" {
 		r.add("onBusy", c.OnBusy, "give wait or fail")

@@ -228,6 +228,8 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"no deadline could be kept", []string{"CANARY_INTERVAL", "5m"}, "--pipeline-timeout"},
 		{"a deadline beside another mistake", []string{"CANARY_INTERVAL", "5m", "CANARY_PORT", "080"}, `parameter deadline is "`},
 		{"another word", []string{"CANARY_ON_BUSY", "queue"}, `parameter onBusy is "queue": give wait or fail`},
+		{"another mode", []string{"CANARY_MODE", "detach"}, `parameter mode is "detach": give prepare, or leave it out`},
+		{"a version before it is applied", []string{"CANARY_MODE", "prepare", "CANARY_EXPECT", "1.2.3"}, `parameter expect is "1.2.3": leave it out with mode=prepare`},
 		{"no such thing to do on failure", []string{"CANARY_ON_FAILURE", "retry"}, `parameter onFailure is "retry": give rollback`},
 		{"neither true nor false", []string{"CANARY_TAKEOVER", "yes"}, `parameter takeover is "yes": give true or false`},
 	} {
@@ -282,9 +284,11 @@ func TestEnv(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, p := range Parameters {
-		if seen[p.Env()] || p.Description == "" || p.Unit == "" {
-			t.Errorf("%+v", p)
+		for _, step := range p.Steps { // one may be something else to another step
+			if seen[step+p.Env()] || p.Description == "" || p.Unit == "" {
+				t.Errorf("%+v", p)
+			}
+			seen[step+p.Env()] = true
 		}
-		seen[p.Env()] = true
 	}
 }

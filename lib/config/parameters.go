@@ -37,8 +37,11 @@ const (
 	Rollback    = "rollback"
 )
 
-// Detach is the other mode of the step rollback.
-const Detach = "detach"
+// Detach is the other mode of the step rollback, Prepare that of canary-init.
+const (
+	Detach  = "detach"
+	Prepare = "prepare"
+)
 
 // StepNames lists the steps of a release, in order.
 var StepNames = []string{CanaryInit, ShiftWeight, Analyze, Promote, Rollback}
@@ -92,6 +95,7 @@ var Parameters = []Parameter{
 	{"gitProvider", "name", "", "whose server it is, for pull requests: github, gitlab, gitea, bitbucketcloud or bitbucketserver; default: by the address", git, false},
 	{"gitSecret", "name", "canary-tasks-git", "a Secret with username and password (a token), or ssh-privatekey and known_hosts; it need not exist", []string{Rollback}, false},
 	{"weight", "percent", "", "the candidate's weight", []string{ShiftWeight}, false},
+	{"mode", "prepare, or nothing", "", "prepare makes stable and the route and keeps the Service, before the apply that turns the canary on for an application that serves: its chart has no Service from then on", initOnly, true},
 	{"mode", "rollback or detach", "rollback", "detach takes all that releases made away, and the target serves by itself again", []string{Rollback}, true},
 	{"maxSteps", "number", "10", "how many weights the Pipeline has tasks for", initOnly, true},
 	{"runNamespace", "name", "$(context.taskRun.namespace)", "the namespace of the PipelineRun, in which the next release looks whether it still runs", initOnly, true},

@@ -98,6 +98,8 @@ type Write struct {
 	Patch  []Operation
 	Delete bool   // where it is there
 	Say    string // what to tell people, once it is done; empty: nothing
+	// Subresource is the part of the object that is patched, "status"; empty: all but that.
+	Subresource string
 }
 
 func (w Write) String() string { return w.Kind.Kind + "/" + w.Name }
@@ -216,6 +218,10 @@ func Encode(from any) map[string]any {
 // Do carries out a write. ErrConflict is returned when the object is not what it was made for.
 func (c *Client) Do(ctx context.Context, w Write) error {
 	resource := c.api.Resource(w.Kind.Resource).Namespace(c.Namespace)
+	var part []string
+	if w.Subresource != "" {
+		part = append(part, w.Subresource)
+	}
 	err := c.retry(ctx, func() error {
 		if w.Delete {
 			err := resource.Delete(ctx, w.Name, metav1.DeleteOptions{})
@@ -240,7 +246,7 @@ func (c *Client) Do(ctx context.Context, w Write) error {
 		if err != nil {
 			return err
 		}
-		_, err = resource.Patch(ctx, w.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager})
+		_, err = resource.Patch(ctx, w.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager}, part...)
 		return err
 	})
 	switch {
@@ -319,10 +325,21 @@ func Annotate(o metav1.Object, key, value string) []Operation {
 	return []Operation{{Op: "add", Path: AnnotationPath(key), Value: value}}
 }
 
-// AnnotationPath is where a JSON Patch finds an annotation.
-func AnnotationPath(key string) string {
-	return "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+// Label are the operations that set a label of an object that was read.
+func Label(o metav1.Object, key, value string) []Operation {
+	if len(o.GetLabels()) == 0 {
+		return []Operation{{Op: "add", Path: "/metadata/labels", Value: map[string]string{key: value}}}
+	}
+	return []Operation{{Op: "add", Path: LabelPath(key), Value: value}}
 }
+
+// AnnotationPath is where a JSON Patch finds an annotation.
+func AnnotationPath(key string) string { return "/metadata/annotations/" + escaped.Replace(key) }
+
+// LabelPath is where a JSON Patch finds a label.
+func LabelPath(key string) string { return "/metadata/labels/" + escaped.Replace(key) }
+
+var escaped = strings.NewReplacer("~", "~0", "/", "~1")
 
 // LastManager names who wrote an object last, out of its managedFields.
 func LastManager(o metav1.Object) string {

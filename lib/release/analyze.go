@@ -342,6 +342,7 @@ func (r *Release) update(ctx context.Context, change func(*Record)) error {
 		next := s.record.clone()
 		change(next)
 		if err = r.Client.Do(ctx, s.write(next, "")); !errors.Is(err, kube.ErrConflict) || conflicts == maxConflicts {
+			r.tell(ctx, next.Config.Canary)
 			return err
 		}
 	}

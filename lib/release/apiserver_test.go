@@ -36,6 +36,7 @@ type apiserver struct {
 	denied  map[string]bool // "verb resource" that a review denies
 	onWrite func(string)    // called after each write, with the lock held
 	events  []string
+	about   []string // of each event, as Kind/name
 
 	unserved string // a resource that is not installed
 }
@@ -128,6 +129,10 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		resource, name = parts[len(parts)-2], parts[len(parts)-1]
 	}
+	part := ""
+	if r.Method == http.MethodPatch && name == "status" {
+		part, resource, name = name, parts[len(parts)-3], parts[len(parts)-2]
+	}
 	answer := func(status int, v any) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
@@ -145,11 +150,13 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch resource {
 	case "selfsubjectaccessreviews":
 		q := sent["spec"].(map[string]any)["resourceAttributes"].(map[string]any)
-		sent["status"] = map[string]any{"allowed": !a.denied[fmt.Sprint(q["verb"], " ", q["resource"])]}
+		sent["status"] = map[string]any{"allowed": !a.denied[strings.TrimSuffix(fmt.Sprint(q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}
 		answer(http.StatusCreated, sent)
 		return
 	case "events":
 		a.events = append(a.events, fmt.Sprint(sent["message"]))
+		of, _ := sent["involvedObject"].(map[string]any)
+		a.about = append(a.about, fmt.Sprint(of["kind"], "/", of["name"]))
 		sent["metadata"].(map[string]any)["name"] = fmt.Sprint(len(a.events))
 		answer(http.StatusCreated, sent)
 		return
@@ -185,6 +192,10 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusOK, now)
 		return
 	}
+	if part != "" && a.denied["patch "+resource+"/"+part] {
+		refuse(http.StatusForbidden, "Forbidden")
+		return
+	}
 	if a.budget == 0 {
 		refuse(http.StatusForbidden, "Forbidden") // as good as killed: nothing more is written
 		return
@@ -218,10 +229,17 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err := json.Unmarshal(after, &changed); err != nil {
 			a.t.Error(err)
 		}
+		if part != "" { // nothing else is changed
+			status := changed[part]
+			changed = maps.Clone(now)
+			changed[part] = status
+		} else if resource == "canaries" {
+			changed["status"] = now["status"]
+		}
 		a.put(key, changed)
 	}
 	a.budget--
-	did := strings.ToLower(r.Method) + " " + key
+	did := strings.TrimSuffix(strings.ToLower(r.Method)+" "+key+"/"+part, "/")
 	a.writes = append(a.writes, did)
 	if a.onWrite != nil {
 		a.onWrite(did)

@@ -34,9 +34,9 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err != nil {
 		add("target", cfg.Target, "Deployment %s cannot be released: %v", cfg.Target, err)
-	} else if s.service != nil && workload.SetBack(s.service, selector.Stable) {
-		add("service", cfg.Service, "its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or let its selector be %v",
-			kube.LastManager(s.service), selector.Stable)
+	} else if s.service != nil && !r.preparing() && workload.SetBack(s.service, s.serves(selector)) {
+		add("service", cfg.Service, "its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or let its selector be %v. Where it is in the chart no longer, run canary-init with mode=prepare once more",
+			kube.LastManager(s.service), s.serves(selector))
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err == nil {
 		names, err := r.uncovered(ctx, s, selector)
@@ -85,9 +85,9 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 			add("virtualService", cfg.VirtualService, "%s writes it and would take the route back: let its route lead to %s with weight 100 and to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
 		}
 	}
-	if s.service != nil && s.primary == nil {
+	if s.service != nil && s.primary == nil && !r.preparing() && !workload.Protected(s.service) {
 		if by := workload.ManagedBy(s.service); by != "" {
-			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there", by, by, s.layout.Primary())
+			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there. Where the chart has none once its canary is turned on, run canary-init with mode=prepare before that is applied", by, by, s.layout.Primary())
 		}
 	}
 	if s.service != nil && cfg.Port != "" && !hasPort(s.service, cfg.Port) {
@@ -156,7 +156,7 @@ func (r *Release) uncovered(ctx context.Context, s *snapshot, selector workload.
 }
 
 // flagger names the Canary by which a Flagger manages the target: one whose status Flagger has written and that is not suspended. A Canary that
-// is there only as configuration has no status.
+// is there only as configuration has no status, or one of ours.
 func (r *Release) flagger(ctx context.Context) (string, error) {
 	canaries, err := r.Client.List(ctx, kube.Canary)
 	if err != nil {
@@ -166,7 +166,7 @@ func (r *Release) flagger(ctx context.Context) (string, error) {
 		target, _, _ := unstructured.NestedString(c.Object, "spec", "targetRef", "name")
 		suspended, _, _ := unstructured.NestedBool(c.Object, "spec", "suspend")
 		phase, _, _ := unstructured.NestedString(c.Object, "status", "phase")
-		if target == r.Config.Target && !suspended && phase != "" {
+		if target == r.Config.Target && !suspended && phase != "" && !ownStatus(&c) {
 			return c.GetName(), nil
 		}
 	}
@@ -200,7 +200,7 @@ func (r *Release) checkPermissions(ctx context.Context) config.Problems {
 	why := map[rule]Permission{}
 	for _, p := range Permissions {
 		for _, verb := range p.Verbs {
-			if p.Role == "" {
+			if p.InRole() == "" && (p.Role != withCanary || r.Config.Canary != "") {
 				why[rule{p.Group, p.Resource, verb}] = p
 			}
 		}
@@ -210,8 +210,9 @@ func (r *Release) checkPermissions(ctx context.Context) config.Problems {
 	var problems config.Problems
 	for q, p := range why {
 		wg.Go(func() {
+			resource, part, _ := strings.Cut(q.resource, "/")
 			answer, err := r.Client.Create(ctx, kube.AccessReview, false, map[string]any{"spec": map[string]any{"resourceAttributes": map[string]any{
-				"namespace": r.Client.Namespace, "verb": q.verb, "group": q.group, "resource": q.resource,
+				"namespace": r.Client.Namespace, "verb": q.verb, "group": q.group, "resource": resource, "subresource": part,
 			}}})
 			allowed := false
 			if err == nil {

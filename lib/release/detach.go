@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -42,8 +43,8 @@ func (r *Release) planDetach(s *snapshot) plan {
 			return p
 		}
 	}
-	if s.service != nil && !workload.Selects(s.service, selector.Candidate) {
-		return plan{writes: []kube.Write{workload.SelectTarget(s.service, selector.Candidate)}}
+	if s.service != nil && (!workload.Selects(s.service, selector.Candidate) || workload.Led(s.service, s.layout.Target)) {
+		return plan{writes: []kube.Write{workload.SelectTarget(s.service, s.target, selector.Candidate)}}
 	}
 	if s.split != nil && (s.split.Candidate != 100 || !s.split.Fenced(record.Epoch)) {
 		w := s.split.Raise(100, record.Epoch)
@@ -70,9 +71,12 @@ func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
 	revision := workload.RevisionOf(s.primary.Deployment)
 	promoted := s.record.Promoted
 	same := reflect.DeepEqual(map[string]any(workload.TemplateOf(s.target.object)), map[string]any(promoted.Template)) // where Secrets may not be read, revisions differ
+	if revision == "" { // made by Flagger or by hand: there is nothing else to tell it by
+		same = slices.Equal(workload.TemplateOf(s.target.object).Images(), workload.TemplateOf(s.primary.object).Images())
+	}
 	if s.revision != revision && !same {
-		if promoted.Revision != revision {
-			return ended(report.Undecided, "%s: stable runs revision %s, and how the target would run it is not known: set the target to that version first", s.id(r.Client.Namespace), revision), false
+		if promoted.Revision != revision || revision == "" {
+			return ended(report.Undecided, "%s: stable runs revision %s, and how the target would run it is not known: set the target to that version first", s.id(r.Client.Namespace), s.stable().Revision), false
 		}
 		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name, Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
 			Patch: []kube.Operation{kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}, false

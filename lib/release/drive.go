@@ -34,6 +34,8 @@ type Release struct {
 	objectives []analysis.Objective
 	// verdict is how the step ended, in a sentence.
 	verdict string
+	untold bool // that the status of the Canary could not be written was said
+	asked  bool // whether there still is a Canary that events are about
 	// waitedFor is the run that held the target when this one came.
 	waitedFor string
 }
@@ -120,13 +122,18 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			}
 			p = p.wait.then()
 		}
+		told := p.done == nil || r.Config == nil
 		for _, w := range p.writes {
 			if err = r.Client.Do(ctx, w); err != nil {
 				break
 			}
+			told = told && !s.shown(w)
 			if w.Say != "" {
 				r.Report.Event(ctx, false, "%s", w.Say)
 			}
+		}
+		if !told {
+			r.tell(ctx, r.canaryOf(s))
 		}
 		switch {
 		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:

@@ -31,7 +31,7 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 		problems = append(problems, r.render(ctx)...)
 	}
 	var lines []string
-	if err == nil && s.primary != nil && !s.fresh() && !problems.Names(judging...) {
+	if err == nil && s.primary != nil && !s.fresh() && !r.preparing() && !problems.Names(judging...) {
 		var wrong config.Problems
 		lines, wrong = r.sight(ctx, s)
 		problems = append(problems, wrong...)
@@ -77,7 +77,7 @@ func (r *Release) planInit(s *snapshot) plan {
 		return plan{done: &result{text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
 			results: r.initResults(record.Outcome, s.revision, nil)}}
 	}
-	if record != nil && s.primary != nil && !cfg.RetryRejected {
+	if record != nil && s.primary != nil && !cfg.RetryRejected && !r.preparing() {
 		if was := record.rejection(s.revision); was != nil {
 			return ended(report.Rejected, "%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, or run again with retryRejected=true",
 				s.id(ns), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
@@ -88,7 +88,10 @@ func (r *Release) planInit(s *snapshot) plan {
 			s.layout.Primary(), record.Stable.Revision, s.layout.Record())
 	}
 	fresh := s.fresh()
-	if fresh && free && s.settled() {
+	if r.preparing() && fresh && s.known() && s.settled() && !r.unprotected(s) {
+		return plan{done: r.prepared(s)}
+	}
+	if !r.preparing() && fresh && free && s.settled() {
 		return r.planEnd(s, Unchanged)
 	}
 	if free || !s.mine(cfg.RunID) {
@@ -106,6 +109,9 @@ func (r *Release) planInit(s *snapshot) plan {
 	}
 	if p, done := r.planLayout(s); !done {
 		return p
+	}
+	if r.preparing() {
+		return r.planPrepared(s)
 	}
 	if record.Stable.Revision == "" { // there was nothing to compare with
 		return r.planInitialized(s)
@@ -199,7 +205,7 @@ func (s *snapshot) unchanged(uid string) bool {
 
 // settled tells whether the layout is as it is between releases, and stable has all the traffic.
 func (s *snapshot) settled() bool {
-	return s.service != nil && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
+	return len(s.ofCanary) == 0 && s.service != nil && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
 }
 
 func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
@@ -217,6 +223,10 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	if err != nil {
 		return ended(report.Misconfig, "Deployment %s: %v", s.layout.Target, err), false
 	}
+	if writes := s.disown(r.Client.Namespace); len(writes) > 0 {
+		return plan{writes: writes}, false
+	}
+	serves := s.serves(selector)
 	if writes := s.copyMounts(); len(writes) > 0 {
 		return plan{writes: writes}, false
 	}
@@ -240,13 +250,13 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	}
 	ports := workload.ServicePorts(s.service, s.target.Deployment, cfg.Port)
 	if s.primaryService == nil {
-		service(s.layout.PrimaryService(), selector.Stable, ports)
+		service(s.layout.PrimaryService(), serves, ports)
 	}
 	if s.canaryService == nil {
 		service(s.layout.CanaryService(), selector.Candidate, ports)
 	}
 	if s.service == nil {
-		service(s.layout.Service, selector.Stable, ports)
+		service(s.layout.Service, serves, ports)
 	}
 	if rule := workload.ForService(s.rules, s.layout.Service, r.Client.Namespace); rule != nil {
 		for _, host := range []string{s.layout.PrimaryService(), s.layout.CanaryService()} {
@@ -274,10 +284,33 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 			return plan{writes: []kube.Write{*whole.Divide(s.route, record.Epoch)}}
 		}), false
 	}
-	if !workload.Selects(s.service, selector.Stable) {
-		return plan{writes: []kube.Write{workload.SelectStable(s.service, s.layout.Target, selector.Stable)}}, false
+	if r.unprotected(s) {
+		return plan{writes: []kube.Write{workload.Protect(s.service, s.layout.Target, serves)}}, false
+	}
+	if !workload.Selects(s.service, serves) {
+		return plan{writes: []kube.Write{workload.SelectStable(s.service, s.layout.Target, serves)}}, false
 	}
 	return plan{}, true
+}
+
+// serves are the labels by which Services select stable's pods: the selector of a Deployment cannot be changed, and one of Flagger's has a label alone.
+func (s *snapshot) serves(selector workload.Selector) map[string]string {
+	if s.primary != nil {
+		return s.primary.Spec.Selector.MatchLabels
+	}
+	return selector.Stable
+}
+
+// disown plans the writes that let what a Flagger made outlive its Canary.
+func (s *snapshot) disown(namespace string) []kube.Write {
+	var writes []kube.Write
+	for _, o := range s.ofCanary {
+		writes = append(writes, workload.Disown(o.kind, o.object, s.layout.Target))
+	}
+	if len(writes) > 0 {
+		writes[len(writes)-1].Say = fmt.Sprintf("%d objects of %s no longer belong to a Canary of Flagger's: deleting it leaves them", len(writes), s.id(namespace))
+	}
+	return writes
 }
 
 // settle waits so that proxies have what was written before.

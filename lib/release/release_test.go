@@ -1036,6 +1036,93 @@ func TestSecretsThatMayNotBeRead(t *testing.T) {
 	}
 }
 
+// two is a target whose selector has two labels, of which Flagger takes one.
+func two(version string) string {
+	return strings.NewReplacer("matchLabels: {app: shop}", "matchLabels: {app: shop, tier: front}", "metadata: {labels: {app: shop}}", "metadata: {labels: {app: shop, tier: front}}").Replace(shop(version))
+}
+
+// ofFlagger is what Flagger has made for an application that it released before: the target is idle.
+func ofFlagger(t *testing.T) *apiserver {
+	t.Helper()
+	const owned = `ownerReferences: [{apiVersion: flagger.app/v1beta1, kind: Canary, name: shop, uid: c-1, controller: true}]`
+	return newAPIServer(t, settings, two("2"),
+		strings.NewReplacer("metadata: {name: shop, labels: {app: shop}}", "metadata: {name: shop-primary, "+owned+"}", "{app: shop, tier: front}}\n  template", "{app: shop-primary}}\n  template",
+			"metadata: {labels: {app: shop,", "metadata: {annotations: {flagger-id: x}, labels: {app: shop-primary,", "{configMapRef: {name: settings}}", "{configMapRef: {name: settings-primary}}, {secretRef: {name: keys-primary}}").Replace(two("1")),
+		"{kind: Secret, metadata: {name: keys-primary, "+owned+"}, data: {}}",
+		"{kind: ConfigMap, metadata: {name: settings-primary, "+owned+"}, data: {color: blue}}",
+		"{kind: Service, metadata: {name: shop, "+owned+"}, spec: {selector: {app: shop-primary}, ports: [{port: 80}]}}",
+		"{kind: Service, metadata: {name: shop-primary, "+owned+"}, spec: {selector: {app: shop-primary}, ports: [{port: 80}]}}",
+		"{kind: Service, metadata: {name: shop-canary, "+owned+"}, spec: {selector: {app: shop}, ports: [{port: 80}]}}",
+		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 9, scaleTargetRef: {kind: Deployment, name: shop}}}",
+		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale-primary, ownerReferences: [{apiVersion: v1, kind: ConfigMap, name: theirs, uid: t}, {apiVersion: flagger.app/v1beta1, kind: Canary, name: shop, uid: c-1}]}, spec: {minReplicas: 2, maxReplicas: 9, scaleTargetRef: {kind: Deployment, name: shop-primary}}}",
+		"{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop-primary, "+owned+"}, spec: {host: shop-primary}}",
+		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop, "+owned+"}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop-primary}, weight: 100}, {destination: {host: shop-canary}, weight: 0}]}]}}",
+		"{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop, uid: c-1}, spec: {suspend: true, targetRef: {name: shop}}, status: {phase: Succeeded, lastAppliedSpec: 66d4f5}}")
+}
+
+// What a Flagger made is taken over as it is: its pods are not touched, and nothing of it goes with the Canary any more, whatever write the first release is
+// killed after.
+func TestTakesOverFromFlagger(t *testing.T) {
+	t.Parallel()
+	want := state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}
+	for k := 0; ; k++ {
+		a := ofFlagger(t)
+		template := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"])
+		a.mu.Lock()
+		a.budget = k
+		a.mu.Unlock()
+		err := a.init("run-1")
+		a.mu.Lock()
+		a.budget = -1
+		a.mu.Unlock()
+		killed := err != nil
+		if killed {
+			must(t, a.init("run-1"))
+		}
+		if diff := cmp.Diff(want, a.state()); diff != "" {
+			t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
+		}
+		for key, o := range a.objects {
+			if owners := fmt.Sprint(o["metadata"].(map[string]any)["ownerReferences"]); strings.Contains(owners, "Canary") || key == "horizontalpodautoscalers/scale-primary" && !strings.Contains(owners, "theirs") {
+				t.Errorf("killed after %d writes: owners of %s are %s", k, key, owners)
+			}
+		}
+		if got := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); got != template {
+			t.Errorf("killed after %d writes: stable was %s\nand is %s", k, template, got)
+		}
+		if killed {
+			continue
+		}
+		must(t, a.shift("run-1", 20), a.judge("run-1"), a.shift("run-1", 40), a.judge("run-1"), a.promote("run-1"))
+		a.want(promoted)
+		d := a.objects["deployments/shop-primary"]["spec"].(map[string]any)
+		if got := fmt.Sprint(d["selector"], d["template"].(map[string]any)["metadata"].(map[string]any)["labels"]); got != "map[matchLabels:map[app:shop-primary]] map[app:shop-primary tier:front]" {
+			t.Errorf("selector and labels are %s", got)
+		}
+		before := len(a.writes)
+		must(t, a.init("run-2"))
+		if len(a.writes) != before {
+			t.Errorf("unchanged wrote %v", a.writes[before:])
+		}
+		must(t, a.rollback("")) // to what Flagger had promoted
+		a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+		if got := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(got, "configMapRef:map[name:settings-primary]") || !strings.Contains(got, "flagger-id:x") {
+			t.Errorf("stable is %s", got)
+		}
+		r := a.step("rollback", "")
+		r.Step.Mode = config.Detach
+		wantCode(t, r.Rollback(t.Context()), report.Undecided, "stable runs revision unknown, and how the target would run it is not known")
+		a.apply(two("1"))
+		must(t, r.Rollback(t.Context()))
+		for _, gone := range []string{"deployments/shop-primary", "services/shop-primary", "services/shop-canary", "virtualservices/shop", "destinationrules/shop-primary", "horizontalpodautoscalers/scale-primary"} {
+			if a.objects[gone] != nil {
+				t.Errorf("%s is left after the target was detached", gone)
+			}
+		}
+		return
+	}
+}
+
 // However often it was judged, a record fits into its ConfigMap; what is left out are the oldest judgements.
 func TestRecordIsBounded(t *testing.T) {
 	t.Parallel()

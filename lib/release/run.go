@@ -134,6 +134,7 @@ func (r *Release) canary(ctx context.Context, name string) (string, error) {
 	case o == nil:
 		return "", fmt.Errorf("there is no such Canary in namespace %s: give the name of one, or give spec", r.Client.Namespace)
 	}
+	r.about(o)
 	text, err := yaml.Marshal(o.Object)
 	return string(text), err
 }

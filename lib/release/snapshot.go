@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -45,6 +46,8 @@ type snapshot struct {
 
 	autoscaler, primaryAutoscaler *kube.Object
 
+	ofCanary []watched // what the cluster removes with a Canary of Flagger's, the Deployment last
+
 	history history // at the end of a release only
 
 	record       *Record
@@ -55,6 +58,7 @@ type snapshot struct {
 // scope says what a snapshot has to hold beside the record, the target and stable, and the route.
 type scope struct {
 	recordOnly  bool // nothing but the record
+	weight      bool // nothing but the record and the route
 	services    bool // all of them, and autoscalers
 	autoscalers bool // and the Service that people call
 	copies      bool
@@ -80,6 +84,9 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 			return nil, err
 		}
 		s.record = record
+		if r.Config == nil { // canary-init has asked
+			r.aboutRecorded(ctx, record.Config.Canary)
+		}
 	}
 	cfg := r.Config
 	if r.Config != nil && s.record != nil && !s.record.Phase.ended() && s.record.RunNamespace != "" && !s.mine(r.Config.RunID) {
@@ -98,6 +105,15 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	s.layout.Service, s.layout.VirtualService = cfg.Service, cfg.VirtualService
 	s.route = routing.Route{Target: s.layout.Target, Name: cfg.Route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
 
+	if s.virtualService = get(kube.VirtualService, s.layout.VirtualService, nil); s.virtualService != nil {
+		split, err := routing.Find(s.virtualService, s.route)
+		if s.splitError = err; err == nil {
+			s.split = &split
+		}
+	}
+	if what.weight {
+		return s, errors.Join(errs...)
+	}
 	read := func(name string) *deployment {
 		d := &deployment{Deployment: new(appsv1.Deployment)}
 		if d.object = get(kube.Deployment, name, d.Deployment); d.object == nil {
@@ -106,19 +122,13 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		return d
 	}
 	s.target, s.primary = read(s.layout.Target), read(s.layout.Primary())
-	if s.virtualService = get(kube.VirtualService, s.layout.VirtualService, nil); s.virtualService != nil {
-		split, err := routing.Find(s.virtualService, s.route)
-		if s.splitError = err; err == nil {
-			s.split = &split
-		}
-	}
 	if what.services || what.autoscalers {
 		s.service = get(kube.Service, s.layout.Service, nil)
 	}
 	if what.services {
 		s.primaryService = get(kube.Service, s.layout.PrimaryService(), nil)
 		s.canaryService = get(kube.Service, s.layout.CanaryService(), nil)
-		if s.primaryService == nil || s.canaryService == nil || s.split == nil { // only who makes them needs to know
+		if s.primaryService == nil || s.canaryService == nil || s.split == nil || s.flaggers() { // only who makes them needs to know, or takes them over
 			rules, err := r.Client.List(ctx, kube.DestinationRule)
 			s.rules, errs = rules, append(errs, err)
 		}
@@ -131,6 +141,10 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	case what.autoscalers && s.record != nil && s.record.Autoscaler != "":
 		s.autoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler, nil)
 		s.primaryAutoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler+"-primary", nil)
+	}
+	if what.services {
+		owned, err := r.owned(ctx, s)
+		s.ofCanary, errs = owned, append(errs, err)
 	}
 	if s.target != nil {
 		template := workload.TemplateOf(s.target.object)
@@ -169,6 +183,39 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	}
 	s.now = time.Now()
 	return s, errors.Join(errs...)
+}
+
+// flaggers tells whether stable is one that a Flagger made, and that its Canary still owns.
+func (s *snapshot) flaggers() bool { return s.primary != nil && workload.OfCanary(s.primary.object) }
+
+// owned lists what a Canary owns. What stable mounts is read as long as stable is among it, which is therefore the last; Secrets that this account may
+// not read are left out.
+func (r *Release) owned(ctx context.Context, s *snapshot) ([]watched, error) {
+	var all []watched
+	if s.flaggers() {
+		for _, m := range workload.TemplateOf(s.primary.object).Mounts() {
+			kind := kube.ConfigMap
+			if m.Kind == "Secret" {
+				kind = kube.Secret
+			}
+			switch o, err := r.Client.Get(ctx, kind, m.Name, nil); {
+			case m.Kind == "Secret" && apierrors.IsForbidden(err):
+			case err != nil:
+				return nil, err
+			default:
+				all = append(all, watched{kind, o})
+			}
+		}
+	}
+	for i := range s.rules {
+		all = append(all, watched{kube.DestinationRule, &s.rules[i]})
+	}
+	all = append(all, watched{kube.HorizontalPodAutoscaler, s.primaryAutoscaler}, watched{kube.VirtualService, s.virtualService},
+		watched{kube.Service, s.service}, watched{kube.Service, s.primaryService}, watched{kube.Service, s.canaryService})
+	if s.primary != nil {
+		all = append(all, watched{kube.Deployment, s.primary.object})
+	}
+	return slices.DeleteFunc(all, func(w watched) bool { return w.object == nil || !workload.OfCanary(w.object) }), nil
 }
 
 // hasEnded tells whether the PipelineRun that holds the target runs no more. Who may not look takes it for running.

@@ -87,7 +87,7 @@ func SelectorOf(target *appsv1.Deployment) (Selector, error) {
 // tracking are the prefixes of labels and annotations by which other tools recognise what is theirs; copies do not carry them.
 var tracking = []string{
 	"app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "argocd.argoproj.io/", "deployment.kubernetes.io/", "gitops.jenkins-x.io/",
-	"helm.sh/", "helm.toolkit.fluxcd.io/", "kubectl.kubernetes.io/", "kustomize.toolkit.fluxcd.io/", "meta.helm.sh/",
+	"helm.sh/", "helm.toolkit.fluxcd.io/", "jenkins.io/", "kubectl.kubernetes.io/", "kustomize.toolkit.fluxcd.io/", "meta.helm.sh/",
 }
 
 // withoutTracking copies labels or annotations, but for those in keep, which a selector needs.
@@ -106,7 +106,7 @@ func withoutTracking(from map[string]string, keep map[string]string) map[string]
 var managers = []struct{ mark, name string }{
 	{"argocd.argoproj.io/instance", "Argo CD"}, {"argocd.argoproj.io/tracking-id", "Argo CD"},
 	{"kustomize.toolkit.fluxcd.io/name", "Flux"}, {"helm.toolkit.fluxcd.io/name", "Flux"},
-	{"gitops.jenkins-x.io/pipeline", "Jenkins X"}, {"meta.helm.sh/release-name", "Helm"},
+	{"gitops.jenkins-x.io/pipeline", "Jenkins X"}, {"jenkins.io/chart-release", "Jenkins X"}, {"meta.helm.sh/release-name", "Helm"},
 }
 
 // ManagedBy names the tool that applies an object again and again, by the marks it leaves; "" when there are none.

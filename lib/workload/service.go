@@ -59,15 +59,6 @@ func SelectStable(service *unstructured.Unstructured, target string, labels map[
 	return kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: append(patch, kube.Annotate(service, TargetLabel, target)...)}
 }
 
-// SelectTarget plans the write that leads a Service back to the target's pods, and forgets that it ever led elsewhere.
-func SelectTarget(service *unstructured.Unstructured, labels map[string]string) kube.Write {
-	patch := []kube.Operation{kube.Unchanged(service), {Op: "add", Path: "/spec/selector", Value: labels}}
-	if service.GetAnnotations()[TargetLabel] != "" {
-		patch = append(patch, kube.Operation{Op: "remove", Path: kube.AnnotationPath(TargetLabel)})
-	}
-	return kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: patch}
-}
-
 // SetBack tells whether a Service that was led to stable leads elsewhere again.
 func SetBack(service *unstructured.Unstructured, labels map[string]string) bool {
 	return service.GetAnnotations()[TargetLabel] != "" && !Selects(service, labels)

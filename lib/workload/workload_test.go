@@ -15,7 +15,7 @@ import (
 const manifest = `
 metadata:
   name: shop
-  labels: {app: shop, team: web, app.kubernetes.io/managed-by: Helm, argocd.argoproj.io/instance: prod}
+  labels: {app: shop, team: web, app.kubernetes.io/managed-by: Helm, argocd.argoproj.io/instance: prod, jenkins.io/chart-release: shop}
   annotations: {meta.helm.sh/release-name: shop}
 spec:
   replicas: 3

@@ -42,8 +42,8 @@ func readme(step string, steps int) []byte {
 		for _, s := range p.Steps {
 			if s == step {
 				optional := ""
-				if p.Role != "" {
-					optional = " (Role " + p.Role + ", may be left out)"
+				if p.InRole() != "" {
+					optional = " (Role " + p.InRole() + ", may be left out)"
 				}
 				fmt.Fprintf(&b, "| `%s` | %s | %s%s |\n", strings.TrimSuffix(p.Resource+"."+p.Group, "."), strings.Join(p.Verbs, ", "), p.Why, optional)
 			}

@@ -229,7 +229,7 @@ func rules(role string, steps []string) []rbacv1.PolicyRule {
 	verbs := map[[2]string]map[string]bool{}
 	var order [][2]string
 	for _, p := range release.Permissions {
-		if p.Role != role || !slices.ContainsFunc(steps, func(s string) bool { return slices.Contains(p.Steps, s) }) {
+		if p.InRole() != role || !slices.ContainsFunc(steps, func(s string) bool { return slices.Contains(p.Steps, s) }) {
 			continue
 		}
 		key := [2]string{p.Group, p.Resource}
