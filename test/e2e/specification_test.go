@@ -3,33 +3,40 @@
 package e2e
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
-// canaries is as much of Flagger's resource as it takes to keep Canaries; Flagger's own definitions say more, and reject more.
-const canaries = `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: canaries.flagger.app},
-spec: {group: flagger.app, scope: Namespaced, names: {kind: Canary, plural: canaries, singular: canary},
-versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}}
----
-{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: metrictemplates.flagger.app},
-spec: {group: flagger.app, scope: Namespaced, names: {kind: MetricTemplate, plural: metrictemplates, singular: metrictemplate},
-versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}}`
+// flagger is where Flagger's own resource definitions are had from, without its operator.
+const flagger = "github.com/fluxcd/flagger@v1.44.0"
 
 // serveCanaries makes the cluster know Flagger's resources for as long as a scenario runs.
 func serveCanaries(t *testing.T) {
 	t.Helper()
-	run(t, canaries, "kubectl", "apply", "-f", "-")
+	cmd := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", flagger)
+	cmd.Dir = t.TempDir()
+	out, err := cmd.Output()
+	var module struct{ Dir string }
+	if err == nil {
+		err = json.Unmarshal(out, &module)
+	}
+	if err != nil || module.Dir == "" {
+		t.Fatalf("%s: %v\n%s", flagger, err, out)
+	}
+	crds := filepath.Join(module.Dir, "artifacts", "flagger", "crd.yaml")
+	run(t, "", "kubectl", "apply", "-f", crds)
 	t.Cleanup(func() {
-		if out, err := exec.Command("kubectl", "delete", "crd", "canaries.flagger.app", "metrictemplates.flagger.app").CombinedOutput(); err != nil {
+		if out, err := exec.Command("kubectl", "delete", "-f", crds).CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
-	run(t, "", "kubectl", "wait", "--for=condition=Established", "crd/canaries.flagger.app", "crd/metrictemplates.flagger.app", "--timeout=30s")
+	run(t, "", "kubectl", "wait", "--for=condition=Established", "-f", crds, "--timeout=30s")
 }
 
 // template is as a chart of Jenkins X brings it, but for what it asks.

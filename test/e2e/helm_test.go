@@ -1,0 +1,120 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/canary-tasks/canary-tasks/test/load"
+)
+
+// chart is the example's, in a folder of its own, and how Helm installs a version of it.
+type chart struct {
+	*shop
+	helm, folder, repository, digest string
+}
+
+func newChart(s *shop) *chart {
+	s.t.Helper()
+	c := &chart{shop: s, folder: filepath.Join(s.t.TempDir(), "shop")}
+	var err error
+	if c.helm, err = filepath.Abs("../../.bin/helm"); err != nil {
+		s.t.Fatal(err)
+	}
+	run(s.t, "", "env", "CGO_ENABLED=0", "go", "-C", "test/helm", "build", "-trimpath", "-o", c.helm, "helm.sh/helm/v3/cmd/helm")
+	if err := os.CopyFS(c.folder, os.DirFS("../../examples/chart")); err != nil {
+		s.t.Fatal(err)
+	}
+	image := resolve(s.t, "examples/release/deployment.yaml")
+	_, image, _ = strings.Cut(image, "image: ")
+	image, _, _ = strings.Cut(image, "\n")
+	c.repository, c.digest, _ = strings.Cut(strings.TrimSpace(image), "@sha256:")
+	return c
+}
+
+// upgrade is what Jenkins X does at a promotion: this version of the chart, with its canary turned on or off.
+func (c *chart) upgrade(version string, canary string) {
+	c.t.Helper()
+	path := filepath.Join(c.folder, "Chart.yaml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, "version:") {
+			lines[i] = "version: " + version
+		}
+	}
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Logf("%s", run(c.t, "", c.helm, "upgrade", "--install", "shop", c.folder, "-n", c.ns, "--set", "canary.enabled="+canary, "--set", "image.repository="+c.repository+"@sha256", "--set-string", "image.tag="+c.digest,
+		"--set", "canary.analysis.interval=10s", "--set", "canary.analysis.threshold=2"))
+}
+
+// Helm as people have it: an application that serves gets its canary, has two releases, and loses the canary again; no request fails.
+func TestHelm(t *testing.T) {
+	c := connect(t)
+	c.needsStandIn(t)
+	serveCanaries(t)
+	s := &shop{cluster: c, t: t, ns: c.namespace(t, "helm")}
+	apply(t, s.ns, "tasks", "pipelines")
+	s.kubeconfig = s.account("canary-tasks")
+	h := newChart(s)
+	h.upgrade(v1, "false")
+	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
+	traffic := s.traffic(s.caller(t, s.ns))
+
+	// the canary is turned on: the chart has no Service any more
+	s.must(0, "shop."+s.ns+" is prepared", "canary-init", "prepare", "CANARY_MODE=prepare")
+	s.must(0, "shop."+s.ns+" is prepared", "canary-init", "prepare again", "CANARY_MODE=prepare")
+	h.upgrade(v1, "true")
+	release := func(says string) {
+		t.Helper()
+		out, err := s.release("canary=shop", "stepWeights=40")
+		if err != nil || !strings.Contains(out, says) {
+			t.Errorf("it does not say %q: %v", says, err)
+		}
+	}
+	release("is unchanged")
+	for _, version := range []string{v2, v3} {
+		h.upgrade(version, "true")
+		release("promoted: stable runs revision")
+	}
+	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
+
+	// what the documentation of Jenkins X shows
+	if out := run(t, "", "kubectl", "get", "canaries", "-n", s.ns); !strings.Contains(out, "Succeeded") {
+		t.Errorf("kubectl get canaries:\n%s", out)
+	}
+	run(t, "", "kubectl", "wait", "canary/shop", "-n", s.ns, "--for=condition=promoted", "--timeout=5s")
+	events := run(t, "", "kubectl", "get", "events", "-n", s.ns, "--field-selector", "involvedObject.kind=Canary")
+	for _, says := range []string{"New revision detected! Scaling up shop", "Starting canary analysis for shop", "Advance shop." + s.ns + " canary weight 40", "Promotion completed! Scaling down shop"} {
+		if !strings.Contains(events, says) {
+			t.Errorf("no event of the Canary says %q:\n%s", says, events)
+		}
+	}
+
+	// and it is turned off again: first the application serves by itself, then the chart has its Service back
+	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "examples/account-per-step/rollback.yaml")
+	s.kubeconfig = s.account("canary-rollback")
+	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=3s")
+	h.upgrade(v3, "false")
+	if out := run(t, "", "kubectl", "get", "service", "shop", "-n", s.ns, "-o", `jsonpath={.spec.selector.app} {.metadata.annotations.meta\.helm\.sh/release-name} {.metadata.annotations.helm\.sh/resource-policy}`); strings.TrimSpace(out) != "shop shop" {
+		t.Errorf("the Service: %s", out)
+	}
+	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
+	time.Sleep(5 * time.Second)
+	samples := noneFailed(t, "a canary turned on, two releases, and turned off", traffic)
+	if last := load.Count(samples[len(samples)-100:]); last.Of(v3) != 100 {
+		t.Errorf("the last 100 requests: %s", last)
+	}
+	if out := run(t, "", "kubectl", "get", "deployments,services,virtualservices", "-n", s.ns, "-o", "name"); out != "deployment.apps/shop\nservice/shop\n" {
+		t.Errorf("left:\n%s", out)
+	}
+}
