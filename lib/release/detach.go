@@ -71,7 +71,7 @@ func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
 	revision := workload.RevisionOf(s.primary.Deployment)
 	promoted := s.record.Promoted
 	same := reflect.DeepEqual(map[string]any(workload.TemplateOf(s.target.object)), map[string]any(promoted.Template)) // where Secrets may not be read, revisions differ
-	if revision == "" { // made by Flagger or by hand: there is nothing else to tell it by
+	if revision == "" {                                                                                                // made by Flagger or by hand: there is nothing else to tell it by
 		same = slices.Equal(workload.TemplateOf(s.target.object).Images(), workload.TemplateOf(s.primary.object).Images())
 	}
 	if s.revision != revision && !same {

@@ -34,8 +34,8 @@ type Release struct {
 	objectives []analysis.Objective
 	// verdict is how the step ended, in a sentence.
 	verdict string
-	untold bool // that the status of the Canary could not be written was said
-	asked  bool // whether there still is a Canary that events are about
+	untold  bool // that the status of the Canary could not be written was said
+	asked   bool // whether there still is a Canary that events are about
 	// waitedFor is the run that held the target when this one came.
 	waitedFor string
 }

@@ -102,15 +102,16 @@ func TestPrepareOnceMore(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t, settings, byHelm, shop("1"))
 	must(t, a.prepare("run-1"))
-	a.objects["services/shop"]["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"}
 	delete(a.objects["services/shop"]["metadata"].(map[string]any)["annotations"].(map[string]any), "helm.sh/resource-policy")
+	must(t, a.prepare("run-1"))
+	if got := a.metadata("services/shop"); !strings.Contains(got, "helm.sh/resource-policy:keep") {
+		t.Errorf("the Service has %s", got)
+	}
+	a.objects["services/shop"]["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"}
 	a.apply(shop("2"))
 	wantCode(t, a.init("run-2"), report.Misconfig, "run canary-init with mode=prepare once more")
 	must(t, a.prepare("run-2"))
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Succeeded, Initialized})
-	if got := a.metadata("services/shop"); !strings.Contains(got, "helm.sh/resource-policy:keep") {
-		t.Errorf("the Service has %s", got)
-	}
 	must(t, a.init("run-2"))
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""})
 	must(t, a.rollback("run-2"))

@@ -28,7 +28,9 @@ const syncOptions = "argocd.argoproj.io/sync-options"
 var deletedBy = []string{"gitops.jenkins-x.io/pipeline", "jenkins.io/chart-release"}
 
 // Protected tells whether a Service was protected.
-func Protected(service metav1.Object) bool { return service.GetAnnotations()[ProtectedAnnotation] != "" }
+func Protected(service metav1.Object) bool {
+	return service.GetAnnotations()[ProtectedAnnotation] != ""
+}
 
 // Unprotected tells whether something is missing of a Service's protection.
 func Unprotected(service metav1.Object) bool {
