@@ -102,6 +102,7 @@ func TestJudge(t *testing.T) {
 	for i, c := range []struct {
 		desc    string
 		faults  string // of the candidate
+		params  []string
 		header  http.Header
 		quiet   bool
 		then    func() // at 20 %
@@ -111,7 +112,7 @@ func TestJudge(t *testing.T) {
 	}{
 		{desc: "a fifth of the answers fail", faults: "fail=0.2", outcome: "rejected", reason: "failing", says: "failing: request-success-rate: the candidate is beyond the limit and worse than stable"},
 		{desc: "all answers fail", faults: "fail=1", outcome: "rejected", reason: "all failing", says: "rejected: all failing"},
-		{desc: "it is slow", faults: "slow=700ms", outcome: "rejected", reason: "slow", says: "rejected: slow: request-duration"},
+		{desc: "it is slow", faults: "slow=700ms", params: []string{"requestDuration=500ms"}, outcome: "rejected", reason: "slow", says: "rejected: slow: request-duration"},
 		{desc: "it hangs", faults: "hang=1", outcome: "rejected", reason: "none answered", says: "rejected: none answered: the callers of"},
 		{desc: "it answers gRPC with status 14", faults: "grpc=14", header: grpc, outcome: "rejected", reason: "failing|all failing", says: "; its answers: 200 gRPC 14 (Unavailable)"},
 		{desc: "its endpoints are gone", then: func() { s.faults("ready=false", "shop") }, outcome: "rejected", reason: "failing|all failing", says: "503 UH (no healthy upstream)"},
@@ -130,7 +131,7 @@ func TestJudge(t *testing.T) {
 				}
 				defer traffic.Stop()
 			}
-			name := s.begin(nil, "threshold=3")
+			name := s.begin(nil, append(c.params, "threshold=3")...)
 			if c.then != nil {
 				s.atWeight("80/20")
 				c.then()

@@ -96,13 +96,26 @@ func (s *shop) release(params ...string) (string, error) {
 func (s *shop) begin(timeouts []string, params ...string) string {
 	s.t.Helper()
 	args := append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults", "--output", "name"}, timeouts...)
-	return strings.TrimSpace(run(s.t, "", "tkn", append(args, asParams(params)...)...))
+	name := strings.TrimSpace(run(s.t, "", "tkn", append(args, asParams(params)...)...))
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			out, err := exec.Command("tkn", "pipelinerun", "logs", name, "-n", s.ns).CombinedOutput()
+			s.t.Logf("%s (%v):\n%s", name, err, out)
+		}
+	})
+	return name
 }
 
-// asParams are quick values for what a scenario leaves open.
+// asParams are quick values for what a scenario leaves open. How long answers take on a machine that runs a whole cluster says nothing of a version.
 func asParams(params []string) []string {
 	var args []string
-	for _, p := range append([]string{"target=shop", "interval=10s", "threshold=2", "drain=3s"}, params...) {
+	for _, quick := range []string{"target=shop", "interval=10s", "threshold=2", "drain=3s", "requestDuration=2s"} {
+		name, _, _ := strings.Cut(quick, "=")
+		if !slices.ContainsFunc(params, func(p string) bool { return strings.HasPrefix(p, name+"=") }) {
+			params = append(params, quick)
+		}
+	}
+	for _, p := range params {
 		args = append(args, "-p", p)
 	}
 	return args
@@ -137,7 +150,7 @@ func (s *shop) command(name, runID string, values ...string) *exec.Cmd {
 		if s.prometheus != "" {
 			address = "http://" + s.prometheus
 		}
-		cmd.Env = append(cmd.Env, "CANARY_INTERVAL=10s", "CANARY_THRESHOLD=2", "CANARY_DRAIN=1s", "CANARY_PROMETHEUS="+address, "CANARY_STEP_WEIGHTS=40", "CANARY_ON_BUSY=fail")
+		cmd.Env = append(cmd.Env, "CANARY_INTERVAL=10s", "CANARY_THRESHOLD=2", "CANARY_DRAIN=1s", "CANARY_REQUEST_DURATION=2s", "CANARY_PROMETHEUS="+address, "CANARY_STEP_WEIGHTS=40", "CANARY_ON_BUSY=fail")
 	}
 	cmd.Env = append(cmd.Env, values...)
 	return cmd

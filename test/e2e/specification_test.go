@@ -82,7 +82,7 @@ func TestSpecification(t *testing.T) {
 	}
 	traffic = s.traffic(proxy)
 	s.version(v3, "")
-	if out, err := s.release("spec="+string(values), "maxWeight=20"); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
+	if out, err := s.release("spec="+string(values), "maxWeight=20", "requestDuration="); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
 		t.Errorf("by a chart's values: %v", err)
 	}
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
