@@ -95,7 +95,11 @@ func (r *Release) planInit(s *snapshot) plan {
 		return r.planEnd(s, Unchanged)
 	}
 	if free || !s.mine(cfg.RunID) {
-		return plan{writes: []kube.Write{s.write(r.begin(s), "")}}
+		say := ""
+		if s.primary != nil && !s.fresh() { // whoever applied it may have scaled it up already
+			say = fmt.Sprintf("New revision detected! Scaling up %s", s.id(r.Client.Namespace))
+		}
+		return plan{writes: []kube.Write{s.write(r.begin(s), say)}}
 	}
 	var fences []kube.Write // the first writes to the mesh and to stable: nobody who came before may move traffic
 	if s.split != nil && !s.split.Fenced(record.Epoch) {
@@ -426,7 +430,7 @@ func (r *Release) planCandidate(s *snapshot) plan {
 		}
 	}
 	if workload.Replicas(s.target.Deployment) < need {
-		return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("New revision detected! Scaling up %s", s.id(r.Client.Namespace)))}}
+		return plan{writes: []kube.Write{s.target.scale(need, "")}}
 	}
 	if p, ready := r.planRollout(s, s.target, "candidate"); !ready {
 		return p
