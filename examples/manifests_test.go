@@ -1,6 +1,7 @@
 package examples
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -48,7 +49,7 @@ func TestManifests(t *testing.T) {
 			for documents := yamldocs.NewDocumentDecoder(file); ; {
 				text := make([]byte, 1<<20)
 				n, err := documents.Read(text)
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					return nil
 				}
 				if err != nil {

@@ -39,8 +39,8 @@ func (a Answer) String() string {
 	return fmt.Sprintf("%s %.3g %%", text, 100*a.Share)
 }
 
-// Answers tells how the requests to the candidate ended that were looked at, the most frequent first: for people, where it is rejected. The numbers
-// are Prometheus' increase, which extrapolates. The error is ErrQuery.
+// Answers tells how the requests to the candidate ended that were looked at, the most frequent first: for people, where it is rejected. The error
+// is ErrQuery.
 func (o *Observer) Answers(ctx context.Context) ([]Answer, error) {
 	s, vector, err := o.increases(ctx, "response_code", "grpc_response_status", "response_flags")
 	if err != nil {

@@ -23,7 +23,7 @@ func (c Caller) String() string {
 }
 
 // Callers tells who sent the requests that were looked at, the most first: for people, where the mesh does not give the candidate its share. The
-// numbers are Prometheus' increase, which extrapolates. The error is ErrQuery.
+// error is ErrQuery.
 func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 	s, vector, err := o.increases(ctx, "source_workload_namespace", "source_workload")
 	if err != nil {
@@ -52,7 +52,8 @@ func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 	return all, nil
 }
 
-// increases are Prometheus' own, of the requests that were looked at, by version and other labels; none as long as it is not known who counts.
+// increases are of the requests that were looked at, by version and other labels; none as long as it is not known who counts. Unlike Prometheus'
+// increase they have the first value of a series, which often is all that there is of errors; what was counted before a reset is lost.
 func (o *Observer) increases(ctx context.Context, by ...string) (side, model.Vector, error) {
 	i := slices.IndexFunc(o.sides(), func(s side) bool { return s.reporters == o.state.Reporter })
 	if i < 0 {
@@ -60,7 +61,9 @@ func (o *Observer) increases(ctx context.Context, by ...string) (side, model.Vec
 	}
 	s, now := o.sides()[i], time.Now()
 	span := model.Duration(now.Sub(o.state.Since).Truncate(time.Second) + time.Second)
-	v, err := o.client.query(ctx, fmt.Sprintf("sum by (%s) (increase(%s[%s]))", strings.Join(append(by, s.label), ","), s.selector(requestsMetric), span), now)
+	selector := s.selector(requestsMetric)
+	v, err := o.client.query(ctx, fmt.Sprintf("sum by (%[1]s) (clamp_min(last_over_time(%[2]s[%[3]s]) - (%[2]s offset %[3]s or 0 * last_over_time(%[2]s[%[3]s])), 0))",
+		strings.Join(append(by, s.label), ","), selector, span), now)
 	if err != nil {
 		return s, nil, err
 	}

@@ -87,7 +87,7 @@ func TestSightWhereNothingMayFail(t *testing.T) {
 func TestOwnQueriesWait(t *testing.T) {
 	t.Parallel()
 	queries := 0
-	prometheus := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	prometheus := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		queries++
 		fmt.Fprint(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"7"]}]}}`)
 	}))

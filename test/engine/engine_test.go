@@ -528,7 +528,7 @@ func TestAnswers(t *testing.T) {
 	ended := func(code, grpc, flags string, n float64) series {
 		return sent("cart", "shop-canary", code, []float64{57, 0, 7, n}, "grpc_response_status", grpc, "response_flags", flags)
 	}
-	p.put(sent("cart", "shop-primary", "200", []float64{57, 0, 7, 800}), ended("200", "14", "-", 60), ended("503", "", "UH", 30), ended("500", "", "-", 10))
+	p.put(sent("cart", "shop-primary", "200", []float64{57, 0, 7, 800}), ended("200", "14", "-", 60), sent("cart", "shop-canary", "503", []float64{7, 30}, "grpc_response_status", "", "response_flags", "UH"), ended("500", "", "-", 10))
 	o := p.observe(60)
 	p.look(o)
 	all, err := o.Answers(t.Context())

@@ -50,7 +50,8 @@ func Start(ctx context.Context, folder, address string) (*Server, error) {
 	backend := &cgi.Handler{Path: filepath.Join(programs, "git-http-backend"), Root: "/", Env: []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + User}}
 	s.http = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reads := r.URL.Query().Get("service") == "git-upload-pack" || strings.HasSuffix(r.URL.Path, "/git-upload-pack")
-		if user, password, _ := r.BasicAuth(); (user != User || password != Password) && !(s.Public && reads) {
+		user, password, _ := r.BasicAuth()
+		if known := user == User && password == Password; !known && (!s.Public || !reads) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
 			http.Error(w, "who are you?", http.StatusUnauthorized)
 			return
