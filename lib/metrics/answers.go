@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/prometheus/common/model"
 	"google.golang.org/grpc/codes"
 )
 
@@ -49,8 +50,7 @@ func (o *Observer) Answers(ctx context.Context) ([]Answer, error) {
 	var all []Answer
 	total := 0.0
 	for _, one := range vector {
-		var stable, candidate Counts
-		if n := float64(one.Value); n > 0 && s.arm(one.Metric, &stable, &candidate) == &candidate {
+		if n := float64(one.Value); n > 0 && !s.stables(string(one.Metric[model.LabelName(s.label)])) {
 			a := Answer{Code: string(one.Metric["response_code"]), GRPC: string(one.Metric["grpc_response_status"]), Flags: string(one.Metric["response_flags"]), Share: n}
 			if a.Flags == "-" {
 				a.Flags = ""

@@ -35,10 +35,11 @@ func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 		if byName[name] == nil {
 			byName[name] = &Caller{Name: cmp.Or(name, "unknown")}
 		}
-		var stable, candidate Counts
-		s.arm(one.Metric, &stable, &candidate).Requests = float64(one.Value)
-		byName[name].Stable += stable.Requests
-		byName[name].Candidate += candidate.Requests
+		if s.stables(string(one.Metric[model.LabelName(s.label)])) {
+			byName[name].Stable += float64(one.Value)
+		} else {
+			byName[name].Candidate += float64(one.Value)
+		}
 	}
 	var all []Caller
 	for _, c := range byName {

@@ -2,13 +2,9 @@ package metrics
 
 import (
 	"maps"
-	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/prometheus/common/model"
 )
 
 // Target says whose requests are counted.
@@ -58,35 +54,34 @@ func (c *Counts) know(bounds map[string]float64) {
 var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
 
 // add counts n more of what a series counts: requests, or those that took at most so long.
-func (c *Counts) add(m model.Metric, n float64) {
-	if le, ok := m[model.BucketLabel]; ok {
+func (c *Counts) add(l *labels, n float64) {
+	switch {
+	case l.within != "":
 		if c.Within == nil {
 			c.Within = map[string]float64{}
 		}
-		c.Within[milliseconds(m[model.MetricNameLabel], string(le))] += n
-		return
-	}
-	code := string(m["response_code"])
-	if code == "0" {
+		c.Within[l.within] += n
+	case l.code == "0":
 		c.Aborted += n
-		return
-	}
-	c.Requests += n
-	if strings.HasPrefix(code, "5") || slices.Contains(grpcErrors, string(m["grpc_response_status"])) {
-		c.Errors += n
+	default:
+		c.Requests += n
+		if strings.HasPrefix(l.code, "5") || slices.Contains(grpcErrors, l.grpc) {
+			c.Errors += n
+		}
 	}
 }
 
-// milliseconds is the bound of a bucket. Istio before 1.5 measured seconds.
-func milliseconds(name model.LabelValue, le string) string {
-	if name != oldDurationsMetric {
-		return le
+// plus adds a share of other counts.
+func (c *Counts) plus(other Counts, share float64) {
+	c.Requests += share * other.Requests
+	c.Errors += share * other.Errors
+	c.Aborted += share * other.Aborted
+	if c.Within == nil && other.Within != nil {
+		c.Within = make(map[string]float64, len(other.Within))
 	}
-	bound, err := strconv.ParseFloat(le, 64)
-	if err != nil || math.IsInf(bound, 1) {
-		return le
+	for le, n := range other.Within {
+		c.Within[le] += share * n
 	}
-	return strconv.FormatFloat(bound*1000, 'f', -1, 64)
 }
 
 // Stratum is what was counted in one scrape interval. At the callers' side it is that of one proxy, which counted for both versions at the same

@@ -4,13 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
 
+	"github.com/cespare/xxhash/v2"
 	jsoniter "github.com/json-iterator/go"
 	"github.com/prometheus/client_golang/api"
 	"github.com/prometheus/common/model"
@@ -18,10 +17,18 @@ import (
 
 // rawSeries are the samples of one series.
 type rawSeries struct {
-	id     model.Fingerprint // of all its labels
-	metric model.Metric      // those of its labels that matter here
+	id model.Fingerprint // of all its labels
+	*labels
 	values []model.SamplePair
 	native bool // a bucket of a native histogram, which is not written while it is empty: its first value is no increase
+}
+
+// labels are those of a series that matter here.
+type labels struct {
+	proxy             string // what Prometheus scraped it from: job, instance and pod
+	service, workload string // destination_service, destination_workload
+	within            string // the bound of a bucket, in milliseconds; empty: it counts requests
+	code, grpc        string // how the requests ended
 }
 
 // decoder reads range vectors. It remembers the labels that it has read: from one look to the next they are the same, and they are most of an answer.
@@ -31,7 +38,7 @@ type decoder struct {
 }
 
 type knownLabels struct {
-	metric model.Metric
+	labels
 	answer int // the last one that had them
 }
 
@@ -42,9 +49,6 @@ func (d *decoder) forget(series int) {
 	}
 	maps.DeleteFunc(d.known, func(_ model.Fingerprint, k *knownLabels) bool { return k.answer != d.answers })
 }
-
-// kept are the labels that matter here.
-var kept = []string{model.MetricNameLabel, model.JobLabel, model.InstanceLabel, "pod", model.BucketLabel, "response_code", "grpc_response_status", "destination_service", "destination_workload"}
 
 // answer is what a query is to be read into: see reading.
 type answer struct {
@@ -78,130 +82,137 @@ func (r reading) Do(ctx context.Context, req *http.Request) (*http.Response, []b
 func (a *answer) read(body []byte) (rest []byte, err error) {
 	it := jsoniter.ParseBytes(jsoniter.ConfigFastest, body)
 	rest = []byte{'{'}
-	add := func(key string, value []byte) {
+	it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
 		if len(rest) > 1 {
 			rest = append(rest, ',')
 		}
-		rest = strconv.AppendQuote(rest, key)
-		rest = append(append(rest, ':'), value...)
-	}
-	it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
-		value := it.SkipAndReturnBytes()
-		if key == "data" && isMatrix(value) {
-			if err = a.readData(value); err != nil {
-				return false
-			}
-			value = []byte(`{"resultType":"matrix","result":[]}`)
+		rest = append(strconv.AppendQuote(rest, key), ':')
+		if key == "data" && it.WhatIsNext() == jsoniter.ObjectValue {
+			rest = append(rest, a.readData(it)...)
+		} else {
+			rest = append(rest, it.SkipAndReturnBytes()...)
 		}
-		add(key, value)
 		return true
-	})
-	if err == nil && it.Error != nil {
-		err = fmt.Errorf("reading Prometheus' answer: %w", it.Error)
-	}
-	return append(rest, '}'), err
-}
-
-// isMatrix tells by the type, which servers write before the result.
-func isMatrix(data []byte) (is bool) {
-	jsoniter.ParseBytes(jsoniter.ConfigFastest, data).ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
-		if key != "resultType" {
-			it.Skip()
-			return true
-		}
-		is = it.ReadString() == model.ValMatrix.String()
-		return false
-	})
-	return is
-}
-
-func (a *answer) readData(data []byte) error {
-	a.decoder.answers++
-	it := jsoniter.ParseBytes(jsoniter.ConfigFastest, data)
-	it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
-		if key != "result" {
-			it.Skip()
-			return true
-		}
-		return it.ReadArrayCB(func(it *jsoniter.Iterator) bool {
-			var one rawSeries
-			var histograms []histogram
-			it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
-				switch key {
-				case "metric":
-					one.id, one.metric = a.decoder.labels(it.SkipAndReturnBytes())
-				case "values":
-					one.values = values(it)
-				case "histograms":
-					histograms = readHistograms(it)
-				default:
-					it.Skip()
-				}
-				return true
-			})
-			if len(histograms) > 0 {
-				a.series = append(a.series, one.buckets(histograms)...)
-				return true
-			}
-			a.series = append(a.series, one)
-			return true
-		})
 	})
 	if it.Error != nil {
-		return fmt.Errorf("reading Prometheus' answer: %w", it.Error)
+		return nil, fmt.Errorf("reading Prometheus' answer: %w", it.Error)
 	}
-	a.decoder.forget(len(a.series))
-	return nil
+	return append(rest, '}'), nil
 }
 
-// labels are those of a series, which Prometheus writes in the same order at each look.
-func (d *decoder) labels(text []byte) (model.Fingerprint, model.Metric) {
-	hash := fnv.New64a()
-	_, _ = hash.Write(text)
-	id := model.Fingerprint(hash.Sum64())
-	if k, ok := d.known[id]; ok {
-		k.answer = d.answers
-		return id, k.metric
-	}
-	m := model.Metric{}
-	jsoniter.ParseBytes(jsoniter.ConfigFastest, text).ReadObjectCB(func(it *jsoniter.Iterator, name string) bool {
-		if value := it.ReadString(); slices.Contains(kept, name) {
-			m[model.LabelName(name)] = model.LabelValue(value)
+// readData takes the series of a range vector and returns the rest. Servers write the type before the result.
+func (a *answer) readData(it *jsoniter.Iterator) (rest []byte) {
+	kind, result := "", []byte("[]")
+	it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
+		switch {
+		case key == "resultType":
+			kind = it.ReadString()
+		case key == "result" && kind == model.ValMatrix.String():
+			a.readSeries(it)
+		case key == "result":
+			result = it.SkipAndReturnBytes()
+		default:
+			it.Skip()
 		}
 		return true
 	})
+	if kind == model.ValMatrix.String() && len(result) > len("[]") { // it came before its type
+		late := jsoniter.ParseBytes(jsoniter.ConfigFastest, result)
+		a.readSeries(late)
+		if late.Error != nil && it.Error == nil {
+			it.Error = late.Error
+		}
+		result = []byte("[]")
+	}
+	return fmt.Appendf(nil, `{"resultType":%q,"result":%s}`, kind, result)
+}
+
+func (a *answer) readSeries(it *jsoniter.Iterator) {
+	a.decoder.answers++
+	for it.ReadArray() {
+		var one rawSeries
+		var histograms []histogram
+		for key := it.ReadObject(); key != ""; key = it.ReadObject() {
+			switch key {
+			case "metric":
+				one.id, one.labels = a.decoder.read(it.SkipAndReturnBytes())
+			case "values":
+				one.values = values(it)
+			case "histograms":
+				histograms = readHistograms(it)
+			default:
+				it.Skip()
+			}
+		}
+		switch {
+		case one.labels == nil:
+			it.ReportError("series", "it has no labels")
+		case len(histograms) > 0:
+			a.series = append(a.series, one.buckets(histograms)...)
+		default:
+			a.series = append(a.series, one)
+		}
+	}
+	a.decoder.forget(len(a.series))
+}
+
+// read returns the labels of a series, which Prometheus writes in the same order at each look.
+func (d *decoder) read(text []byte) (model.Fingerprint, *labels) {
+	id := model.Fingerprint(xxhash.Sum64(text))
+	if k, ok := d.known[id]; ok {
+		k.answer = d.answers
+		return id, &k.labels
+	}
+	var l labels
+	var name, le, job, instance, pod string
+	into := map[string]*string{
+		model.MetricNameLabel: &name, model.BucketLabel: &le, model.JobLabel: &job, model.InstanceLabel: &instance, "pod": &pod,
+		"destination_service": &l.service, "destination_workload": &l.workload, "response_code": &l.code, "grpc_response_status": &l.grpc,
+	}
+	jsoniter.ParseBytes(jsoniter.ConfigFastest, text).ReadObjectCB(func(it *jsoniter.Iterator, name string) bool {
+		if value := it.ReadString(); into[name] != nil {
+			*into[name] = value
+		}
+		return true
+	})
+	l.proxy, l.within = job+" "+instance+" "+pod, milliseconds(name, le)
 	if d.known == nil {
 		d.known = map[model.Fingerprint]*knownLabels{}
 	}
-	d.known[id] = &knownLabels{m, d.answers}
-	return id, m
+	d.known[id] = &knownLabels{l, d.answers}
+	return id, &d.known[id].labels
+}
+
+// milliseconds is the bound of a bucket. Istio before 1.5 measured seconds.
+func milliseconds(metric, le string) string {
+	bound, err := strconv.ParseFloat(le, 64)
+	if metric != oldDurationsMetric || err != nil || math.IsInf(bound, 1) {
+		return le
+	}
+	return strconv.FormatFloat(bound*1000, 'f', -1, 64)
 }
 
 // values are [seconds, "value"] each.
 func values(it *jsoniter.Iterator) []model.SamplePair {
 	all := make([]model.SamplePair, 0, 4)
-	it.ReadArrayCB(func(it *jsoniter.Iterator) bool {
+	for it.ReadArray() {
 		var pair model.SamplePair
-		i := 0
-		it.ReadArrayCB(func(it *jsoniter.Iterator) bool {
-			switch i++; i {
-			case 1:
+		for i := 0; it.ReadArray(); i++ {
+			switch i {
+			case 0:
 				pair.Timestamp = model.TimeFromUnixNano(int64(it.ReadFloat64()*1000+0.5) * 1e6)
-			case 2:
-				text := it.ReadString()
-				value, err := strconv.ParseFloat(text, 64)
-				if err != nil {
+			case 1:
+				value, err := strconv.ParseFloat(string(it.ReadStringAsSlice()), 64)
+				if err != nil && it.Error == nil {
 					it.ReportError("values", err.Error())
 				}
 				pair.Value = model.SampleValue(value)
 			default:
 				it.Skip()
 			}
-			return true
-		})
+		}
 		all = append(all, pair)
-		return it.Error == nil
-	})
+	}
 	return all
 }
 
@@ -241,10 +252,9 @@ func (r rawSeries) buckets(samples []histogram) []rawSeries {
 	var all []rawSeries
 	for bound := range bounds {
 		le := strconv.FormatFloat(bound, 'f', -1, 64)
-		hash := fnv.New64a()
-		_, _ = fmt.Fprint(hash, r.id, le)
-		one := rawSeries{id: model.Fingerprint(hash.Sum64()), metric: r.metric.Clone(), native: true}
-		one.metric[model.MetricNameLabel], one.metric[model.BucketLabel] = durationsMetric, model.LabelValue(le)
+		of := *r.labels
+		of.within = le
+		one := rawSeries{id: model.Fingerprint(xxhash.Sum64(fmt.Append(nil, r.id, le))), labels: &of, native: true}
 		for _, h := range samples {
 			n := 0.0
 			for _, b := range h.buckets {

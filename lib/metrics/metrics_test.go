@@ -323,10 +323,10 @@ func TestStateIsBounded(t *testing.T) {
 	t.Parallel()
 	s := State{}
 	for i := range model.Time(1000) {
-		s.add([]rawSeries{{metric: model.Metric{"destination_service": "c.web.svc.local", "response_code": "200"}, values: []model.SamplePair{{Timestamp: 5000 * i, Value: model.SampleValue(i)}}}},
+		s.add([]rawSeries{{labels: &labels{service: "c.web.svc.local", code: "200"}, values: []model.SamplePair{{Timestamp: 5000 * i, Value: model.SampleValue(i)}}}},
 			side{stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"})
 	}
-	if s.Candidate.Requests != 999 || s.Scrapes != 1000 || len(s.Open) != 0 || len(s.Scraped["  "]) != keptScrapes || len(s.Last) != 1 {
+	if s.Candidate.Requests != 999 || s.Scrapes != 1000 || len(s.Open) != 0 || len(s.Scraped[""]) != keptScrapes || len(s.Last) != 1 {
 		t.Errorf("%v requests, %d scrapes, %d strata, %v, %d series", s.Candidate.Requests, s.Scrapes, len(s.Open), s.Scraped, len(s.Last))
 	}
 }
@@ -393,8 +393,8 @@ func TestNothingIsForgottenInABreak(t *testing.T) {
 	t.Parallel()
 	s, callers := State{}, side{reporters: "source|waypoint", stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"}
 	scrape := func(proxy string, second model.Time, n model.SampleValue) {
-		m := model.Metric{"destination_service": "c.web.svc.local", "response_code": "200", "instance": model.LabelValue(proxy)}
-		s.add([]rawSeries{{id: m.Fingerprint(), metric: m, values: []model.SamplePair{{Timestamp: second * 1000, Value: n}}}}, callers)
+		of := labels{proxy: proxy, service: "c.web.svc.local", code: "200"}
+		s.add([]rawSeries{{id: model.Fingerprint(proxy[0]), labels: &of, values: []model.SamplePair{{Timestamp: second * 1000, Value: n}}}}, callers)
 	}
 	for i := range model.Time(3) {
 		scrape("a", 100+5*i, 0)

@@ -78,13 +78,21 @@ func (s side) selector(names ...string) string {
 	return text + "}"
 }
 
-// arm tells whose series it is: it returns one of both.
-func (s side) arm(m model.Metric, stable, candidate *Counts) *Counts {
-	value := string(m[model.LabelName(s.label)])
-	if value == s.stable || !s.workloads() && strings.HasPrefix(value, s.stable) {
+// stables tells whether requests to a destination, the value of the side's label, are stable's. Nothing was asked for but stable's and the candidate's.
+func (s side) stables(destination string) bool {
+	return destination == s.stable || !s.workloads() && strings.HasPrefix(destination, s.stable)
+}
+
+// of returns the counts of a series' version: one of both.
+func (s side) of(l *labels, stable, candidate *Counts) *Counts {
+	destination := l.service
+	if s.workloads() {
+		destination = l.workload
+	}
+	if s.stables(destination) {
 		return stable
 	}
-	return candidate // nothing else was asked for
+	return candidate
 }
 
 // Look fetches what was scraped since the last look and returns all that was counted since the observation began. An error is Prometheus',
@@ -135,7 +143,7 @@ func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) ([
 	if _, ok := v.(model.Matrix); !ok {
 		return nil, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
 	}
-	classic := func(one rawSeries) bool { return !one.native && one.metric[model.BucketLabel] != "" }
+	classic := func(one rawSeries) bool { return !one.native && one.within != "" }
 	if slices.ContainsFunc(a.series, classic) { // Prometheus keeps both
 		return slices.DeleteFunc(a.series, func(one rawSeries) bool { return one.native }), nil
 	}

@@ -52,73 +52,111 @@ func (s State) clone() State {
 func (s *State) add(all []rawSeries, side side) []Stratum {
 	since := model.TimeFromUnixNano(s.Since.UnixNano())
 	s.scraped(all, since)
-	strata := map[stratumKey]*Stratum{}
-	for i := range s.Open {
-		strata[s.Open[i].key()] = &s.Open[i]
-	}
-	// count adds an increase between two scrapes of a proxy to a stratum.
-	count := func(m model.Metric, in Stratum, increase float64) {
-		if strata[in.key()] == nil {
-			strata[in.key()] = &in
-		}
-		side.arm(m, &strata[in.key()].Stable, &strata[in.key()].Candidate).add(m, increase)
-	}
 	if s.Last == nil {
 		s.Last = map[model.Fingerprint]model.SamplePair{}
 	}
+	between := strata{} // two scrapes of a proxy
 	for _, one := range all {
-		s.Sighted = s.Sighted || side.arm(one.metric, &s.Stable, &s.Candidate) == &s.Candidate
-		id, proxy := one.id, proxyOf(one.metric)
-		last, known := s.Last[id]
+		total := side.of(one.labels, &s.Stable, &s.Candidate)
+		s.Sighted = s.Sighted || total == &s.Candidate
+		last, known := s.Last[one.id]
+		if !known {
+			total.add(one.labels, 0) // it has this bound
+		}
 		for _, sample := range one.values {
 			if sample.Timestamp < since || known && sample.Timestamp <= last.Timestamp || math.IsNaN(float64(sample.Value)) {
 				continue
 			}
 			from, increase := last.Timestamp, float64(sample.Value)
 			if !known {
-				from, known = s.bornAfter(proxy, sample.Timestamp)
+				from, known = s.bornAfter(one.proxy, sample.Timestamp)
 				if known = known && !one.native; !known {
 					increase = 0
 				}
 			} else if sample.Value >= last.Value {
 				increase -= float64(last.Value)
 			}
-			switch {
-			case increase <= 0:
-			case side.workloads():
-				s.spread(from.Time(), sample.Timestamp.Time(), increase, func(in Stratum, part float64) { count(one.metric, in, part) })
-			default:
-				count(one.metric, Stratum{From: from.Time().UTC(), To: sample.Timestamp.Time().UTC(), Proxy: proxy}, increase)
+			if increase > 0 {
+				in := between.at(from.Time(), sample.Timestamp.Time(), one.proxy)
+				side.of(one.labels, &in.Stable, &in.Candidate).add(one.labels, increase)
 			}
-			side.arm(one.metric, &s.Stable, &s.Candidate).add(one.metric, max(increase, 0))
 			last, known = sample, true
 		}
 		if known {
-			s.Last[id] = last
+			s.Last[one.id] = last
 		}
 	}
-	sorted := make([]Stratum, 0, len(strata))
-	for _, one := range strata {
-		sorted = append(sorted, *one)
+	for _, one := range between {
+		s.Stable.plus(one.Stable, 1)
+		s.Candidate.plus(one.Candidate, 1)
 	}
-	slices.SortFunc(sorted, func(a, b Stratum) int { return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Proxy, b.Proxy)) })
-	open := len(sorted)
+	complete := between.sorted()
 	if side.workloads() {
-		closed := s.closedUntil()
-		open = cmp.Or(slices.IndexFunc(sorted, func(one Stratum) bool { return one.To.After(closed) })+1, len(sorted)+1) - 1
+		complete = s.close(complete)
 	}
-	if s.Open = nil; open < len(sorted) {
-		s.Open = slices.Clone(sorted[open:])
-	}
-	for i := range sorted[:open] {
-		sorted[i].Stable.know(s.Stable.Within)
-		sorted[i].Candidate.know(s.Candidate.Within)
+	for i := range complete {
+		complete[i].Stable.know(s.Stable.Within)
+		complete[i].Candidate.know(s.Candidate.Within)
 	}
 	for proxy, times := range s.Scraped {
 		s.Scraped[proxy] = times[max(0, len(times)-keptScrapes):]
 	}
 	s.forget()
+	return complete
+}
+
+// close brings the strata of pods to the common grid. It returns those that are complete, and keeps the others open.
+func (s *State) close(between []Stratum) []Stratum {
+	grid := strata{}
+	for i := range s.Open {
+		grid[s.Open[i].key()] = &s.Open[i]
+	}
+	for _, one := range between {
+		s.spread(one.From, one.To, func(from, to time.Time, share float64) {
+			cell := grid.at(from, to, "")
+			cell.Stable.plus(one.Stable, share)
+			cell.Candidate.plus(one.Candidate, share)
+		})
+	}
+	sorted, closed := grid.sorted(), s.closedUntil()
+	open := slices.IndexFunc(sorted, func(one Stratum) bool { return one.To.After(closed) })
+	if open < 0 {
+		open = len(sorted)
+	}
+	s.Open = slices.Clone(sorted[open:])
 	return sorted[:open]
+}
+
+// strata are found by who counted and when.
+type strata map[stratumKey]*Stratum
+
+// stratumKey tells strata apart.
+type stratumKey struct {
+	proxy string
+	to    int64
+}
+
+func (s Stratum) key() stratumKey { return stratumKey{s.Proxy, s.To.UnixMilli()} }
+
+// at returns a stratum, which begins empty.
+func (s strata) at(from, to time.Time, proxy string) *Stratum {
+	key := stratumKey{proxy, to.UnixMilli()}
+	in, ok := s[key]
+	if !ok {
+		in = &Stratum{From: from.UTC(), To: to.UTC(), Proxy: proxy}
+		s[key] = in
+	}
+	return in
+}
+
+// sorted are the strata, oldest first.
+func (s strata) sorted() []Stratum {
+	all := make([]Stratum, 0, len(s))
+	for _, one := range s {
+		all = append(all, *one)
+	}
+	slices.SortFunc(all, func(a, b Stratum) int { return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Proxy, b.Proxy)) })
+	return all
 }
 
 // forget drops what has not been scraped for long, as pods come and go. The time is that before the last scrapes of a proxy that goes on: after
@@ -142,17 +180,17 @@ func (s *State) scraped(all []rawSeries, since model.Time) {
 		scraped[proxy] = slices.Clone(times)
 	}
 	for _, one := range all {
-		proxy := proxyOf(one.metric)
+		times := scraped[one.proxy]
 		for _, sample := range one.values {
-			if sample.Timestamp >= since {
-				scraped[proxy] = append(scraped[proxy], sample.Timestamp)
+			if i, noted := slices.BinarySearch(times, sample.Timestamp); !noted && sample.Timestamp >= since {
+				times = slices.Insert(times, i, sample.Timestamp)
 			}
+		}
+		if len(times) > 0 {
+			scraped[one.proxy] = times
 		}
 	}
 	for proxy, times := range scraped {
-		slices.Sort(times)
-		times = slices.Compact(times)
-		scraped[proxy] = times
 		for _, t := range times {
 			if old := s.Scraped[proxy]; len(old) == 0 || t > old[len(old)-1] {
 				s.Scrapes++
@@ -206,24 +244,23 @@ func (s *State) bornAfter(proxy string, t model.Time) (model.Time, bool) {
 	return s.Scraped[proxy][i-1], true
 }
 
-// spread shares an increase between two scrapes out to the strata of the common grid, by linear interpolation: pods are scraped at moments of their
-// own. What belongs to a stratum that is complete goes to the first that is not.
-func (s *State) spread(from, to time.Time, increase float64, count func(Stratum, float64)) {
-	whole := to.Sub(from)
+// spread shares the time between two scrapes out to the strata of the common grid: pods are scraped at moments of their own, and what they counted is
+// interpolated linearly. What belongs to a stratum that is complete goes to the first that is not.
+func (s *State) spread(from, to time.Time, count func(from, to time.Time, share float64)) {
 	if origin := s.From.Add(s.Closed); from.Before(origin) {
 		from = origin
 	}
 	if !from.Before(to) {
 		from = to.Add(-1)
 	}
-	whole = min(whole, to.Sub(from))
+	whole := to.Sub(from)
 	for from.Before(to) {
 		cell := s.From.Add(from.Sub(s.From) / s.Grid * s.Grid)
 		end := cell.Add(s.Grid)
 		if end.After(to) {
 			end = to
 		}
-		count(Stratum{From: cell.UTC(), To: cell.Add(s.Grid).UTC()}, increase*float64(end.Sub(from))/float64(whole))
+		count(cell, cell.Add(s.Grid), float64(end.Sub(from))/float64(whole))
 		from = end
 	}
 }
@@ -239,17 +276,4 @@ func (s *State) closedUntil() time.Time {
 	}
 	s.Closed = max(s.Closed, until.Sub(s.From)/s.Grid*s.Grid)
 	return s.From.Add(s.Closed)
-}
-
-// stratumKey tells strata apart.
-type stratumKey struct {
-	proxy string
-	to    int64
-}
-
-func (s Stratum) key() stratumKey { return stratumKey{s.Proxy, s.To.UnixMilli()} }
-
-// proxyOf names what Prometheus scraped a series from.
-func proxyOf(m model.Metric) string {
-	return string(m[model.JobLabel] + " " + m[model.InstanceLabel] + " " + m["pod"])
 }
