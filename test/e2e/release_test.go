@@ -260,7 +260,8 @@ func noneFailed(t *testing.T, desc string, traffic *load.Run, allowed ...load.An
 	}
 	t.Logf("%s: %s", desc, counts)
 	if failed != 0 {
-		t.Errorf("%s: %d of %d requests failed", desc, failed, counts.Total())
+		bad := slices.DeleteFunc(slices.Clone(samples), func(s load.Sample) bool { return s.Status == http.StatusOK })
+		t.Errorf("%s: %d of %d requests failed, the first that did not succeed: %v", desc, failed, counts.Total(), bad[:min(len(bad), 5)])
 	}
 	return samples
 }

@@ -3,6 +3,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,11 @@ type Sample struct {
 	Answer
 	Sent    time.Time
 	Latency time.Duration
+	Says    string // why, of one that failed
+}
+
+func (s Sample) String() string {
+	return fmt.Sprintf("%s of %s after %s: %s", s.Answer, s.Sent.Format("15:04:05.000"), s.Latency.Round(time.Millisecond), s.Says)
 }
 
 // Run is a load that goes on, or has ended.
@@ -100,7 +106,11 @@ func Start(ctx context.Context, plan Plan) (*Run, error) {
 		defer close(run.done)
 		defer unwatch()
 		for r := range results {
-			run.add(Sample{Answer: answerOf(r), Sent: r.Timestamp, Latency: r.Latency})
+			sample := Sample{Answer: answerOf(r), Sent: r.Timestamp, Latency: r.Latency}
+			if sample.Status != http.StatusOK {
+				sample.Says = cmp.Or(strings.TrimSpace(string(r.Body)), r.Error)
+			}
+			run.add(sample)
 		}
 	}()
 	return run, nil
