@@ -113,7 +113,7 @@ func TestJudge(t *testing.T) {
 		{desc: "a fifth of the answers fail", faults: "fail=0.2", outcome: "rejected", reason: "failing", says: "failing: request-success-rate: the candidate is beyond the limit and worse than stable"},
 		{desc: "all answers fail", faults: "fail=1", outcome: "rejected", reason: "all failing", says: "rejected: all failing"},
 		{desc: "it is slow", faults: "slow=700ms", params: []string{"requestDuration=500ms"}, outcome: "rejected", reason: "slow", says: "rejected: slow: request-duration"},
-		{desc: "it hangs", faults: "hang=1", outcome: "rejected", reason: "none answered", says: "rejected: none answered: the callers of"},
+		{desc: "it hangs", faults: "hang=1", params: []string{"requestDuration=1s"}, outcome: "rejected", reason: "none answered", says: "rejected: none answered: the callers of"},
 		{desc: "it answers gRPC with status 14", faults: "grpc=14", header: grpc, outcome: "rejected", reason: "failing|all failing", says: "; its answers: 200 gRPC 14 (Unavailable)"},
 		{desc: "its endpoints are gone", then: func() { s.faults("ready=false", "shop") }, outcome: "rejected", reason: "failing|all failing", says: "503 UH (no healthy upstream)"},
 		{desc: "nobody sends requests", quiet: true, outcome: "inconclusive", reason: "no requests", says: "inconclusive: no requests: neither stable nor the candidate got any"},
