@@ -13,8 +13,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const kubernetesVersion, tektonVersion = "1.36.3", "1.15.0"
@@ -34,25 +37,26 @@ type binary struct {
 	sources []string // folders of ours that it is made of, relative to the checkout
 }
 
-// binaries lists them in the order they are built: the large dependencies first, so that what follows is quick.
+// binaries lists them in the order they are built: the large dependencies first, so that what follows is quick. What is built side by side has little
+// in common besides, or both would compile it.
 var binaries = []binary{
 	{name: "kube-apiserver", pkg: "k8s.io/kubernetes/cmd/kube-apiserver"},
+	{name: "istiod", pkg: "istio.io/istio/pilot/cmd/pilot-discovery"},
 	{name: "kubelet", pkg: "k8s.io/kubernetes/cmd/kubelet"},
 	{name: "kube-controller-manager", pkg: "k8s.io/kubernetes/cmd/kube-controller-manager"},
 	{name: "kube-scheduler", pkg: "k8s.io/kubernetes/cmd/kube-scheduler"},
 	{name: "kube-proxy", pkg: "k8s.io/kubernetes/cmd/kube-proxy"},
 	{name: "kubectl", pkg: "k8s.io/kubernetes/cmd/kubectl"},
 	{name: "tekton-controller", pkg: "github.com/tektoncd/pipeline/cmd/controller"},
+	{name: "ko", pkg: "github.com/google/ko"},
 	{name: "tekton-webhook", pkg: "github.com/tektoncd/pipeline/cmd/webhook"},
 	{name: "tekton-resolvers", pkg: "github.com/tektoncd/pipeline/cmd/resolvers"},
 	{name: "entrypoint", pkg: "github.com/tektoncd/pipeline/cmd/entrypoint"},
 	{name: "nop", pkg: "github.com/tektoncd/pipeline/cmd/nop"},
 	{name: "workingdirinit", pkg: "github.com/tektoncd/pipeline/cmd/workingdirinit"},
-	{name: "istiod", pkg: "istio.io/istio/pilot/cmd/pilot-discovery"},
+	{name: "tkn", pkg: "github.com/tektoncd/cli/cmd/tkn"},
 	{name: "coredns", pkg: "./coredns", sources: []string{"test/cluster/coredns"}},
 	{name: "pause", pkg: "./pause", sources: []string{"test/cluster/pause"}},
-	{name: "tkn", pkg: "github.com/tektoncd/cli/cmd/tkn"},
-	{name: "ko", pkg: "github.com/google/ko"},
 	{name: "mesh", pkg: "./mesh", dir: "test", sources: []string{"test/mesh"}},
 	{name: "loadgen", pkg: "./loadgen", dir: "test", sources: []string{"test/loadgen", "test/load"}},
 }
@@ -94,29 +98,56 @@ func buildAll(ctx context.Context, l layout, only []string, say func(format stri
 			missing = append(missing, b)
 		}
 	}
-	begin := time.Now()
-	for i, b := range missing {
+	return paths, buildMissing(ctx, l, missing, paths, say)
+}
+
+// lanes is how many binaries are built side by side. A build by itself leaves a processor idle while it links and where packages wait for one another.
+const lanes = 2
+
+// buildMissing builds the first by itself, as most packages of the others are among its own, then the others.
+func buildMissing(ctx context.Context, l layout, missing []binary, paths built, say func(format string, args ...any)) error {
+	begin, done := time.Now(), 0
+	var mu sync.Mutex // of what is said
+	build := func(b binary) error {
 		start := time.Now()
-		done := make(chan struct{})
+		stop := make(chan struct{})
 		go func() {
-			for ticker := time.NewTicker(20 * time.Second); ; {
+			ticker := time.NewTicker(20 * time.Second)
+			defer ticker.Stop()
+			for {
 				select {
-				case <-done:
-					ticker.Stop()
+				case <-stop:
 					return
 				case <-ticker.C:
-					say("building %s: %s so far, %d more after it", b.name, seconds(time.Since(start)), len(missing)-i-1)
+					mu.Lock()
+					say("building %s: %s so far, %d of %d are built", b.name, seconds(time.Since(start)), done, len(missing))
+					mu.Unlock()
 				}
 			}
 		}()
 		err := b.build(ctx, l, paths[b.name])
-		close(done)
+		close(stop)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		say("built %-24s %3d of %d, %s, %s in all", b.name, i+1, len(missing), seconds(time.Since(start)), seconds(time.Since(begin)))
+		mu.Lock()
+		defer mu.Unlock()
+		done++
+		say("built %-24s %3d of %d, %s, %s in all", b.name, done, len(missing), seconds(time.Since(start)), seconds(time.Since(begin)))
+		return nil
 	}
-	return paths, nil
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := build(missing[0]); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(lanes)
+	for _, b := range missing[1:] {
+		group.Go(func() error { return build(b) })
+	}
+	return group.Wait()
 }
 
 // cached returns where the binary is kept: under a hash of everything it is made from.
