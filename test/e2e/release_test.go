@@ -223,15 +223,19 @@ func (s *shop) want(want serves) {
 }
 
 // traffic sends requests until it is stopped.
-func (s *shop) traffic(proxy string) *load.Run {
+func (s *shop) traffic(proxy string) *load.Run { return s.trafficTo("shop", proxy, rate) }
+
+// trafficTo begins to send so many requests a second to an application, once it answers: proxies learn of it a moment after its pods are ready.
+func (s *shop) trafficTo(app, proxy string, rate int) *load.Run {
 	s.t.Helper()
-	eventually(s.t, 30*time.Second, func() string { // proxies learn of an application a moment after its pods are ready
-		if status, body := ask(s.t, proxy, "http://shop."+s.ns+"/"); status != http.StatusOK {
-			return fmt.Sprintf("the application answers %d %s", status, body)
+	address := "http://" + app + "." + s.ns + "/"
+	eventually(s.t, 30*time.Second, func() string {
+		if status, body := ask(s.t, proxy, address); status != http.StatusOK {
+			return fmt.Sprintf("%s answers %d %s", app, status, body)
 		}
 		return ""
 	})
-	r, err := load.Start(s.t.Context(), load.Plan{URL: "http://shop." + s.ns + "/", Proxy: proxy, Rate: rate, For: 20 * time.Minute})
+	r, err := load.Start(s.t.Context(), load.Plan{URL: address, Proxy: proxy, Rate: rate, For: 20 * time.Minute})
 	if err != nil {
 		s.t.Fatal(err)
 	}

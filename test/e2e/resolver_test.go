@@ -125,16 +125,11 @@ func TestJenkinsX3(t *testing.T) {
 		}
 	}
 	proxy := c.caller(t, j.production)
+	production := &shop{cluster: c, t: t, ns: j.production}
 	var traffic []*load.Run
 	for _, app := range apps[:2] {
-		r, err := load.Start(t.Context(), load.Plan{URL: "http://" + app + "." + j.production + "/", Proxy: proxy, Rate: rate / 2, For: 10 * time.Minute})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(r.Stop)
-		traffic = append(traffic, r)
+		traffic = append(traffic, production.trafficTo(app, proxy, rate/2))
 	}
-	production := &shop{cluster: c, t: t, ns: j.production}
 	versions := func() string {
 		return run(t, "", "kubectl", "get", "deployments,services,virtualservices,configmaps", "-n", j.production, "-o",
 			`jsonpath={range .items[?(@.metadata.name=="pay")]}{.kind} {.metadata.resourceVersion}{"\n"}{end}{range .items[?(@.metadata.name=="pay-primary")]}{.kind} {.metadata.resourceVersion}{"\n"}{end}`+

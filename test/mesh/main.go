@@ -65,6 +65,10 @@ func run(ctx context.Context, istiod, admin string) error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		if !c.started(r.Context()) {
+			http.Error(w, "there is no configuration from istiod yet; ask again", http.StatusServiceUnavailable)
+			return
+		}
 		reply(w, map[string]string{"address": c.address})
 	})
 	mux.HandleFunc("DELETE /callers/{namespace}/{name}", func(_ http.ResponseWriter, r *http.Request) {

@@ -49,6 +49,22 @@ type follower struct {
 	current atomic.Pointer[configuration]
 }
 
+// started waits for the first configuration, at most 30 s: an application starts after its proxy.
+func (f *follower) started(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for f.current.Load() == nil {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-ticker.C:
+		}
+	}
+	return true
+}
+
 // node describes a caller to istiod. kind is "sidecar" or "router".
 func node(kind string, w workload, ip string, labels map[string]string) (*core.Node, error) {
 	l := map[string]any{}
