@@ -495,7 +495,7 @@ func TestChart(t *testing.T) {
 				t.Errorf("the values: %v (-want, +got)\n%s", err, diff)
 			}
 			want.Target = "shop"
-			want.Values["hosts"], want.Values["gateways"] = "shop.example.com,shop", "istio-system/jx-gateway,mesh"
+			want.Values["hosts"], want.Values["gateways"] = "shop.example.com,shop", "shop,mesh"
 			got, err = canary.Read(render(t, "canary.yaml", values))
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
 				t.Errorf("the Canary: %v (-want, +got)\n%s", err, diff)

@@ -16,11 +16,12 @@ import (
 type chart struct {
 	*shop
 	helm, folder, repository, digest string
+	host                             string // by which it is called from outside
 }
 
 func newChart(s *shop) *chart {
 	s.t.Helper()
-	c := &chart{shop: s, folder: filepath.Join(s.t.TempDir(), "shop")}
+	c := &chart{shop: s, folder: filepath.Join(s.t.TempDir(), "shop"), host: s.ns + ".example.com"}
 	var err error
 	if c.helm, err = filepath.Abs("../../.bin/helm"); err != nil {
 		s.t.Fatal(err)
@@ -53,9 +54,12 @@ func (c *chart) upgrade(version string, canary string) {
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Logf("%s", run(c.t, "", c.helm, "upgrade", "--install", "shop", c.folder, "-n", c.ns, "--set", "canary.enabled="+canary, "--set", "image.repository="+c.repository+"@sha256", "--set-string", "image.tag="+c.digest,
+	c.t.Logf("%s", run(c.t, "", c.helm, "upgrade", "--install", "shop", c.folder, "-n", c.ns, "--set", "canary.enabled="+canary, "--set", "canary.host="+c.host, "--set", "image.repository="+c.repository+"@sha256", "--set-string", "image.tag="+c.digest,
 		"--set", "canary.analysis.interval=10s", "--set", "canary.analysis.threshold=2"))
 }
+
+// ingress is where the stand-in of the ingress gateway listens.
+const ingress = "127.0.0.1:15080"
 
 // Helm as people have it: an application that serves gets its canary, has two releases, and loses the canary again; no request fails.
 func TestHelm(t *testing.T) {
@@ -68,24 +72,34 @@ func TestHelm(t *testing.T) {
 	h := newChart(s)
 	h.upgrade(v1, "false")
 	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
-	traffic := s.traffic(s.caller(t, s.ns))
+	traffic := s.trafficTo("shop."+s.ns, s.caller(t, s.ns), rate/2)
 
 	// the canary is turned on: the chart has no Service any more
-	s.must(0, "shop."+s.ns+" is prepared", "canary-init", "prepare", "CANARY_MODE=prepare")
-	s.must(0, "shop."+s.ns+" is prepared", "canary-init", "prepare again", "CANARY_MODE=prepare")
+	for range 2 {
+		out := run(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "mode=prepare", "-p", "runId=prepare-shop",
+			"-p", "hosts="+h.host, "-p", "gateways=shop,mesh", "--use-param-defaults", "--showlog")
+		if !strings.Contains(out, "shop."+s.ns+" is prepared") {
+			t.Fatalf("prepare:\n%s", out)
+		}
+	}
 	h.upgrade(v1, "true")
-	release := func(says string) {
+	release := func(says, weights string) {
 		t.Helper()
-		out, err := s.release("canary=shop", "stepWeights=40")
+		out, err := s.release("canary=shop", "stepWeights="+weights)
 		if err != nil || !strings.Contains(out, says) {
 			t.Errorf("it does not say %q: %v", says, err)
 		}
 	}
-	release("is unchanged")
-	for _, version := range []string{v2, v3} {
-		h.upgrade(version, "true")
-		release("promoted: stable runs revision")
-	}
+	release("is unchanged", "40")
+
+	// who asks from outside, by the host and through the gateway of the chart, gets each version by its weight
+	outside := s.trafficTo(h.host, ingress, rate)
+	h.upgrade(v2, "true")
+	release("promoted: stable runs revision", "20,40,60")
+	shares(t, noneFailed(t, "asked from outside", outside), v2, 20, 40, 60)
+
+	h.upgrade(v3, "true")
+	release("promoted: stable runs revision", "40")
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
 
 	// what the documentation of Jenkins X shows

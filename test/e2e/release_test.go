@@ -223,15 +223,15 @@ func (s *shop) want(want serves) {
 }
 
 // traffic sends requests until it is stopped.
-func (s *shop) traffic(proxy string) *load.Run { return s.trafficTo("shop", proxy, rate) }
+func (s *shop) traffic(proxy string) *load.Run { return s.trafficTo("shop."+s.ns, proxy, rate) }
 
-// trafficTo begins to send so many requests a second to an application, once it answers: proxies learn of it a moment after its pods are ready.
-func (s *shop) trafficTo(app, proxy string, rate int) *load.Run {
+// trafficTo begins to send so many requests a second to a host, once it answers: proxies learn of it a moment after its pods are ready.
+func (s *shop) trafficTo(host, proxy string, rate int) *load.Run {
 	s.t.Helper()
-	address := "http://" + app + "." + s.ns + "/"
+	address := "http://" + host + "/"
 	eventually(s.t, 30*time.Second, func() string {
 		if status, body := ask(s.t, proxy, address); status != http.StatusOK {
-			return fmt.Sprintf("%s answers %d %s", app, status, body)
+			return fmt.Sprintf("%s answers %d %s", host, status, body)
 		}
 		return ""
 	})

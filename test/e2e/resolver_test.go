@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -128,7 +127,7 @@ func TestJenkinsX3(t *testing.T) {
 	production := &shop{cluster: c, t: t, ns: j.production}
 	var traffic []*load.Run
 	for _, app := range apps[:2] {
-		traffic = append(traffic, production.trafficTo(app, proxy, rate/2))
+		traffic = append(traffic, production.trafficTo(app+"."+j.production, proxy, rate/2))
 	}
 	versions := func() string {
 		return run(t, "", "kubectl", "get", "deployments,services,virtualservices,configmaps", "-n", j.production, "-o",
