@@ -3,7 +3,6 @@ package examples
 
 import (
 	"bytes"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/canary-tasks/canary-tasks/examples/jenkinsx2"
 	"github.com/canary-tasks/canary-tasks/lib/canary"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 )
@@ -240,117 +240,35 @@ func TestRoleBindings(t *testing.T) {
 	}
 }
 
-// The types are as much of the format of jenkins-x.yml as the examples use; Jenkins X refuses a field that is not in its schema, as these do.
-type (
-	jenkinsX2 struct {
-		BuildPack      string `json:"buildPack"`
-		PipelineConfig struct {
-			Pipelines struct {
-				PullRequest *lifecycle `json:"pullRequest"`
-				Release     *lifecycle `json:"release"`
-			} `json:"pipelines"`
-		} `json:"pipelineConfig"`
-	}
-	lifecycle struct {
-		Pipeline struct {
-			Agent struct {
-				Image string `json:"image"`
-			} `json:"agent"`
-			Env    []corev1.EnvVar `json:"env"`
-			Stages []struct {
-				Name  string `json:"name"`
-				Steps []step `json:"steps"`
-			} `json:"stages"`
-		} `json:"pipeline"`
-	}
-	step struct {
-		Name    string          `json:"name"`
-		Dir     string          `json:"dir"`
-		Image   string          `json:"image"`
-		Command string          `json:"command"`
-		Args    []string        `json:"args"`
-		Env     []corev1.EnvVar `json:"env"`
-		Loop    *struct {
-			Variable string   `json:"variable"`
-			Values   []string `json:"values"`
-			Steps    []step   `json:"steps"`
-		} `json:"loop"`
-	}
-)
-
-// container is a step as Jenkins X makes it: /bin/sh -c LINE, with variables.
-type container struct {
-	name, image, line string
-	env               map[string]string
-}
-
-// containers unrolls steps: a loop's variable is weaker than a step's own.
-func containers(t *testing.T, steps []step, image, suffix string, env map[string]string) []container {
-	t.Helper()
-	var all []container
-	for _, s := range steps {
-		if (s.Command == "") == (s.Loop == nil) {
-			t.Errorf("step %s: give command or loop", s.Name)
-		}
-		scope := maps.Clone(env)
-		if s.Loop != nil {
-			for i, value := range s.Loop.Values {
-				scope[s.Loop.Variable] = value
-				all = append(all, containers(t, s.Loop.Steps, image, string(rune('1'+i)), scope)...)
-			}
-			continue
-		}
-		for _, e := range s.Env {
-			scope[e.Name] = e.Value
-		}
-		c := container{name: s.Name + suffix, image: s.Image, line: strings.Join(append([]string{s.Command}, s.Args...), " "), env: scope}
-		if c.image == "" {
-			c.image = image
-		}
-		all = append(all, c)
-	}
-	return all
-}
-
 // released are the containers of a jenkins-x.yml that are run after a merge.
-func released(t *testing.T, path string) []container {
+func released(t *testing.T, path string) []jenkinsx2.Container {
 	t.Helper()
-	var got jenkinsX2
-	read(t, path, &got)
-	p := got.PipelineConfig.Pipelines.Release.Pipeline
-	env := map[string]string{}
-	for _, e := range p.Env {
-		env[e.Name] = e.Value
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got.BuildPack != "none" || p.Agent.Image == "" || len(p.Stages) != 1 {
-		t.Fatalf("%s: %+v", path, got)
-	}
-	all := containers(t, p.Stages[0].Steps, p.Agent.Image, "", env)
-	names := map[string]bool{}
-	for _, c := range all {
-		if c.name == "" || names[c.name] {
-			t.Errorf("%s: there are two steps %q", path, c.name)
-		}
-		names[c.name] = true
+	all, err := jenkinsx2.Released(text)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
 	}
 	return all
 }
 
 // shell runs a container's line as Jenkins X does, with a program in the place of others that prints what it is given.
-func shell(t *testing.T, c container, program, prints string) string {
+func shell(t *testing.T, c jenkinsx2.Container, program, prints string) string {
 	t.Helper()
 	folder := t.TempDir()
 	if err := os.WriteFile(filepath.Join(folder, program), []byte("#!/bin/sh\n"+prints+"\n"), 0o700); err != nil { //nolint:gosec // it is a program
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", strings.ReplaceAll(c.line, "/ko-app/", folder+"/"))
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", strings.ReplaceAll(c.Line, "/ko-app/", folder+"/"))
 	cmd.Env = []string{"PATH=" + folder + ":/usr/bin:/bin", "JOB_NAME=acme/environment/master", "BUILD_NUMBER=7"}
-	for name, value := range c.env {
+	for name, value := range c.Env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", c.line, err, out)
+		t.Fatalf("%s: %v\n%s", c.Line, err, out)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -361,13 +279,13 @@ func TestJenkinsX2(t *testing.T) {
 	var order []string
 	var weights, judged []config.Percent
 	for _, c := range released(t, "jenkins-x-v2/jenkins-x.yml") {
-		order = append(order, c.name)
-		_, program, ours := strings.Cut(c.line, "/ko-app/")
+		order = append(order, c.Name)
+		_, program, ours := strings.Cut(c.Line, "/ko-app/")
 		if !ours {
 			continue
 		}
-		if want := "registry.example.com/canary-tasks/" + program + ":v0.1.0-shell"; c.image != want {
-			t.Errorf("%s: image %s, want %s", c.name, c.image, want)
+		if want := "registry.example.com/canary-tasks/" + program + ":v0.1.0-shell"; c.Image != want {
+			t.Errorf("%s: image %s, want %s", c.Name, c.Image, want)
 		}
 		env := map[string]string{}
 		for line := range strings.Lines(shell(t, c, program, "env")) {
@@ -376,11 +294,11 @@ func TestJenkinsX2(t *testing.T) {
 		}
 		s, err := config.LoadStep(t.Context(), program, envconfig.MapLookuper(env))
 		if err != nil {
-			t.Errorf("%s: %v", c.name, err)
+			t.Errorf("%s: %v", c.Name, err)
 		}
 		want := config.Step{Namespace: "jx-production", Target: "shop", RunID: "acme/environment/master-7", RunName: s.RunName, OnFailure: config.Rollback, Weight: s.Weight}
 		if diff := cmp.Diff(want, s); diff != "" {
-			t.Errorf("%s (-want, +got)\n%s", c.name, diff)
+			t.Errorf("%s (-want, +got)\n%s", c.Name, diff)
 		}
 		switch program {
 		case config.CanaryInit:

@@ -53,7 +53,7 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	if canary, err := r.flagger(ctx); err != nil {
 		add("target", cfg.Target, "whether Flagger manages it could not be read: %v", err)
 	} else if canary != "" {
-		add("target", cfg.Target, "Flagger manages it, by Canary %s: set spec.suspend of the Canary to true, or end Flagger", canary)
+		add("target", cfg.Target, "Flagger manages it, by Canary %s: set spec.suspend of the Canary to true, also where Flagger has been ended: nothing here tells that it was", canary)
 	}
 	if s.target.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		add("target", cfg.Target, "its strategy is Recreate, which takes all pods away before there are new ones: use RollingUpdate")

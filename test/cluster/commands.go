@@ -230,9 +230,9 @@ func printEnv(w io.Writer, l layout) error {
 	}
 	fmt.Fprintf(w, `export KUBECONFIG=%q
 export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q KO_DEFAULTPLATFORMS=%q
-export CANARY_TEST_MESH=%q CANARY_TEST_PROMETHEUS=%q
+export CANARY_TEST_MESH=%q CANARY_TEST_PROMETHEUS=%q CANARY_TEST_SHELL_BASE=%q
 export PATH=%q:"$PATH"
-`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, meshAdmin, prometheus, l.tool(""))
+`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, meshAdmin, prometheus, shellImage, l.tool(""))
 	return nil
 }
 

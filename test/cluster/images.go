@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -28,6 +31,7 @@ import (
 const (
 	baseImage  = registryAddr + "/base:latest"
 	pauseImage = registryAddr + "/pause:latest"
+	shellImage = registryAddr + "/base-shell:latest"
 )
 
 // tektonImages are named on the Tekton controller's command line.
@@ -89,6 +93,13 @@ func pushImages(ctx context.Context, bins built) error {
 			return err
 		}
 	}
+	shell, err := makeShell(base)
+	if err != nil {
+		return fmt.Errorf("making the base image with a shell: %w", err)
+	}
+	if err := push(ctx, shellImage, shell); err != nil {
+		return err
+	}
 	return pushProgram(ctx, pauseImage, base, bins["pause"], "pause")
 }
 
@@ -112,6 +123,45 @@ func makeBase(arch string) (v1.Image, error) {
 		file{tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nnonroot:x:65532:\n")},
 		file{tar.Header{Name: "etc/ssl/certs/ca-certificates.crt", Mode: 0o644}, certs},
 	)
+}
+
+// makeShell makes what a base with a shell has beyond that: the /bin/sh of this machine, with the libraries that it loads. It stands in for the public image
+// that ko-shell.yaml names.
+func makeShell(base v1.Image) (v1.Image, error) {
+	const shell = "/bin/sh"
+	program, err := elf.Open(shell)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	paths := []string{shell}
+	if section := program.Section(".interp"); section != nil {
+		loader, err := section.Data()
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, string(bytes.TrimRight(loader, "\x00")))
+		real, err := filepath.EvalSymlinks(paths[1])
+		if err != nil {
+			return nil, err
+		}
+		libraries, err := program.ImportedLibraries()
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range libraries {
+			paths = append(paths, filepath.Join(filepath.Dir(real), name))
+		}
+	}
+	var files []file
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{tar.Header{Name: strings.TrimPrefix(path, "/"), Mode: 0o755}, content})
+	}
+	return addLayer(base, func(*v1.ConfigFile) {}, files...)
 }
 
 // pushProgram pushes an image with one program where ko would put it.

@@ -22,11 +22,7 @@ type chart struct {
 func newChart(s *shop) *chart {
 	s.t.Helper()
 	c := &chart{shop: s, folder: filepath.Join(s.t.TempDir(), "shop"), host: s.ns + ".example.com"}
-	var err error
-	if c.helm, err = filepath.Abs("../../.bin/helm"); err != nil {
-		s.t.Fatal(err)
-	}
-	run(s.t, "", "env", "CGO_ENABLED=0", "go", "-C", "test/helm", "build", "-trimpath", "-o", c.helm, "helm.sh/helm/v3/cmd/helm")
+	c.helm = program(s.t, "helm", "helm.sh/helm/v3/cmd/helm")
 	if err := os.CopyFS(c.folder, os.DirFS("../../examples/chart")); err != nil {
 		s.t.Fatal(err)
 	}
@@ -35,6 +31,17 @@ func newChart(s *shop) *chart {
 	image, _, _ = strings.Cut(image, "\n")
 	c.repository, c.digest, _ = strings.Cut(strings.TrimSpace(image), "@sha256:")
 	return c
+}
+
+// program builds a program that is not ours, in the module that names its version.
+func program(t *testing.T, name, pkg string) string {
+	t.Helper()
+	path, err := filepath.Abs("../../.bin/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "", "env", "CGO_ENABLED=0", "go", "-C", "test/"+name, "build", "-trimpath", "-o", path, pkg)
+	return path
 }
 
 // upgrade is what Jenkins X does at a promotion: this version of the chart, with its canary turned on or off.

@@ -13,21 +13,18 @@ import (
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
-// flagger is where Flagger's own resource definitions are had from, without its operator.
-const flagger = "github.com/fluxcd/flagger@v1.44.0"
-
 // serveCanaries makes the cluster know Flagger's resources for as long as a scenario runs.
 func serveCanaries(t *testing.T) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", flagger)
-	cmd.Dir = t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", "github.com/fluxcd/flagger")
+	cmd.Dir = "../flagger"
 	out, err := cmd.Output()
 	var module struct{ Dir string }
 	if err == nil {
 		err = json.Unmarshal(out, &module)
 	}
 	if err != nil || module.Dir == "" {
-		t.Fatalf("%s: %v\n%s", flagger, err, out)
+		t.Fatalf("Flagger's module: %v\n%s", err, out)
 	}
 	crds := filepath.Join(module.Dir, "artifacts", "flagger", "crd.yaml")
 	run(t, "", "kubectl", "apply", "-f", crds)
