@@ -68,7 +68,13 @@ func (c *cluster) namespace(t *testing.T, prefix string) string {
 // caller starts a sidecar of the stand-in in that namespace and returns where it listens.
 func (c *cluster) caller(t *testing.T, namespace string) string {
 	t.Helper()
-	callers := "http://" + c.mesh + "/callers/" + namespace + "/client"
+	return c.proxyOf(t, namespace, "client")
+}
+
+// proxyOf is the proxy by which a workload sends its requests.
+func (c *cluster) proxyOf(t *testing.T, namespace, workload string) string {
+	t.Helper()
+	callers := "http://" + c.mesh + "/callers/" + namespace + "/" + workload
 	var answer struct{ Address string }
 	send(t, http.MethodPut, callers, &answer)
 	t.Cleanup(func() { send(t, http.MethodDelete, callers, nil) })

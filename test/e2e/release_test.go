@@ -313,6 +313,7 @@ func TestRelease(t *testing.T) {
 	noneFailed(t, "taking over", traffic)
 
 	traffic = s.traffic(proxy)
+	outgoing := s.trafficTo("shop."+s.ns, s.proxyOf(t, s.ns, "shop-primary"), 5) // the application asks others, too
 	s.version(v2, "")
 	if out, err := s.release(); err != nil || !strings.Contains(out, "promoted: stable runs revision") {
 		t.Fatalf("a healthy version: %v", err)
@@ -332,7 +333,9 @@ func TestRelease(t *testing.T) {
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
 	noneFailed(t, "taking back", traffic, load.Answer{Version: v3, Status: 500})
+	s.dashboard()
 
+	outgoing.Stop()
 	s.version("4.0.0", "")
 	if out, err := s.release(); err == nil || !strings.Contains(out, "inconclusive: no requests") {
 		t.Fatalf("a version that nobody asks for: %v", err)
