@@ -124,7 +124,7 @@ func TestHelm(t *testing.T) {
 	// and it is turned off again: first the application serves by itself, then the chart has its Service back
 	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "examples/account-per-step/rollback.yaml")
 	s.kubeconfig = s.account("canary-rollback")
-	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=3s")
+	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=10s")
 	h.upgrade(v3, "false")
 	if out := run(t, "", "kubectl", "get", "service", "shop", "-n", s.ns, "-o", `jsonpath={.spec.selector.app} {.metadata.annotations.meta\.helm\.sh/release-name} {.metadata.annotations.helm\.sh/resource-policy}`); strings.TrimSpace(out) != "shop shop" {
 		t.Errorf("the Service: %s", out)

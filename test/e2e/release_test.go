@@ -823,7 +823,7 @@ func TestDetach(t *testing.T) {
 	s.version(v2, "fail=1") // which is not promoted
 	s.kubeconfig = s.account("canary-rollback")
 	time.Sleep(5 * time.Second)
-	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=3s")
+	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=10s")
 	time.Sleep(10 * time.Second)
 	noneFailed(t, "detaching", traffic)
 	out := run(t, "", "kubectl", "get", "deployments,services,virtualservices,hpa", "-n", s.ns, "-o", "name")
