@@ -251,6 +251,27 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// putNative adds a native histogram of the requests of a series: at each of its scrapes, which are every 5 s, the counts of the buckets.
+func (p *prometheus) putNative(of series, shape histogram.Histogram, counts [][]int64) {
+	p.t.Helper()
+	l := append([]string{}, of.labels...)
+	l[1] = "istio_request_duration_milliseconds"
+	app := p.store.Appender(p.t.Context())
+	for i, at := range counts {
+		h, before := shape.Copy(), int64(0)
+		for _, n := range at {
+			h.Count += uint64(n)
+			h.PositiveBuckets, before = append(h.PositiveBuckets, n-before), n
+		}
+		if _, err := app.AppendHistogram(0, labels.FromStrings(l...), p.now.Add(-time.Duration(57-5*i)*time.Second).UnixMilli(), h, nil); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	if err := app.Commit(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // Native histograms have the bounds that Prometheus writes, which are those of the buckets that are not empty.
 func TestNativeHistograms(t *testing.T) {
 	t.Parallel()
@@ -268,23 +289,8 @@ func TestNativeHistograms(t *testing.T) {
 			t.Parallel()
 			p := start(t)
 			p.put(c.series...)
-			l := append([]string{}, all.labels...)
-			l[1] = "istio_request_duration_milliseconds"
-			app := p.store.Appender(t.Context())
-			for i, counts := range [][]int64{{3, 0, 0, 0}, {9, 2, 1, 1}, {15, 2, 4, 2}} { // absolute, up to 100, 250, 1000 and above
-				h := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, CustomValues: []float64{100, 250, 1000}, PositiveSpans: []histogram.Span{{Length: 4}}}
-				before := int64(0)
-				for _, n := range counts {
-					h.Count += uint64(n)
-					h.PositiveBuckets, before = append(h.PositiveBuckets, n-before), n
-				}
-				if _, err := app.AppendHistogram(0, labels.FromStrings(l...), p.now.Add(-time.Duration(57-5*i)*time.Second).UnixMilli(), h, nil); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := app.Commit(); err != nil {
-				t.Fatal(err)
-			}
+			p.putNative(all, histogram.Histogram{Schema: histogram.CustomBucketsSchema, CustomValues: []float64{100, 250, 1000}, PositiveSpans: []histogram.Span{{Length: 4}}},
+				[][]int64{{3, 0, 0, 0}, {9, 2, 1, 1}, {15, 2, 4, 2}}) // up to 100, 250, 1000 and above
 			if w := p.look(p.observe(60)); cmp.Diff(c.want, w.Candidate.Within) != "" || w.Candidate.Requests != 20 {
 				t.Errorf("(-want, +got)\n%s", cmp.Diff(c.want, w.Candidate.Within))
 			}
@@ -299,23 +305,8 @@ func TestExponentialHistograms(t *testing.T) {
 	p := start(t)
 	all := sent("a", "shop-canary", "200", []float64{57, 0, 52, 90, 47, 200})
 	p.put(all)
-	l := append([]string{}, all.labels...)
-	l[1] = "istio_request_duration_milliseconds"
-	app := p.store.Appender(t.Context())
-	for i, counts := range [][]int64{{0, 0, 0}, {80, 10, 0}, {150, 46, 4}} { // absolute, up to 2^(64/8), 2^(72/8) and 2^(73/8) milliseconds
-		h := &histogram.Histogram{Schema: 3, ZeroThreshold: 1e-3, PositiveSpans: []histogram.Span{{Offset: 64, Length: 1}, {Offset: 7, Length: 2}}}
-		before := int64(0)
-		for _, n := range counts {
-			h.Count += uint64(n)
-			h.PositiveBuckets, before = append(h.PositiveBuckets, n-before), n
-		}
-		if _, err := app.AppendHistogram(0, labels.FromStrings(l...), p.now.Add(-time.Duration(57-5*i)*time.Second).UnixMilli(), h, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := app.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	p.putNative(all, histogram.Histogram{Schema: 3, ZeroThreshold: 1e-3, PositiveSpans: []histogram.Span{{Offset: 64, Length: 1}, {Offset: 7, Length: 2}}},
+		[][]int64{{0, 0, 0}, {80, 10, 0}, {150, 46, 4}}) // up to 2^(64/8), 2^(72/8) and 2^(73/8) milliseconds
 	w := p.look(p.observe(60))
 	within := map[string]float64{}
 	for le, n := range w.Candidate.Within {
