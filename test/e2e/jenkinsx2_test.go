@@ -3,10 +3,12 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	pipelinev1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -48,10 +50,13 @@ func (s *shop) build(number int) (log string, green bool) {
 	}
 	log, _ = try(s.t, "", "tkn", "taskrun", "logs", "--follow", run.Name, "-n", s.ns)
 	s.t.Logf("the log of build %d:\n%s", number, log)
-	done, err := runs.Get(s.t.Context(), run.Name, metav1.GetOptions{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var done *pipelinev1.TaskRun
+	eventually(s.t, 30*time.Second, func() string { // the log ends before
+		if done, err = runs.Get(s.t.Context(), run.Name, metav1.GetOptions{}); err != nil || !done.IsDone() {
+			return fmt.Sprintf("TaskRun %s is not done (%v)", run.Name, err)
+		}
+		return ""
+	})
 	return log, done.Status.GetCondition(apis.ConditionSucceeded).IsTrue()
 }
 
