@@ -129,7 +129,8 @@ func clusterParts(l layout, bins built) []part {
 			ready: answers("http://" + nodeIP + ":10256/livez")},
 		{name: "kubelet", after: []string{"kube-apiserver", "containerd", "images"},
 			command: process(nil, "kubelet", "--config", l.conf("kubelet.yaml"), "--kubeconfig", l.conf("kubelet-api.yaml"),
-				"--root-dir", l.data("kubelet"), "--hostname-override", nodeName, "--node-ip", nodeIP),
+				"--root-dir", l.data("kubelet"), "--hostname-override", nodeName, "--node-ip", nodeIP,
+				"--containerd", l.containerdSocket()), // for cAdvisor, by which usage is a container's
 			ready: func(ctx context.Context) error {
 				return kubectl(ctx, "", "wait", "--for=condition=Ready", "node/"+nodeName, "--timeout=2s")
 			}},
