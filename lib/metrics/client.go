@@ -78,11 +78,11 @@ func New(address, secrets string) (*Client, error) {
 		}
 	}
 	rc.HTTPClient.Timeout = attemptTime
-	client, err := api.NewClient(api.Config{Address: address, RoundTripper: &retryablehttp.RoundTripper{Client: rc}})
+	client, err := api.NewClient(api.Config{Address: address, RoundTripper: reading{&retryablehttp.RoundTripper{Client: rc}}})
 	if err != nil {
 		return nil, fmt.Errorf("making a client of Prometheus: %w", err)
 	}
-	return &Client{api: v1.NewAPI(reading{client}), address: u.Host}, nil
+	return &Client{api: v1.NewAPI(client), address: u.Host}, nil
 }
 
 // backoff waits as long as the server asks for, but not longer than mostWait, with jitter.

@@ -1,9 +1,11 @@
 package metrics
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"net/http"
@@ -11,7 +13,6 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	jsoniter "github.com/json-iterator/go"
-	"github.com/prometheus/client_golang/api"
 	"github.com/prometheus/common/model"
 )
 
@@ -63,24 +64,29 @@ func into(ctx context.Context, a *answer) context.Context {
 	return context.WithValue(ctx, answerKey{}, a)
 }
 
-// reading is an api.Client that takes range vectors out of answers where it is asked to, by into: the client above it spends several times as long
-// on them. It leaves all else to that client: errors, warnings and other kinds of answers.
-type reading struct{ api.Client }
+// reading is a transport that takes range vectors out of answers where it is asked to, by into, as they come: the client above it would keep an answer
+// whole, and spends several times as long on it. It leaves all else to that client: errors, warnings and other kinds of answers.
+type reading struct{ http.RoundTripper }
 
-// Do sends a request and returns its answer.
-func (r reading) Do(ctx context.Context, req *http.Request) (*http.Response, []byte, error) {
-	resp, body, err := r.Client.Do(ctx, req)
-	a, ok := ctx.Value(answerKey{}).(*answer)
+// RoundTrip sends a request and returns its answer.
+func (r reading) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := r.RoundTripper.RoundTrip(req)
+	a, ok := req.Context().Value(answerKey{}).(*answer)
 	if err != nil || !ok || resp.StatusCode != http.StatusOK {
-		return resp, body, err
+		return resp, err
 	}
-	rest, err := a.read(body)
-	return resp, rest, err
+	rest, err := a.read(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(rest)), int64(len(rest))
+	return resp, nil
 }
 
 // read takes the range vector out of a body and returns the rest.
-func (a *answer) read(body []byte) (rest []byte, err error) {
-	it := jsoniter.ParseBytes(jsoniter.ConfigFastest, body)
+func (a *answer) read(body io.Reader) (rest []byte, err error) {
+	it := jsoniter.Parse(jsoniter.ConfigFastest, body, 64<<10)
 	rest = []byte{'{'}
 	it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
 		if len(rest) > 1 {
@@ -97,7 +103,8 @@ func (a *answer) read(body []byte) (rest []byte, err error) {
 	if it.Error != nil {
 		return nil, fmt.Errorf("reading Prometheus' answer: %w", it.Error)
 	}
-	return append(rest, '}'), nil
+	_, err = io.Copy(io.Discard, body) // so that the connection can be used again
+	return append(rest, '}'), err
 }
 
 // readData takes the series of a range vector and returns the rest. Servers write the type before the result.
