@@ -19,21 +19,27 @@ import (
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
+// jenkinsX2 are the containers of an example, in the scenario's namespace and with its images.
+func (s *shop) jenkinsX2(file string) []jenkinsx2.Container {
+	s.t.Helper()
+	text, err := os.ReadFile("../../examples/jenkins-x-v2/" + file)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	all, err := jenkinsx2.Released([]byte(strings.NewReplacer("registry.example.com/canary-tasks", os.Getenv("KO_DOCKER_REPO"), "jx-production", s.ns).Replace(string(text))))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return all
+}
+
 // build runs our steps of the example's jenkins-x.yml as Jenkins X 2 makes them: containers of one pod, one after the other, each by /bin/sh -c.
 // It returns their log and whether the build is green. What Jenkins X' own steps do before is the scenario's.
 func (s *shop) build(number int) (log string, green bool) {
 	s.t.Helper()
-	text, err := os.ReadFile("../../examples/jenkins-x-v2/jenkins-x.yml")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	all, err := jenkinsx2.Released([]byte(strings.ReplaceAll(strings.ReplaceAll(string(text), "registry.example.com/canary-tasks", os.Getenv("KO_DOCKER_REPO")), "jx-production", s.ns)))
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	run := &pipelinev1.TaskRun{ObjectMeta: metav1.ObjectMeta{Name: "environment-" + strconv.Itoa(number)}}
 	run.Spec.ServiceAccountName, run.Spec.TaskSpec = "canary-tasks", &pipelinev1.TaskSpec{}
-	for _, c := range all {
+	for _, c := range s.jenkinsX2("jenkins-x.yml") {
 		if !strings.Contains(c.Line, "/ko-app/") {
 			continue
 		}
@@ -48,6 +54,7 @@ func (s *shop) build(number int) (log string, green bool) {
 	if _, err := runs.Create(s.t.Context(), run, metav1.CreateOptions{}); err != nil {
 		s.t.Fatal(err)
 	}
+	var err error
 	log, _ = try(s.t, "", "tkn", "taskrun", "logs", "--follow", run.Name, "-n", s.ns)
 	s.t.Logf("the log of build %d:\n%s", number, log)
 	var done *pipelinev1.TaskRun
@@ -87,4 +94,18 @@ func TestJenkinsX2(t *testing.T) {
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
 	shares(t, noneFailed(t, "a promotion and a rollback by Jenkins X 2", traffic, load.Answer{Version: v3, Status: 500}), v2, 20, 40, 60)
+
+	// the form with one step, which starts the Pipeline
+	all := s.jenkinsX2("jenkins-x-tkn.yml")
+	line := all[len(all)-1].Line
+	out, err := try(t, "", "/bin/sh", "-c", line)
+	if err == nil || !strings.Contains(out, "was rejected at") {
+		t.Errorf("%s\nof a version that was rejected: %v\n%s", line, err, out)
+	}
+	s.version("4.0.0", "")
+	traffic = s.traffic(s.caller(t, s.ns))
+	if out, err := try(t, "", "/bin/sh", "-c", line); err != nil || !strings.Contains(out, "promoted: stable runs revision") {
+		t.Errorf("%s\nof a good version: %v\n%s", line, err, out)
+	}
+	noneFailed(t, "a promotion by the form with one step", traffic)
 }
