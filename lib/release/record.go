@@ -140,15 +140,20 @@ func (r *Record) shift() *Shift {
 // clone copies a record deeply, so that a plan changes nothing of what was observed.
 func (r *Record) clone() *Record {
 	var c Record
-	b, err := json.Marshal(r)
-	if err == nil {
-		err = json.Unmarshal(b, &c)
-	}
-	if err != nil {
-		panic(err) // a record that was read from JSON can be written
+	if err := json.Unmarshal(marshal(r), &c); err != nil {
+		panic(err) // as in marshal
 	}
 	c.Interrupted = false // who writes goes on
 	return &c
+}
+
+// marshal writes a record, or a part of it, as JSON.
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // what was read from JSON can be written
+	}
+	return b
 }
 
 // recordKey and previousKey are where the ConfigMap has the record, and the one before it.
@@ -174,16 +179,16 @@ const maxRecord = 256 << 10
 // text is a record as it is kept. Where it would be too large the oldest judgements are left out: they were said in the log.
 func (r *Record) text() string {
 	for {
-		b, err := json.Marshal(r)
-		if err != nil {
-			panic(err) // as in clone
-		}
-		oldest := slices.IndexFunc(r.Shifts, func(s Shift) bool { return len(s.Checks) > 0 })
-		if len(b) <= maxRecord || oldest < 0 {
+		b := marshal(r)
+		excess := len(b) - maxRecord
+		if oldest := slices.IndexFunc(r.Shifts, func(s Shift) bool { return len(s.Checks) > 0 }); excess <= 0 || oldest < 0 {
 			return string(b)
 		}
-		shift := &r.Shifts[oldest]
-		shift.Checks = shift.Checks[1:]
+		for i := range r.Shifts {
+			for s := &r.Shifts[i]; excess > 0 && len(s.Checks) > 0; s.Checks = s.Checks[1:] {
+				excess -= len(marshal(s.Checks[0])) + len(",")
+			}
+		}
 	}
 }
 
