@@ -38,7 +38,7 @@ func (s *shop) dashboard() {
 					Result []struct{ Values [][2]any }
 				}
 			}
-			send(s.t, http.MethodGet, fmt.Sprintf("http://%s/api/v1/query_range?start=%d&end=%d&step=5&query=%s", s.cluster.prometheus, now-600, now, url.QueryEscape(query)), &answer)
+			send(s.t, http.MethodGet, fmt.Sprintf("http://%s/api/v1/query_range?start=%d&end=%d&step=5&query=%s", s.prometheus, now-600, now, url.QueryEscape(query)), &answer)
 			numbers := 0
 			for _, series := range answer.Data.Result {
 				for _, point := range series.Values {

@@ -28,7 +28,7 @@ func (s *shop) flagger() (end func()) {
 	_, port, _ := net.SplitHostPort(free.Addr().String())
 	free.Close()
 	cmd := exec.CommandContext(s.t.Context(), program(s.t, "flagger", "github.com/fluxcd/flagger/cmd/flagger"), "-kubeconfig", os.Getenv("KUBECONFIG"), "-namespace", s.ns,
-		"-mesh-provider", "istio", "-metrics-server", "http://"+s.cluster.prometheus, "-port", port)
+		"-mesh-provider", "istio", "-metrics-server", "http://"+s.prometheus, "-port", port)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
