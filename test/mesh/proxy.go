@@ -169,11 +169,12 @@ func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 			o := o
 			o.grpcStatus = cmp.Or(o.grpcStatus, resp.Trailer.Get("Grpc-Status"))
 			switch {
+			case err == nil: // the answer was whole; a client may well be gone by now, since it has all of it
 			case req.Context().Err() != nil:
 				o.flag = flagClientGone
-			case err != nil && ctx.Err() != nil:
+			case ctx.Err() != nil:
 				o.flag = flagTimeout
-			case err != nil:
+			default:
 				o.flag = flagUpstreamReset
 			}
 			cancel()

@@ -441,3 +441,24 @@ func TestABrokenConnectionIsNotHidden(t *testing.T) {
 	}
 	m.wantCounted(t, "source", map[string]int{"web 200 -": 5, "web 503 UC": 5})
 }
+
+// A client that has the whole answer may hang up before the proxy has seen its end.
+func TestAClientThatHasAllIsNotGone(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(s.Close)
+	m, _, _ := start(t, split(0, 100, nil), pods(stable, "web-primary"), pods(candidate, "web", strings.TrimPrefix(s.URL, "http://")))
+	ctx, hangUp := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://web.shop/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := m.callers["callers/shop/client"].RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangUp()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	m.wantCounted(t, "source", map[string]int{"web 200 -": 1})
+}
