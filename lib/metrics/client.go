@@ -65,17 +65,19 @@ func New(address, secrets string) (*Client, error) {
 	rc.RetryMax = retries
 	rc.Backoff = backoff
 	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler // the server's own message, not "giving up"
+	cfg := &config.HTTPClientConfig{FollowRedirects: true, EnableHTTP2: true, ProxyConfig: config.ProxyConfig{ProxyFromEnvironment: true}}
 	if secrets != "" {
-		cfg, _, err := config.LoadHTTPConfigFile(filepath.Join(secrets, httpConfig))
-		if errors.Is(err, fs.ErrNotExist) {
-			cfg, err = &config.DefaultHTTPClientConfig, nil
-		}
-		if err != nil {
+		in, _, err := config.LoadHTTPConfigFile(filepath.Join(secrets, httpConfig))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("reading %s, which says how to get in to Prometheus: %w", httpConfig, err)
 		}
-		if rc.HTTPClient.Transport, err = config.NewRoundTripperFromConfig(*cfg, "prometheus"); err != nil {
-			return nil, fmt.Errorf("%s, which says how to get in to Prometheus: %w", httpConfig, err)
+		if err == nil {
+			cfg = in
 		}
+	}
+	// Prometheus' own transport does not ask for compressed answers, which cost more here than reading them.
+	if rc.HTTPClient.Transport, err = config.NewRoundTripperFromConfig(*cfg, "prometheus"); err != nil {
+		return nil, fmt.Errorf("%s, which says how to get in to Prometheus: %w", httpConfig, err)
 	}
 	rc.HTTPClient.Timeout = attemptTime
 	client, err := api.NewClient(api.Config{Address: address, RoundTripper: reading{&retryablehttp.RoundTripper{Client: rc}}})
@@ -104,8 +106,8 @@ func (c *Client) Ready(ctx context.Context) error {
 }
 
 // query asks for the value of an expression.
-func (c *Client) query(ctx context.Context, expression string, at time.Time) (model.Value, error) {
-	v, warnings, err := c.api.Query(ctx, expression, at)
+func (c *Client) query(ctx context.Context, expression string, at time.Time, options ...v1.Option) (model.Value, error) {
+	v, warnings, err := c.api.Query(ctx, expression, at, options...)
 	var apiErr *v1.Error
 	var urlErr *url.Error
 	if errors.As(err, &urlErr) {

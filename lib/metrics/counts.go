@@ -50,6 +50,9 @@ func (c *Counts) know(bounds map[string]float64) {
 	}
 }
 
+// envoysBounds is how many bounds Envoy's histograms have where nobody changed them.
+const envoysBounds = 20
+
 // gRPC statuses that are the server's fault: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
 var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
 
@@ -58,7 +61,7 @@ func (c *Counts) add(l *labels, n float64) {
 	switch {
 	case l.within != "":
 		if c.Within == nil {
-			c.Within = map[string]float64{}
+			c.Within = make(map[string]float64, envoysBounds)
 		}
 		c.Within[l.within] += n
 	case l.code == "0":

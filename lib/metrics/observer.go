@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
 )
 
@@ -115,20 +117,19 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 		if o.state.Reporter == "" && s.workloads() && !twice(series) {
 			return Window{Missing: NoScrape, Text: "no scrape but one since the candidate got its weight"}, nil
 		}
-		if n := len(series); n > maxSeries {
-			return Window{Missing: TooManySeries, Text: fmt.Sprintf("not evaluated: %d series, more than %d", n, maxSeries)}, nil
+		if len(series) > maxSeries {
+			return Window{Missing: TooManySeries, Text: fmt.Sprintf("not evaluated: more than %d series", maxSeries)}, nil
 		}
 		o.state.Reporter, looked = s.reporters, len(series)
 		strata = o.state.add(series, s)
 		break
 	}
-	state := o.state.clone()
-	w := Window{From: state.From, To: state.To, Scrapes: state.Scrapes, Reporter: state.Reporter, Series: looked, Interval: state.interval(),
-		Stable: state.Stable, Candidate: state.Candidate, Strata: strata}
+	w := Window{From: o.state.From, To: o.state.To, Scrapes: o.state.Scrapes, Reporter: o.state.Reporter, Series: looked, Interval: o.state.interval(),
+		Stable: o.state.Stable.clone(), Candidate: o.state.Candidate.clone(), Strata: strata}
 	return w, o.whatIsMissing(ctx, &w, now)
 }
 
-// fetch returns the raw samples since the last look.
+// fetch returns the raw samples since the last look. More than maxSeries are not all of them.
 func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) ([]rawSeries, error) {
 	from := o.state.Since
 	if young := o.state.To.Add(-max(lag, o.state.interval()*3/2)); young.After(from) {
@@ -136,7 +137,10 @@ func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) ([
 	}
 	span := model.Duration(max(0, now.Sub(from)).Truncate(time.Second) + time.Second)
 	a := answer{decoder: &o.decoder}
-	v, err := o.client.query(into(ctx, &a), selector+"["+span.String()+"]", now)
+	v, err := o.client.query(into(ctx, &a), selector+"["+span.String()+"]", now, v1.WithLimit(maxSeries+1))
+	if errors.Is(err, ErrWarning) && len(a.series) > maxSeries { // which is what the warning is about
+		return a.series, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 	if s.Last == nil {
 		s.Last = map[model.Fingerprint]model.SamplePair{}
 	}
-	between := strata{} // two scrapes of a proxy
+	between := strata{all: map[stratumKey]*Stratum{}} // two scrapes of a proxy
 	for _, one := range all {
 		total := side.of(one.labels, &s.Stable, &s.Candidate)
 		s.Sighted = s.Sighted || total == &s.Candidate
@@ -86,7 +86,7 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 			s.Last[one.id] = last
 		}
 	}
-	for _, one := range between {
+	for _, one := range between.all {
 		s.Stable.plus(one.Stable, 1)
 		s.Candidate.plus(one.Candidate, 1)
 	}
@@ -107,9 +107,9 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 
 // close brings the strata of pods to the common grid. It returns those that are complete, and keeps the others open.
 func (s *State) close(between []Stratum) []Stratum {
-	grid := strata{}
+	grid := strata{all: map[stratumKey]*Stratum{}}
 	for i := range s.Open {
-		grid[s.Open[i].key()] = &s.Open[i]
+		grid.all[s.Open[i].key()] = &s.Open[i]
 	}
 	for _, one := range between {
 		s.spread(one.From, one.To, func(from, to time.Time, share float64) {
@@ -127,8 +127,11 @@ func (s *State) close(between []Stratum) []Stratum {
 	return sorted[:open]
 }
 
-// strata are found by who counted and when.
-type strata map[stratumKey]*Stratum
+// strata are found by who counted and when. Series of one proxy come together mostly, and all that one scrape brought has its time.
+type strata struct {
+	all  map[stratumKey]*Stratum
+	last *Stratum // found
+}
 
 // stratumKey tells strata apart.
 type stratumKey struct {
@@ -139,20 +142,24 @@ type stratumKey struct {
 func (s Stratum) key() stratumKey { return stratumKey{s.Proxy, s.To.UnixMilli()} }
 
 // at returns a stratum, which begins empty.
-func (s strata) at(from, to time.Time, proxy string) *Stratum {
+func (s *strata) at(from, to time.Time, proxy string) *Stratum {
+	if s.last != nil && s.last.Proxy == proxy && s.last.To.Equal(to) {
+		return s.last
+	}
 	key := stratumKey{proxy, to.UnixMilli()}
-	in, ok := s[key]
+	in, ok := s.all[key]
 	if !ok {
 		in = &Stratum{From: from.UTC(), To: to.UTC(), Proxy: proxy}
-		s[key] = in
+		s.all[key] = in
 	}
+	s.last = in
 	return in
 }
 
 // sorted are the strata, oldest first.
-func (s strata) sorted() []Stratum {
-	all := make([]Stratum, 0, len(s))
-	for _, one := range s {
+func (s *strata) sorted() []Stratum {
+	all := make([]Stratum, 0, len(s.all))
+	for _, one := range s.all {
 		all = append(all, *one)
 	}
 	slices.SortFunc(all, func(a, b Stratum) int { return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Proxy, b.Proxy)) })
@@ -179,15 +186,19 @@ func (s *State) scraped(all []rawSeries, since model.Time) {
 	for proxy, times := range s.Scraped {
 		scraped[proxy] = slices.Clone(times)
 	}
+	proxy, times := "", scraped[""]
 	for _, one := range all {
-		times := scraped[one.proxy]
+		if one.proxy != proxy { // those of one come together mostly
+			proxy, times = one.proxy, scraped[one.proxy]
+		}
+		before := len(times)
 		for _, sample := range one.values {
 			if i, noted := slices.BinarySearch(times, sample.Timestamp); !noted && sample.Timestamp >= since {
 				times = slices.Insert(times, i, sample.Timestamp)
 			}
 		}
-		if len(times) > 0 {
-			scraped[one.proxy] = times
+		if len(times) > before {
+			scraped[proxy] = times
 		}
 	}
 	for proxy, times := range scraped {
