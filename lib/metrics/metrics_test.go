@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ type prometheus struct {
 	beside  []map[string]string              // what it has beside the series: labels, and the value as "="
 	fail    func(w http.ResponseWriter) bool // answers in its place when it returns true
 	warn    string
+	limits  bool // how many series it answers with, where it is asked to, as Prometheus does since 3.2
 	now     time.Time
 }
 
@@ -105,9 +107,16 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		result = append(result, map[string]any{"metric": s.labels, "values": values})
 	}
-	answer := map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": result}}
+	var warnings []string
 	if p.warn != "" {
-		answer["warnings"] = []string{p.warn}
+		warnings = append(warnings, p.warn)
+	}
+	if limit, _ := strconv.Atoi(r.FormValue("limit")); p.limits && limit > 0 && len(result) > limit {
+		result, warnings = result[:limit], append(warnings, "results truncated due to limit")
+	}
+	answer := map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": result}}
+	if len(warnings) > 0 {
+		answer["warnings"] = warnings
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(answer)
@@ -421,16 +430,17 @@ func TestNothingIsForgottenInABreak(t *testing.T) {
 
 func TestTooManySeries(t *testing.T) {
 	t.Parallel()
-	p := &prometheus{}
-	for i := range maxSeries + 1 {
-		p.series = append(p.series, requests("shop-canary", "200", "a", at(17, 0, 7, 1), "source_workload", fmt.Sprint(i)))
-	}
-	got, err := look(t, p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(Window{Missing: TooManySeries, Text: "not evaluated: more than 10000 series"}, got); diff != "" {
-		t.Errorf("(-want, +got)\n%s", diff)
+	for _, p := range []*prometheus{{}, {limits: true}} {
+		for i := range maxSeries + 2 {
+			p.series = append(p.series, requests("shop-canary", "200", "a", at(17, 0, 7, 1), "source_workload", fmt.Sprint(i)))
+		}
+		got, err := look(t, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(Window{Missing: TooManySeries, Text: "not evaluated: more than 10000 series"}, got); diff != "" {
+			t.Errorf("(-want, +got)\n%s", diff)
+		}
 	}
 }
 
