@@ -8,7 +8,8 @@ export GOGC := 400
 
 # test/cluster builds everything with ko's flags, so that what both compile is compiled once.
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
-gotest = go test -race -shuffle=on -count=1 -timeout 20m
+# make lint vets. go test would once more, with every package of the dependencies.
+gotest = go test -vet=off -race -shuffle=on -count=1 -timeout 20m
 
 .PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e figures demo release release-shell generate pipeline calibrate rehearse
 .DEFAULT_GOAL := help
@@ -42,10 +43,10 @@ lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the 
 	.bin/yamlfmt -lint .
 
 e2e: cluster ## the scenarios on the cluster
-	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e -count=1 -v -timeout 75m ./e2e/...
+	eval "$$(.bin/cluster env)" && cd test && go test -vet=off -tags e2e -count=1 -v -timeout 75m ./e2e/...
 
 figures: cluster ## what a release costs: time, requests, memory and sizes of images, measured on the cluster
-	eval "$$(.bin/cluster env)" && cd test && go test -tags e2e,figures -count=1 -v -timeout 30m -run TestFigures ./e2e/
+	eval "$$(.bin/cluster env)" && cd test && go test -vet=off -tags e2e,figures -count=1 -v -timeout 30m -run TestFigures ./e2e/
 
 demo: cluster ## six releases on the cluster, one after the other, each a commit in a Git server, and how each ended
 	$(call build,test,./demo)

@@ -58,6 +58,7 @@ var Parameters = []Parameter{
 	{"expect", "version, chart or image", "", "what the target has to have before the release begins, waited for up to progressDeadlineSeconds: 1.2.3, shop-1.2.3 (the chart's label), or an image; default: whatever it has", initOnly, false},
 	{"spec", "YAML", "", "a Flagger Canary, or the values of a Jenkins X chart with a canary block; parameters that are given beside it are stronger", initOnly, false},
 	{"canary", "name", "", "a Flagger Canary in the namespace to take the specification from, instead of spec", initOnly, false},
+	{"specFile", "path", "", "a file in the workspace source to take the specification from, instead of spec: env/values.yaml", initOnly, false},
 	{"service", "name", "", "the Service that people call; default: the target's name", initOnly, false},
 	{"port", "name or number", "", "a port of the Service; where there is no Service yet, the number it gets (80)", initOnly, false},
 	{"hosts", "names, by comma", "", "hosts of the VirtualService that is made where there is none; the Service's name is added where mesh is among the gateways", initOnly, false},

@@ -28,6 +28,8 @@ type Release struct {
 	Results string
 	// PrometheusConfig is a directory that says how to get in to Prometheus; empty: none is needed.
 	PrometheusConfig string
+	// Source is the folder of the workspace that a specification may be in; empty: none is bound.
+	Source string
 	// PutRight changes the environment repository after a rollback; nil: the log says what to change.
 	PutRight PutRight
 	// objectives are what the sequential test takes from stable's past, which canary-init looks at.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -99,25 +101,60 @@ func RunRollback(ctx context.Context, put PutRight) int {
 	})
 }
 
-// specification puts the Canary of the cluster, where one is named, in the place of the parameter spec, and queries in the place of MetricTemplates.
+// specification puts what canary or specFile name in the place of the parameter spec, and queries in the place of MetricTemplates.
 func (r *Release) specification(ctx context.Context, lookup envconfig.Lookuper) (envconfig.Lookuper, config.Problems) {
 	value := func(name string) string {
 		text, _ := lookup.Lookup((config.Parameter{Name: name}).Env())
 		return strings.TrimSpace(text)
 	}
-	text, name := value("spec"), value("canary")
-	switch {
-	case name != "" && text != "":
-		return lookup, config.Problems{{Parameter: "canary", Value: name, Remedy: "leave it out where spec is given, or leave spec out"}}
-	case name != "":
-		var err error
-		if text, err = r.canary(ctx, name); err != nil {
-			return lookup, config.Problems{{Parameter: "canary", Value: name, Remedy: err.Error()}}
-		}
+	read := map[string]func(string) (string, error){
+		"spec":     func(text string) (string, error) { return text, nil },
+		"canary":   func(name string) (string, error) { return r.canary(ctx, name) },
+		"specFile": r.specFile,
+	}
+	given := slices.DeleteFunc([]string{"spec", "canary", "specFile"}, func(name string) bool { return value(name) == "" })
+	if len(given) == 0 {
+		return lookup, nil
+	}
+	from := given[0]
+	if len(given) > 1 {
+		return lookup, config.Problems{{Parameter: given[1], Value: value(given[1]), Remedy: fmt.Sprintf("give one of %s: a specification has one place", strings.Join(given, ", "))}}
+	}
+	text, err := read[from](value(from))
+	if err != nil {
+		return lookup, config.Problems{{Parameter: from, Value: value(from), Remedy: err.Error()}}
 	}
 	text, problems := r.follow(ctx, text)
 	spec := map[string]string{(config.Parameter{Name: "spec"}).Env(): text}
 	return envconfig.MultiLookuper(envconfig.MapLookuper(spec), lookup), problems
+}
+
+// maxSpecFile is more than any specification is long.
+const maxSpecFile = 1 << 20
+
+// specFile reads a file of the workspace. The error says what to do.
+func (r *Release) specFile(path string) (string, error) {
+	if r.Source == "" {
+		return "", errors.New("bind the workspace source, in which it is: -w name=source,claimName=... or -w name=source,config=...")
+	}
+	f, err := os.OpenInRoot(r.Source, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", errors.New("there is no such file in the workspace source: give its path from there")
+	}
+	if err != nil {
+		return "", fmt.Errorf("give the path of a file in the workspace source: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSpecFile+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("give the path of a file in the workspace source: %w", err)
+	case len(text) > maxSpecFile:
+		return "", fmt.Errorf("it is longer than %d bytes: give a file that has the specification alone", maxSpecFile)
+	case strings.TrimSpace(string(text)) == "":
+		return "", errors.New("the file is empty: give one with a Flagger Canary, or with values that have a canary block")
+	}
+	return string(text), nil
 }
 
 // canary reads a Canary of the cluster. The error says what to do.
@@ -220,7 +257,7 @@ func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release,
 		return nil, err
 	}
 	return &Release{
-		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"),
+		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"), Source: os.Getenv("CANARY_SOURCE"),
 		Report: &report.Reporter{Out: out, Client: client, Step: step, About: map[string]any{
 			"apiVersion": "apps/v1", "kind": "Deployment", "namespace": s.Namespace, "name": s.Target,
 		}},

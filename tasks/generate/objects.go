@@ -68,6 +68,10 @@ func task(step string, steps int) *pipelinev1.Task {
 	if step == config.Rollback { // a clone of the environment repository is in memory
 		s.ComputeResources.Limits[corev1.ResourceMemory] = resource.MustParse("256Mi")
 	}
+	if step == config.CanaryInit {
+		t.Spec.Workspaces = []pipelinev1.WorkspaceDeclaration{{Name: source, Description: aboutSource, Optional: true, ReadOnly: true}}
+		s.Env = append(s.Env, corev1.EnvVar{Name: "CANARY_SOURCE", Value: "$(workspaces." + source + ".path)"})
+	}
 	for _, p := range config.Of(step) {
 		spec := pipelinev1.ParamSpec{Name: p.Name, Type: pipelinev1.ParamTypeString, Description: describe(p)}
 		if p.Name != "target" && p.Name != "weight" && (p.Name != "runId" || step == config.Rollback) {
@@ -97,6 +101,9 @@ func task(step string, steps int) *pipelinev1.Task {
 	t.Spec.Steps = []pipelinev1.Step{s}
 	return t
 }
+
+// source is the workspace that canary-init reads a specification from.
+const source, aboutSource = "source", "where specFile is: a clone, or a ConfigMap"
 
 // describe is what a parameter is, with the default that the step itself knows.
 func describe(p config.Parameter) string {
@@ -147,6 +154,7 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		}
 		p.Spec.Params = append(p.Spec.Params, spec)
 	}
+	p.Spec.Workspaces = []pipelinev1.PipelineWorkspaceDeclaration{{Name: source, Description: aboutSource, Optional: true}}
 	add := func(name, display, step string, after string, extra ...pipelinev1.Param) *pipelinev1.PipelineTask {
 		t := pipelinev1.PipelineTask{Name: name, DisplayName: display, TaskRef: &pipelinev1.TaskRef{Name: step}}
 		if after != "" {
@@ -170,7 +178,7 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		p.Spec.Tasks = append(p.Spec.Tasks, t)
 		return &p.Spec.Tasks[len(p.Spec.Tasks)-1]
 	}
-	add(config.CanaryInit, "canary init", config.CanaryInit, "")
+	add(config.CanaryInit, "canary init", config.CanaryInit, "").Workspaces = []pipelinev1.WorkspacePipelineTaskBinding{{Name: source, Workspace: source}}
 	after := config.CanaryInit
 	for n := 1; n <= steps; n++ {
 		weight := fmt.Sprintf("$(tasks.canary-init.results.weight-%d)", n)
@@ -276,7 +284,7 @@ func asYAML(objects ...any) ([]byte, error) {
 
 // before are the keys that come first in an object, as people write them; the others follow by their names.
 var before = []string{"apiVersion", "kind", "metadata", "name", "displayName", "type", "description", "default", "input", "operator", "image", "command",
-	"taskRef", "runAfter", "when", "params", "results", "stepTemplate", "steps", "tasks", "finally"}
+	"taskRef", "runAfter", "when", "params", "workspaces", "results", "stepTemplate", "steps", "tasks", "finally"}
 
 // node orders the keys of objects.
 func node(v any) *yaml.Node {

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,7 +44,7 @@ spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, service: 
 analysis: {interval: 60m, threshold: 2, stepWeights: [30], metrics: [{name: request-success-rate, thresholdRange: {min: 98}},
 {name: answers, interval: 10s, thresholdRange: {min: 1}, templateRef: {name: answers}}]}}}`
 
-// A release is configured by what people have: a Canary in the cluster, or the values of a chart; parameters beside it are stronger.
+// A release is configured by what people have: a Canary in the cluster, or a file with the values of a chart; parameters beside it are stronger.
 func TestSpecification(t *testing.T) {
 	s := newShop(t)
 	s.needsStandIn(t)
@@ -55,7 +54,7 @@ func TestSpecification(t *testing.T) {
 	serveCanaries(t)
 	run(t, canary, "kubectl", "apply", "-n", s.ns, "-f", "-")
 	s.must(2, "there is no such Canary", "canary-init", "second", "CANARY_CANARY=other")
-	s.must(2, "leave it out where spec is given", "canary-init", "second", "CANARY_CANARY=web", "CANARY_SPEC=a")
+	s.must(2, "give one of spec, canary", "canary-init", "second", "CANARY_CANARY=web", "CANARY_SPEC=a")
 
 	s.must(2, "/answers\": there is none: make it", "canary-init", "second", "CANARY_CANARY=web")
 	run(t, template, "kubectl", "apply", "-n", s.ns, "-f", "-")
@@ -73,13 +72,10 @@ func TestSpecification(t *testing.T) {
 		t.Errorf("%d requests failed", failed)
 	}
 
-	values, err := os.ReadFile("../../lib/canary/testdata/jenkins-x-v2.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns, "--from-file=../../lib/canary/testdata/jenkins-x-v2.yaml")
 	traffic = s.traffic(proxy)
 	s.version(v3, "")
-	if out, err := s.release("spec="+string(values), "maxWeight=20", "requestDuration="); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
+	if out, err := s.release("-w name=source,config=values", "specFile=jenkins-x-v2.yaml", "maxWeight=20", "requestDuration="); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
 		t.Errorf("by a chart's values: %v", err)
 	}
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
