@@ -135,7 +135,7 @@ func NewWith(api dynamic.Interface, namespace string) *Client {
 // when there is no such object.
 func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Object, error) {
 	var o *Object
-	err := c.retry(ctx, func() (err error) {
+	err := c.retry(ctx, true, func() (err error) {
 		o, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).Get(ctx, name, metav1.GetOptions{})
 		return err
 	})
@@ -159,7 +159,7 @@ func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Ob
 // NamespaceLabels are the labels of the client's own namespace.
 func (c *Client) NamespaceLabels(ctx context.Context) (map[string]string, error) {
 	var o *Object
-	err := c.retry(ctx, func() (err error) {
+	err := c.retry(ctx, true, func() (err error) {
 		o, err = c.api.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Get(ctx, c.Namespace, metav1.GetOptions{})
 		return err
 	})
@@ -184,7 +184,7 @@ func (c *Client) Find(ctx context.Context, kind Kind, having map[string]string, 
 
 func (c *Client) list(ctx context.Context, kind Kind, options metav1.ListOptions) ([]Object, error) {
 	var list *unstructured.UnstructuredList
-	err := c.retry(ctx, func() (err error) {
+	err := c.retry(ctx, true, func() (err error) {
 		list, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).List(ctx, options)
 		return err
 	})
@@ -222,7 +222,7 @@ func (c *Client) Do(ctx context.Context, w Write) error {
 	if w.Subresource != "" {
 		part = append(part, w.Subresource)
 	}
-	err := c.retry(ctx, func() error {
+	err := c.retry(ctx, false, func() error {
 		if w.Delete {
 			err := resource.Delete(ctx, w.Name, metav1.DeleteOptions{})
 			if apierrors.IsNotFound(err) {
@@ -264,7 +264,7 @@ func (c *Client) Create(ctx context.Context, kind Kind, namespaced bool, body ma
 	o.SetAPIVersion(kind.Resource.GroupVersion().String())
 	o.SetKind(kind.Kind)
 	var made *Object
-	err := c.retry(ctx, func() (err error) {
+	err := c.retry(ctx, true, func() (err error) {
 		if namespaced {
 			made, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).Create(ctx, o, metav1.CreateOptions{FieldManager: FieldManager})
 		} else {
@@ -285,19 +285,26 @@ func failedTest(err error) bool {
 // unclear says that a write may or may not have happened: the answer was lost.
 func unclear(err error) bool {
 	var netErr net.Error
-	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || utilnet.IsConnectionReset(err) || errors.As(err, &netErr) && netErr.Timeout()
+	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || utilnet.IsConnectionReset(err) || utilnet.IsHTTP2ConnectionLost(err) ||
+		utilnet.IsProbableEOF(err) || errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// again are the waits before a request is sent once more: about 12 s in all.
-var again = wait.Backoff{Steps: 7, Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.2, Cap: 4 * time.Second}
+// Away tells whether an error is the API server's, or that of a webhook it asks: it refused, or did not answer. It may be over in a while.
+func Away(err error) bool {
+	var status apierrors.APIStatus
+	return !errors.Is(err, ErrNotServed) && (errors.As(err, &status) || transient(err) || unclear(err))
+}
 
-// retry sends a request again while the API server, or a webhook it asks, cannot answer.
-func (c *Client) retry(ctx context.Context, send func() error) error {
+// again are the waits before a request is sent once more: about 12 s in all. A Cap would end them.
+var again = wait.Backoff{Steps: 7, Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.2}
+
+// retry sends a request again while the API server, or a webhook it asks, cannot answer; a read also where the answer was lost.
+func (c *Client) retry(ctx context.Context, reads bool, send func() error) error {
 	backoff := again
 	for {
 		c.calls.Add(1)
 		err := send()
-		if err == nil || !transient(err) || backoff.Steps <= 1 {
+		if err == nil || !transient(err) && !(reads && unclear(err)) || backoff.Steps <= 1 {
 			return err
 		}
 		pause := backoff.Step()

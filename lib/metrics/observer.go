@@ -114,7 +114,7 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 		if len(series) == 0 {
 			continue
 		}
-		if o.state.Reporter == "" && s.workloads() && !twice(series) {
+		if o.state.Reporter == "" && s.workloads() && !twice(series, model.TimeFromUnixNano(o.state.Since.UnixNano())) {
 			return Window{Missing: NoScrape, Text: "no scrape but one since the candidate got its weight"}, nil
 		}
 		if len(series) > maxSeries {
@@ -154,7 +154,10 @@ func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) ([
 	return a.series, nil
 }
 
-// twice says that something was scraped twice: by then the callers' proxies would have been, too. Only then the workloads' side is settled for.
-func twice(all []rawSeries) bool {
-	return slices.ContainsFunc(all, func(one rawSeries) bool { return len(one.values) > 1 })
+// twice says that something was scraped twice since a moment: by then the callers' proxies would have been, too. Only then the workloads' side is settled for.
+func twice(all []rawSeries, since model.Time) bool {
+	return slices.ContainsFunc(all, func(one rawSeries) bool {
+		first := slices.IndexFunc(one.values, func(v model.SamplePair) bool { return v.Timestamp >= since })
+		return first >= 0 && len(one.values) > first+1
+	})
 }

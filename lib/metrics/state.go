@@ -107,6 +107,9 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 
 // close brings the strata of pods to the common grid. It returns those that are complete, and keeps the others open.
 func (s *State) close(between []Stratum) []Stratum {
+	if s.Grid == 0 { // nothing was scraped twice, so there is nothing between two scrapes
+		return nil
+	}
 	grid := strata{all: map[stratumKey]*Stratum{}}
 	for i := range s.Open {
 		grid.all[s.Open[i].key()] = &s.Open[i]

@@ -16,7 +16,7 @@ import (
 // Analyze is the step analyze: it observes the candidate from the moment it got its weight, judges it at the end of each interval, and takes
 // its traffic away the moment it has failed too often, or could not be judged in time.
 func (r *Release) Analyze(ctx context.Context) error {
-	return r.orToStable(ctx, r.analyze(ctx))
+	return r.orToStable(ctx, func() error { return r.analyze(ctx) })
 }
 
 func (r *Release) analyze(ctx context.Context) error {
@@ -294,9 +294,10 @@ func (r *Release) note(ctx context.Context, judged analysis.Result, w *watch) er
 func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, reason string) error {
 	begin := time.Now()
 	if err := r.toStable(ctx); err != nil {
-		return err
+		r.Report.Say("the candidate's traffic could not be taken away: %v", err) // the verdict stands, and this is tried again at the end
+	} else {
+		r.Report.Say("the candidate's traffic was taken away %d ms after the verdict", time.Since(begin).Milliseconds())
 	}
-	r.Report.Say("the candidate's traffic was taken away %d ms after the verdict", time.Since(begin).Milliseconds())
 	answers := listed(ctx, "its answers", w.observer.Answers)
 	judged.Text, reason = judged.Text+answers, reason+answers
 	if err := r.note(ctx, judged, w); err != nil {
@@ -316,7 +317,7 @@ func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, 
 // undecided ends a release that could not be judged in time.
 func (r *Release) undecided(ctx context.Context, w *watch, judged analysis.Result) error {
 	if err := r.toStable(ctx); err != nil {
-		return err
+		r.Report.Say("the candidate's traffic could not be taken away: %v", err)
 	}
 	if err := r.note(ctx, judged, w); err != nil {
 		return err

@@ -30,14 +30,17 @@ type Release struct {
 	PrometheusConfig string
 	// Source is the folder of the workspace that a specification may be in; empty: none is bound.
 	Source string
+	// Patience is for how long it is tried to put traffic back while the API server is away or refuses.
+	Patience time.Duration
 	// PutRight changes the environment repository after a rollback; nil: the log says what to change.
 	PutRight PutRight
 	// objectives are what the sequential test takes from stable's past, which canary-init looks at.
 	objectives []analysis.Objective
 	// verdict is how the step ended, in a sentence.
-	verdict string
-	untold  bool // that the status of the Canary could not be written was said
-	asked   bool // whether there still is a Canary that events are about
+	verdict  string
+	untold   bool          // that the status of the Canary could not be written was said
+	asked    bool          // whether there still is a Canary that events are about
+	patience time.Duration // what drive has of it now
 	// waitedFor is the run that held the target when this one came.
 	waitedFor string
 }
@@ -83,6 +86,8 @@ const (
 	lookAround   = 5 * time.Second        // between two looks at everything meanwhile
 	sayInterval  = 30 * time.Second       // between two lines that say the same
 	maxConflicts = 20
+
+	patience = 10 * time.Minute // below the time for finally that the Pipeline is started with
 )
 
 // drive observes, plans and applies until the plan is done. It returns an error that is a *report.Error where the plan ended with another
@@ -91,14 +96,15 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 	var waiting *pause
 	var since, said time.Time
 	conflicts := 0
+	away := outage{patience: r.patience}
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return report.Errorf(report.Undecided, "ended before it was done: %v", err)
 		}
 		s, err := r.observe(ctx, what)
 		if err != nil {
-			if ctx.Err() != nil {
-				continue // told to end, which the next round says
+			if ctx.Err() != nil || away.tolerated(ctx, r.Report, err) {
+				continue // told to end, which the next round says, or to be tried again
 			}
 			return err
 		}
@@ -112,6 +118,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				said = s.now
 			}
 			waiting = p.wait
+			away.since = time.Time{}
 			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
 				left := lookAround
 				if p.wait.limit > 0 {
@@ -130,6 +137,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				break
 			}
 			told = told && !s.shown(w)
+			away.since = time.Time{}
 			if w.Say != "" {
 				r.Report.Event(ctx, false, "%s", w.Say)
 			}
@@ -141,13 +149,36 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
 			conflicts++
 			sleep(ctx, 100*time.Millisecond)
-		case err != nil && ctx.Err() != nil: // told to end
+		case err != nil && (ctx.Err() != nil || away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
 		case err != nil:
 			return err
 		case p.done != nil:
 			return r.finish(ctx, *p.done)
 		}
 	}
+}
+
+// outage is a time in which the API server, or a webhook that it asks, is away or refuses what has to be done all the same.
+type outage struct {
+	patience    time.Duration
+	since, said time.Time
+}
+
+// tolerated waits and tells whether to try again.
+func (o *outage) tolerated(ctx context.Context, rep *report.Reporter, err error) bool {
+	now := time.Now()
+	if o.since.IsZero() {
+		o.since = now
+	}
+	if !kube.Away(err) || now.Sub(o.since) >= o.patience {
+		return false
+	}
+	if now.Sub(o.said) > sayInterval {
+		rep.Say("%v; trying again for %s", err, (o.patience - now.Sub(o.since)).Round(time.Second))
+		o.said = now
+	}
+	sleep(ctx, lookAround/2)
+	return true
 }
 
 // idle waits for an object to change, or until a time is over.

@@ -46,7 +46,11 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if text := fails(guarded, client.Observe(r.measured(s), time.Now()), test); text != "" {
+		var text string
+		if err := attempt(func() error { text = fails(guarded, client.Observe(r.measured(s), time.Now()), test); return nil }); err != nil {
+			r.Report.Say("what stable answers while it rolls is looked at no more: %v", err)
+		}
+		if text != "" {
 			stop(fmt.Errorf("%w: %s", errStableFails, text))
 		}
 	}()

@@ -57,6 +57,8 @@ func (r *Release) planInit(s *snapshot) plan {
 	ns := r.Client.Namespace
 	free := record == nil || record.Phase.ended()
 	switch {
+	case s.target == nil:
+		return ended(report.Undecided, "%s: Deployment %s is gone: apply it again, and then run this once more", s.id(ns), s.layout.Target)
 	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires) && !record.Interrupted && !s.holderEnded:
 		return r.planBusy(s)
 	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack): // it left stable between two versions
@@ -77,7 +79,7 @@ func (r *Release) planInit(s *snapshot) plan {
 		return plan{done: &result{text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
 			results: r.initResults(record.Outcome, s.revision, nil)}}
 	}
-	if record != nil && s.primary != nil && !cfg.RetryRejected && !r.preparing() {
+	if record != nil && s.primary != nil && !cfg.RetryRejected && !r.preparing() && !s.fresh() {
 		if was := record.rejection(s.revision); was != nil {
 			return ended(report.Rejected, "%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, or run again with retryRejected=true",
 				s.id(ns), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
@@ -102,8 +104,14 @@ func (r *Release) planInit(s *snapshot) plan {
 		return plan{writes: []kube.Write{s.write(r.begin(s), say)}}
 	}
 	var fences []kube.Write // the first writes to the mesh and to stable: nobody who came before may move traffic
-	if s.split != nil && !s.split.Fenced(record.Epoch) {
-		fences = append(fences, *s.split.Raise(0, record.Epoch))
+	if s.split != nil {
+		weight := int32(0)
+		if !s.stableServes() { // until it does
+			weight = s.split.Candidate
+		}
+		if w := s.split.Raise(weight, record.Epoch); w != nil && (!s.split.Fenced(record.Epoch) || record.Phase == Initializing) {
+			fences = append(fences, *w)
+		}
 	}
 	if s.primary != nil && s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
 		fences = append(fences, s.primary.fence(record.Epoch))
@@ -154,7 +162,7 @@ func (r *Release) begin(s *snapshot) *Record {
 		next.Epoch, next.Rejected, next.Promoted = s.record.Epoch+1, s.record.Rejected, s.record.Promoted
 		next.Before = s.record.former(next.Holder)
 	}
-	if s.primary != nil {
+	if s.primary != nil && !s.halfMade() {
 		next.Stable = s.stable()
 	}
 	if s.autoscaler != nil {
@@ -209,7 +217,7 @@ func (s *snapshot) unchanged(uid string) bool {
 
 // settled tells whether the layout is as it is between releases, and stable has all the traffic.
 func (s *snapshot) settled() bool {
-	return len(s.ofCanary) == 0 && s.service != nil && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
+	return len(s.ofCanary) == 0 && s.service != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
 }
 
 func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
@@ -240,6 +248,11 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 			Say:    fmt.Sprintf("Creating %s.%s out of %s, revision %s", s.layout.Primary(), r.Client.Namespace, s.layout.Target, s.revision),
 			Create: workload.NewPrimary(s.target.object, selector, s.revision, s.contents, replicas, epochText(record.Epoch)),
 		}}}, false
+	}
+	if record.Stable.Revision == "" && !s.fresh() && !s.serving(serves) { // made out of a revision that is no longer the target's
+		selector.Stable = serves
+		return plan{writes: []kube.Write{s.primary.roll(workload.TemplateOf(s.target.object).ForStable(selector, s.revision, s.contents), max(workload.Replicas(s.target.Deployment), 1),
+			record.Epoch, fmt.Sprintf("Bringing %s.%s to revision %s", s.layout.Primary(), r.Client.Namespace, s.revision))}}, false
 	}
 	if p, ready := r.planRollout(s, s.primary, "stable"); !ready {
 		return p, false
@@ -295,6 +308,16 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 		return plan{writes: []kube.Write{workload.SelectStable(s.service, s.layout.Target, serves)}}, false
 	}
 	return plan{}, true
+}
+
+// serving tells whether the mesh or the Service leads to stable.
+func (s *snapshot) serving(stable map[string]string) bool {
+	return s.split != nil && s.split.Stable > 0 || s.service != nil && workload.Selects(s.service, stable)
+}
+
+// halfMade tells whether stable is what a first release left that did not get as far as giving it traffic.
+func (s *snapshot) halfMade() bool {
+	return s.record != nil && s.record.Stable.Revision == "" && s.record.Promoted.Revision == "" && !s.serving(s.primary.Spec.Selector.MatchLabels)
 }
 
 // serves are the labels by which Services select stable's pods: the selector of a Deployment cannot be changed, and one of Flagger's has a label alone.
@@ -378,7 +401,7 @@ func (s *snapshot) config(r *Release) *config.Config {
 
 // planInitialized ends a first release: stable serves, so the target may go.
 func (r *Release) planInitialized(s *snapshot) plan {
-	if workload.Replicas(s.target.Deployment) > 0 {
+	if workload.Replicas(s.target.Deployment) > 0 && s.fresh() {
 		return r.settle("stable takes over", r.Config.Drain.Duration, func() plan {
 			return plan{writes: []kube.Write{s.target.scale(0, "")}}
 		})
@@ -388,14 +411,17 @@ func (r *Release) planInitialized(s *snapshot) plan {
 
 // planEnd ends a release that has nothing to judge.
 func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
-	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again
-		return plan{writes: []kube.Write{s.target.scale(0, "")}}
+	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again, or went back to what stable runs in mid-release
+		return r.settle("drain", r.Config.Drain.Duration, func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
+	}
+	if w := s.followAutoscaler(); w != nil && outcome == Unchanged {
+		return plan{writes: []kube.Write{*w}}
 	}
 	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
 	say := ""
 	if outcome == Initialized {
 		say = fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace))
-		text = fmt.Sprintf("%s is initialized: stable runs revision %s and has all the traffic; the next revision will be a canary release", s.id(r.Client.Namespace), s.revision)
+		text = fmt.Sprintf("%s is initialized: stable runs revision %s and has all the traffic; the next revision will be a canary release", s.id(r.Client.Namespace), s.stable().Revision)
 	}
 	done := &result{text: text, results: r.initResults(outcome, s.revision, nil)}
 	if outcome == Unchanged && s.known() {
@@ -405,7 +431,10 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if s.mine(r.Config.RunID) {
 		record = s.record.clone()
 	}
-	record.Phase, record.Outcome, record.Stable, record.Promoted = Succeeded, outcome, s.stable(), s.candidate()
+	record.Phase, record.Outcome, record.Stable, record.Promoted = Succeeded, outcome, s.stable(), Version{}
+	if s.fresh() { // else it was changed while stable took over
+		record.Promoted = s.candidate()
+	}
 	return plan{writes: []kube.Write{s.write(record, say)}, done: done}
 }
 

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -11,9 +12,11 @@ import (
 
 // Promote is the step promote: stable becomes what was judged, gets all the traffic, and the candidate is scaled to zero.
 func (r *Release) Promote(ctx context.Context) error {
-	return r.orToStable(ctx, r.guarded(ctx, func(ctx context.Context) error {
-		return r.drive(ctx, scope{autoscalers: true, history: true}, r.planPromote)
-	}))
+	return r.orToStable(ctx, func() error {
+		return r.guarded(ctx, func(ctx context.Context) error {
+			return r.drive(ctx, scope{autoscalers: true, history: true}, r.planPromote)
+		})
+	})
 }
 
 func (r *Release) planPromote(s *snapshot) plan {
@@ -80,6 +83,7 @@ func (r *Release) planPromote(s *snapshot) plan {
 	}
 	next := s.record.clone()
 	next.Phase, next.Outcome, next.Promoted, next.Former = Succeeded, Promoted, next.Candidate, next.Promoted
+	next.Rejected = slices.DeleteFunc(next.Rejected, func(was Rejection) bool { return was.Revision == candidate.Revision }) // it was tried again
 	p := r.promoted(s)
 	p.writes = append(s.history.unused(candidate.Revision, s.record.Stable.Revision), s.write(next, ""))
 	return p
@@ -124,7 +128,8 @@ func (s *snapshot) followAutoscaler() *kube.Write {
 // outside the mesh would be left with no pod when the candidate is scaled down.
 func (s *snapshot) leadBack(namespace string) *kube.Write {
 	stable := s.primary.Spec.Selector.MatchLabels
-	if s.service == nil || !workload.SetBack(s.service, stable) {
+	made := s.target != nil && s.target.Spec.Selector != nil && s.service != nil && workload.Selects(s.service, s.target.Spec.Selector.MatchLabels) // anew
+	if s.service == nil || !workload.SetBack(s.service, stable) && !made {
 		return nil
 	}
 	w := workload.SelectStable(s.service, s.layout.Target, stable)

@@ -22,6 +22,7 @@ func (r *Release) Rollback(ctx context.Context) error {
 	if r.Step.Mode == config.Detach {
 		return r.Detach(ctx)
 	}
+	r.patience = r.Patience
 	var last *routing.Split
 	var undone *Record
 	err := r.drive(ctx, scope{autoscalers: true, history: true}, func(s *snapshot) plan {
@@ -72,6 +73,9 @@ func (r *Release) planRollback(s *snapshot) plan {
 		}
 	}
 	stable := record.Stable
+	if s.primary == nil && stable.Revision != "" {
+		return r.withoutStable(s)
+	}
 	if s.primary != nil && stable.Revision != "" {
 		if s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
 			return plan{writes: []kube.Write{s.primary.fence(record.Epoch)}}
@@ -103,6 +107,21 @@ func (r *Release) planRollback(s *snapshot) plan {
 	p := r.rolledBack(s)
 	p.writes = append(s.history.unused(stable.Revision), s.write(next, ""))
 	return p
+}
+
+// withoutStable is what is left to do where somebody took stable away: the candidate is all there is, whatever was said of it.
+func (r *Release) withoutStable(s *snapshot) plan {
+	has := "nothing serves"
+	if s.target != nil && s.target.Status.AvailableReplicas > 0 {
+		has = fmt.Sprintf("%s has all the traffic", s.layout.Target)
+		if s.split != nil && s.split.Candidate < 100 {
+			w := s.split.Raise(100, s.record.Epoch)
+			w.Say = fmt.Sprintf("Routing all traffic to canary: %s: Deployment %s is gone", s.id(r.Client.Namespace), s.layout.Primary())
+			return plan{writes: []kube.Write{*w}}
+		}
+	}
+	return ended(report.Undecided, "%s: not rolled back: Deployment %s, which ran revision %s, is gone; %s. Restore it and run rollback again, or delete the ConfigMap %s to begin anew",
+		s.id(r.Client.Namespace), s.layout.Primary(), s.record.Stable.Revision, has, s.layout.Record())
 }
 
 func (r *Release) rolledBack(s *snapshot) plan {

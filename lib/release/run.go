@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ func Run(ctx context.Context, step string, do func(*Release, context.Context) er
 // run does what a step is for, and says how it ended, last of all. A step that failed rolls the release back first where onFailure says so.
 func (r *Release) run(ctx context.Context, do func(*Release, context.Context) error) report.Code {
 	begin := time.Now()
-	err := do(r, ctx)
+	err := attempt(func() error { return do(r, ctx) })
 	code := codeOf(err)
 	if code != report.Done && r.Step.OnFailure == config.Rollback && r.Report.Step != config.Rollback {
 		r.Report.Say("rolling back before this step exits with code %d (onFailure=rollback): %v", code, err)
@@ -54,6 +55,17 @@ func (r *Release) run(ctx context.Context, do func(*Release, context.Context) er
 	}
 	r.Report.Say("%s", r.verdict)
 	return code
+}
+
+// attempt does something. A panic is an error like others: traffic has to go back also where this program is wrong.
+func attempt(do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(os.Stderr, "%s", debug.Stack())
+			err = fmt.Errorf("a mistake in canary-tasks itself, please report it with the lines before: %v", p)
+		}
+	}()
+	return do()
 }
 
 // rollbackOnFailure does in this step what rollback does in a Pipeline's finally: this run's release is undone, and nothing else. What comes of it is said, and
@@ -257,7 +269,7 @@ func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release,
 		return nil, err
 	}
 	return &Release{
-		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"), Source: os.Getenv("CANARY_SOURCE"),
+		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"), Source: os.Getenv("CANARY_SOURCE"), Patience: patience,
 		Report: &report.Reporter{Out: out, Client: client, Step: step, About: map[string]any{
 			"apiVersion": "apps/v1", "kind": "Deployment", "namespace": s.Namespace, "name": s.Target,
 		}},

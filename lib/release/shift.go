@@ -7,11 +7,12 @@ import (
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
 // Shift is the step shift-weight: it gives the candidate a weight, once both versions serve.
 func (r *Release) Shift(ctx context.Context) error {
-	return r.orToStable(ctx, r.drive(ctx, scope{}, r.planShift))
+	return r.orToStable(ctx, func() error { return r.drive(ctx, scope{}, r.planShift) })
 }
 
 func (r *Release) planShift(s *snapshot) plan {
@@ -37,6 +38,9 @@ func (r *Release) planShift(s *snapshot) plan {
 	}
 	// The candidate needs at least the share of pods that it gets of the traffic.
 	if has, needs := s.target.Status.AvailableReplicas, int32(math.Ceil(float64(s.primary.Status.AvailableReplicas)*float64(weight)/100)); has < needs {
+		if workload.Replicas(s.target.Deployment) < needs { // stable has grown, or an autoscaler saw an idle candidate
+			return plan{writes: []kube.Write{s.target.scale(needs, fmt.Sprintf("Scaling up %s to %d pods for %d %% of the traffic", s.id(r.Client.Namespace), needs, weight))}}
+		}
 		return plan{wait: &pause{key: "pods for the weight", watch: &watched{kube.Deployment, s.target.object}, limit: s.record.Config.ProgressDeadline.Duration,
 			text: fmt.Sprintf("%s has %d pods; %d %% of the traffic needs %d beside stable's %d", s.id(r.Client.Namespace), has, weight, needs, s.primary.Status.AvailableReplicas),
 			then: func() plan {
@@ -78,7 +82,8 @@ func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 	if last := record.shift(); last != nil {
 		want = last.Weight
 	}
-	if now := s.split.Candidate; now != want && now != int32(r.Step.Weight) {
+	given := r.Step.Weight > 0 && s.split.Candidate == int32(r.Step.Weight) || phase == Promoting && s.split.Candidate == 0 // by a process that ended before it was noted
+	if now := s.split.Candidate; now != want && !given {
 		return ended(report.Undecided, "%s: the candidate's weight is %d, this release set %d: %s wrote VirtualService %s", id, now, want,
 			kube.LastManager(s.virtualService), s.layout.VirtualService), false
 	}
@@ -87,7 +92,8 @@ func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 
 // orToStable ends a step that did not do what it is for: the candidate's traffic is taken away, whatever the reason, as long as this run
 // holds the target. It is all that runs when a pipeline is cancelled.
-func (r *Release) orToStable(ctx context.Context, failed error) error {
+func (r *Release) orToStable(ctx context.Context, do func() error) error {
+	failed := attempt(do)
 	if failed == nil {
 		return nil
 	}
@@ -105,16 +111,22 @@ func (r *Release) orToStable(ctx context.Context, failed error) error {
 	return failed
 }
 
-// toStable takes the candidate's traffic away, where this run may write and stable serves.
+// toStable takes the candidate's traffic away, where this run holds the target. It is an error where the candidate has to keep it.
 func (r *Release) toStable(ctx context.Context) error {
-	return r.drive(ctx, scope{}, func(s *snapshot) plan {
-		if s.mine(r.Step.RunID) && s.split != nil && s.split.Fenced(s.record.Epoch) && s.stableServes() {
-			if w := s.split.Shift(0, s.record.Epoch); w != nil {
-				w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(r.Client.Namespace))
-				return plan{writes: []kube.Write{*w}}
-			}
+	patient := *r
+	patient.patience = min(r.Patience, graceful)
+	return patient.drive(ctx, scope{}, func(s *snapshot) plan {
+		switch {
+		case !s.mine(r.Step.RunID) || s.split == nil || s.split.Candidate == 0:
+			return plan{done: &result{}}
+		case !s.split.Fenced(s.record.Epoch):
+			return ended(report.Undecided, "VirtualService %s was fenced off by another release", s.layout.VirtualService)
+		case !s.stableServes():
+			return ended(report.Undecided, "it keeps %d %% of the traffic, as %s has no pod that serves", s.split.Candidate, s.layout.Primary())
 		}
-		return plan{done: &result{}}
+		w := s.split.Shift(0, s.record.Epoch)
+		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(r.Client.Namespace))
+		return plan{writes: []kube.Write{*w}}
 	})
 }
 

@@ -226,6 +226,9 @@ func (r *Release) hasEnded(ctx context.Context, record *Record) (bool, error) {
 			Conditions []struct{ Type, Status string }
 		}
 	}
+	if record.Run == "" { // a step that was run by itself
+		return false, nil
+	}
 	o, err := r.Client.In(record.RunNamespace).Get(ctx, kube.PipelineRun, record.Run, &run)
 	switch {
 	case apierrors.IsForbidden(err) || errors.Is(err, kube.ErrNotServed):

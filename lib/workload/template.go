@@ -212,10 +212,8 @@ func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, 
 	spec["strategy"] = SafeStrategy(object(spec, "strategy"))
 	spec["revisionHistoryLimit"] = max(asInt(spec["revisionHistoryLimit"], 10), 3)
 	delete(spec, "paused")
-	labels := withoutTracking(target.GetLabels(), s.Stable)
-	for k, v := range s.Stable {
-		labels[k] = v
-	}
+	labels := withoutTracking(target.GetLabels(), nil) // also those of its selector, which only pods need: who tracks by one of them would prune stable
+	maps.Copy(labels, withoutTracking(s.Stable, nil))
 	labels[TargetLabel] = target.GetName()
 	return map[string]any{
 		"metadata": map[string]any{"labels": labels, "annotations": map[string]any{FenceAnnotation: epoch}},
