@@ -7,9 +7,11 @@ package canary
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
+	yamlv3 "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/yaml"
 )
 
@@ -39,7 +41,7 @@ type metric struct {
 // name each mistake with its path, or says that the text is no YAML.
 func Read(text []byte) (Spec, error) {
 	s := Spec{Values: map[string]string{}}
-	document, err := find(text)
+	document, text, err := find(text)
 	if err != nil {
 		return s, err
 	}
@@ -47,8 +49,10 @@ func Read(text []byte) (Spec, error) {
 	root := r.object("", document)
 	switch block, isValues := document["canary"].(map[string]any); {
 	case document["kind"] == "Canary":
+		r.octals(text, "spec")
 		r.canary(root)
 	case isValues:
+		r.octals(text, "canary")
 		r.values(document, r.object("canary", block))
 	default:
 		return s, Errors{"it is neither a Canary of Flagger (kind: Canary) nor the values of a chart with a block canary: give one of them"}
@@ -59,25 +63,54 @@ func Read(text []byte) (Spec, error) {
 	return s, nil
 }
 
-// find returns the document to read.
-func find(text []byte) (map[string]any, error) {
+// find returns the document to read, and its text.
+func find(text []byte) (map[string]any, []byte, error) {
 	var first map[string]any
+	var firstText []byte
 	for i, part := range strings.Split("\n"+string(text), "\n---") {
 		var document map[string]any
 		if err := yaml.Unmarshal([]byte(part), &document); err != nil {
-			return nil, fmt.Errorf("document %d is no YAML map: %w", i+1, err)
+			return nil, nil, fmt.Errorf("document %d is no YAML map: %w", i+1, err)
 		}
 		if document["kind"] == "Canary" {
-			return document, nil
+			return document, []byte(part), nil
 		}
 		if first == nil {
-			first = document
+			first, firstText = document, []byte(part)
 		}
 	}
 	if first == nil {
-		return nil, errors.New("it is empty")
+		return nil, nil, errors.New("it is empty")
 	}
-	return first, nil
+	return first, firstText, nil
+}
+
+// octalLooking are numbers that are eight times something to some readers of YAML, this package's among them, and ten times to others.
+var octalLooking = regexp.MustCompile(`^[-+]?0[0-9_]+$`)
+
+// octals names such numbers in the block of a document that is read.
+func (r *reader) octals(text []byte, block string) {
+	var walk func(path string, n *yamlv3.Node)
+	walk = func(path string, n *yamlv3.Node) {
+		if n.Kind == yamlv3.ScalarNode && n.Style == 0 && octalLooking.MatchString(n.Value) {
+			r.wrong(path, "%s: write it without leading zeros", n.Value)
+		}
+		for i, c := range n.Content {
+			switch {
+			case n.Kind == yamlv3.MappingNode && i%2 == 1:
+				walk(path+"."+n.Content[i-1].Value, c)
+			case n.Kind == yamlv3.SequenceNode:
+				walk(fmt.Sprintf("%s[%d]", path, i), c)
+			}
+		}
+	}
+	var document map[string]yamlv3.Node
+	if err := yamlv3.Unmarshal(text, &document); err != nil {
+		r.wrong(block, "%v", err)
+	}
+	if n, ok := document[block]; ok {
+		walk(block, &n)
+	}
 }
 
 // reader collects mistakes.
@@ -221,7 +254,7 @@ func (r *reader) metrics(o *object) {
 			if least == "" && most == "" {
 				most = threshold // Flagger takes the older threshold of a query as the maximum
 			}
-			own = append(own, metric{Name: name, Query: query, Interval: interval, ThresholdRange: between(least, most), TemplateVariables: variables})
+			own = append(own, metric{Name: name, Query: query, Interval: interval, ThresholdRange: r.between(path, least, most), TemplateVariables: variables})
 		}
 	}
 	if len(own) > 0 {
@@ -257,11 +290,15 @@ func (r *reader) limit(path, parameter, value, other, otherName, unit string) {
 	}
 }
 
-func between(least, most string) map[string]any {
+func (r *reader) between(path, least, most string) map[string]any {
 	limits := map[string]any{}
-	for name, text := range map[string]string{"min": least, "max": most} {
-		if f, err := strconv.ParseFloat(text, 64); err == nil {
-			limits[name] = f
+	for _, limit := range [][2]string{{"min", least}, {"max", most}} {
+		f, err := strconv.ParseFloat(limit[1], 64)
+		switch {
+		case err == nil:
+			limits[limit[0]] = f
+		case limit[1] != "":
+			r.wrong(path+".thresholdRange."+limit[0], "%q is no number", limit[1])
 		}
 	}
 	return limits
@@ -276,7 +313,8 @@ func (r *reader) values(document map[string]any, o *object) {
 		r.wrong("canary.enabled", "%q is neither true nor false", enabled)
 	}
 	r.set("progressDeadlineSeconds", o.text("progressDeadlineSeconds"))
-	r.set("hosts", o.text("host"))
+	host := o.text("host")
+	r.set("hosts", host)
 	o.skip("labels", "gatewayLabels") // of the objects that the chart makes
 	if _, ok := o.fields["service"]; ok {
 		r.service(o.child("service"))
@@ -308,6 +346,9 @@ func (r *reader) values(document map[string]any, o *object) {
 		}
 		metrics.done()
 		analysis.done()
+	}
+	if host != "" && r.spec.Values["gateways"] == "" { // the chart's own template names one, which values do not say
+		r.spec.Warnings = append(r.spec.Warnings, "canary.host is for callers inside of the mesh, unless parameter gateways names a gateway as well")
 	}
 	o.done()
 }

@@ -22,7 +22,8 @@ func TestRead(t *testing.T) {
 			Warnings: []string{"spec.service.retries is not acted on", "spec.analysis.webhooks is not acted on"}}},
 		{"v1alpha3", Spec{Target: "shop", Values: map[string]string{"port": "8080", "interval": "1m", "threshold": "10", "maxWeight": "50", "stepWeight": "10", "requestSuccessRate": "99", "requestDuration": "500ms"}}},
 		{"jenkins-x-v2", Spec{Values: map[string]string{"port": "80", "progressDeadlineSeconds": "60", "interval": "1m", "threshold": "5", "maxWeight": "60", "stepWeight": "20", "requestSuccessRate": "99",
-			"requestDuration": "1000ms", "hosts": "acme.com"}}},
+			"requestDuration": "1000ms", "hosts": "acme.com"},
+			Warnings: []string{"canary.host is for callers inside of the mesh, unless parameter gateways names a gateway as well"}}},
 		{"jenkins-x-2019", Spec{Values: map[string]string{"hosts": "shop.example.com", "gateways": "istio-system/jx-gateway", "interval": "60s", "threshold": "5", "maxWeight": "50", "stepWeight": "10",
 			"requestSuccessRate": "99", "requestDuration": "off"}}},
 		{"jenkins-x-v3", Spec{Disabled: true, Values: map[string]string{"progressDeadlineSeconds": "60", "interval": "1m", "threshold": "5", "maxWeight": "60", "stepWeight": "20", "requestDuration": "500ms"}}},
@@ -57,6 +58,9 @@ func TestReadRefuses(t *testing.T) {
 		want                 []string
 	}{
 		{"misspelt", "v1beta1", "stepWeights:", "stepWeigths:", []string{"spec.analysis.stepWeigths: there is no such field, the nearest is stepWeights"}},
+		{"octal-looking", "jenkins-x-v2", "threshold: 5", "threshold: 010", []string{"canary.canaryAnalysis.threshold: 010: write it without leading zeros"}},
+		{"octal-looking in a list", "v1beta1", "stepWeights: [5,", "stepWeights: [05,", []string{"spec.analysis.stepWeights[0]: 05: write it"}},
+		{"a limit of a query of one's own that is no number", "v1beta1", "thresholdRange: {max: 100}", "thresholdRange: {min: '9,5', max: 100}", []string{"thresholdRange.min: \"9,5\" is no number"}},
 		{"misspelt within a list", "v1beta1", "thresholdRange: {min: 99.5}", "thresholdRange: {mni: 99.5}", []string{"spec.analysis.metrics[0].thresholdRange.mni: there is no such field, the nearest is min", "spec.analysis.metrics[0]: it has no threshold"}},
 		{"misspelt in values", "jenkins-x-v2", "requestDuration", "requestDurations", []string{"canary.canaryAnalysis.metrics.requestDurations: there is no such field, the nearest is requestDuration"}},
 		{"another version", "v1beta1", "flagger.app/v1beta1", "flagger.app/v2", []string{`apiVersion: "flagger.app/v2" is not`}},

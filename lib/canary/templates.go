@@ -11,7 +11,7 @@ type Reference struct{ Namespace, Name string }
 
 // References lists the MetricTemplates whose queries a specification takes, each once. It is empty for a text that Read refuses.
 func References(text []byte) []Reference {
-	document, err := find(text)
+	document, _, err := find(text)
 	if err != nil {
 		return nil
 	}
@@ -28,7 +28,7 @@ func References(text []byte) []Reference {
 
 // Inline puts queries in the place of references. A reference without one stays.
 func Inline(text []byte, queries map[Reference]string) ([]byte, error) {
-	document, err := find(text)
+	document, _, err := find(text)
 	if err != nil {
 		return nil, err
 	}

@@ -187,6 +187,8 @@ func TestLook(t *testing.T) {
 			Counts{Requests: 30}, Counts{Requests: 20, Errors: 20}, ""},
 		{"nothing is added up of a single scrape at the workloads: the callers' may be yet to come", []series{
 			requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")}, Counts{}, Counts{}, NoScrape},
+		{"nor of one since the moment, with another just before", []series{
+			requests("shop", "200", "d", at(20.5, 5, 7, 30), "reporter", "destination", "destination_workload", "shop")}, Counts{}, Counts{}, NoScrape},
 		{"the candidate's pods are not scraped", []series{
 			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary")}, Counts{Requests: 30}, Counts{}, NoSeries},
 		{"they are, and got none", []series{

@@ -30,8 +30,59 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	}
 	if s.target == nil {
 		add("target", cfg.Target, "there is no such Deployment in namespace %s: give the name of one, or apply it first", r.Client.Namespace)
-		return problems
+	} else {
+		r.checkTarget(ctx, s, add)
 	}
+	if s.noMesh != nil {
+		add("virtualService", cfg.VirtualService, "%v Install Istio first", s.noMesh)
+	}
+	if s.virtualService != nil && s.split == nil {
+		_, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
+		switch by := workload.ManagedBy(s.virtualService); {
+		case err != nil:
+			add("virtualService", cfg.VirtualService, "%v; let one route lead to %s with weight 100 and to %s with weight 0, or to %s alone", s.splitError, s.route.Stable, s.route.Candidate, cfg.Service)
+		case by != "":
+			add("virtualService", cfg.VirtualService, "%s writes it and would take the route back: let its route lead to %s with weight 100 and to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
+		}
+	}
+	if s.service != nil && s.primary == nil && !r.preparing() && !workload.Protected(s.service) {
+		if by := workload.ManagedBy(s.service); by != "" {
+			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there. Where the chart has none once its canary is turned on, run canary-init with mode=prepare before that is applied", by, by, s.layout.Primary())
+		}
+	}
+	if s.service != nil && cfg.Port != "" && !hasPort(s.service, cfg.Port) {
+		add("port", cfg.Port, "Service %s has no such port: give the name or the number of one it has", cfg.Service)
+	}
+	for _, port := range s.movedPorts() {
+		add("service", cfg.Service, "its port %v leads to %v of the pods and %s's to %v, so that one version could not be reached while both serve: give the containers' port a name, let targetPort be that name, and release this before the number changes",
+			port[0], port[1], s.layout.PrimaryService(), port[2])
+	}
+	return problems
+}
+
+// movedPorts are those of the Service that lead to another number of the pods than stable's Service does, as long as stable does not run what the
+// target has: port, number, stable's number.
+func (s *snapshot) movedPorts() [][3]any {
+	if s.service == nil || s.primaryService == nil || s.fresh() {
+		return nil
+	}
+	var moved [][3]any
+	was := map[string]map[string]any{}
+	for _, p := range workload.PortsOf(s.primaryService) {
+		was[fmt.Sprint(p["port"])] = p
+	}
+	for _, p := range workload.PortsOf(s.service) {
+		now, isNumber := p["targetPort"].(int64)
+		if then, wasNumber := was[fmt.Sprint(p["port"])]["targetPort"].(int64); isNumber && wasNumber && now != then {
+			moved = append(moved, [3]any{p["port"], now, then})
+		}
+	}
+	return moved
+}
+
+// checkTarget looks at the target and at what applies to its pods.
+func (r *Release) checkTarget(ctx context.Context, s *snapshot, add func(parameter, value, remedy string, args ...any)) {
+	cfg := r.Config
 	if selector, err := workload.SelectorOf(s.target.Deployment); err != nil {
 		add("target", cfg.Target, "Deployment %s cannot be released: %v", cfg.Target, err)
 	} else if s.service != nil && !r.preparing() && workload.SetBack(s.service, s.serves(selector)) {
@@ -73,27 +124,6 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	for _, m := range s.missing {
 		add("target", cfg.Target, "its pods mount %s, which is not there: create it first", m)
 	}
-	if s.noMesh != nil {
-		add("virtualService", cfg.VirtualService, "%v Install Istio first", s.noMesh)
-	}
-	if s.virtualService != nil && s.split == nil {
-		_, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
-		switch by := workload.ManagedBy(s.virtualService); {
-		case err != nil:
-			add("virtualService", cfg.VirtualService, "%v; let one route lead to %s with weight 100 and to %s with weight 0, or to %s alone", s.splitError, s.route.Stable, s.route.Candidate, cfg.Service)
-		case by != "":
-			add("virtualService", cfg.VirtualService, "%s writes it and would take the route back: let its route lead to %s with weight 100 and to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
-		}
-	}
-	if s.service != nil && s.primary == nil && !r.preparing() && !workload.Protected(s.service) {
-		if by := workload.ManagedBy(s.service); by != "" {
-			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there. Where the chart has none once its canary is turned on, run canary-init with mode=prepare before that is applied", by, by, s.layout.Primary())
-		}
-	}
-	if s.service != nil && cfg.Port != "" && !hasPort(s.service, cfg.Port) {
-		add("port", cfg.Port, "Service %s has no such port: give the name or the number of one it has", cfg.Service)
-	}
-	return problems
 }
 
 // withoutSidecar says what to do where the mesh needs a sidecar in the target's pods and they have none: it is kept out, or was never put in.

@@ -274,6 +274,17 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	}
 	if s.service == nil {
 		service(s.layout.Service, serves, ports)
+	} else {
+		for _, one := range []struct {
+			service *kube.Object
+			add     bool
+		}{{s.primaryService, !s.fresh()}, {s.canaryService, false}} {
+			if s.ours(one.service) {
+				if w := workload.FollowPorts(one.service, s.service, one.add); w != nil {
+					writes = append(writes, *w)
+				}
+			}
+		}
 	}
 	if rule := workload.ForService(s.rules, s.layout.Service, r.Client.Namespace); rule != nil {
 		for _, host := range []string{s.layout.PrimaryService(), s.layout.CanaryService()} {

@@ -31,6 +31,7 @@ const (
 var Permissions = []Permission{
 	{"apps", "deployments", []string{"get", "create", "patch"}, []string{"canary-init", "promote", "rollback"}, "the target and its primary", ""},
 	{"apps", "deployments", []string{"get"}, []string{"shift-weight", "analyze"}, "whether both versions are available, and the candidate still is the one being released", ""},
+	{"apps", "deployments", []string{"patch"}, []string{"shift-weight"}, "the candidate's pods, where a weight needs more", ""},
 	{"", "services", []string{"get", "create", "patch"}, []string{"canary-init", "rollback"}, "the Services of both versions", ""},
 	{"", "configmaps", []string{"get", "create", "patch"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "the release record, and configuration that the pods mount", ""},
 	{"", "configmaps", []string{"list", "delete"}, []string{"promote", "rollback"}, "copies of configuration that no revision of stable mounts any more", ""},

@@ -557,6 +557,7 @@ func TestTheHolderHasEnded(t *testing.T) {
 		{"it runs", run("run-2", "Unknown"), true},
 		{"it failed", run("run-2", "'False'"), false},
 		{"it is gone", "", false},
+		{"it is no PipelineRun", "none", true},
 		{"another has its name", run("another", "Unknown"), false},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -565,13 +566,17 @@ func TestTheHolderHasEnded(t *testing.T) {
 			a.apply(shop("2"))
 			two := testConfig("run-2")
 			two.RunNamespace = "web"
-			must(t, a.initWith(two), a.shift("run-2", 20))
-			if c.run != "" {
+			switch c.run {
+			case "none":
+				two.RunName = ""
+			case "":
+			default:
 				a.apply(c.run)
 			}
+			must(t, a.initWith(two), a.shift("run-2", 20))
 			err := a.init("run-3")
 			if c.busy {
-				wantCode(t, err, report.Busy, "held by run run-2")
+				wantCode(t, err, report.Busy, "held by run "+two.RunName)
 				return
 			}
 			must(t, err)
@@ -592,6 +597,22 @@ func TestWeightsOfSomebodyElse(t *testing.T) {
 	must(t, err)
 	must(t, r.Client.Do(ctx, *s.split.Shift(70, s.record.Epoch)))
 	wantCode(t, a.shift("run-2", 40), report.Undecided, "weight is 70, this release set 20")
+}
+
+// Who takes a candidate's traffic away by hand does not get it promoted.
+func TestTakenAwayByHand(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	ctx, r := t.Context(), a.step("somebody", "x")
+	r.Config = testConfig("x")
+	s, err := r.observe(ctx, scope{})
+	must(t, err)
+	must(t, r.Client.Do(ctx, *s.split.Shift(0, s.record.Epoch)))
+	wantCode(t, a.step("analyze", "run-2").Analyze(ctx), report.Undecided, "weight is 0, this release set 40")
+	wantCode(t, a.promote("run-2"), report.Undecided, "weight is 0, this release set 40")
+	must(t, a.rollback("run-2"))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
 }
 
 // Where a pipeline runs nothing after a step that failed, the step itself rolls back before it exits, with the code it failed with.
@@ -949,6 +970,7 @@ func TestInitRefuses(t *testing.T) {
 		want    []string
 	}{
 		{"no target", func(a *apiserver) { delete(a.objects, "deployments/shop") }, nil, []string{`target is "shop"`, "no such Deployment in namespace web"}},
+		{"no target, and what else there is", func(a *apiserver) { delete(a.objects, "deployments/shop") }, func(c *config.Config) { c.Port = "99" }, []string{"no such Deployment in namespace web", `port is "99": Service shop has no such port`}},
 		{"Recreate", func(a *apiserver) {
 			a.objects["deployments/shop"]["spec"].(map[string]any)["strategy"] = map[string]any{"type": "Recreate"}
 		}, nil, []string{"Recreate"}},

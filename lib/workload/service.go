@@ -2,6 +2,8 @@ package workload
 
 import (
 	"maps"
+	"reflect"
+	"slices"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -15,11 +17,9 @@ import (
 // (number, default 80) that leads to the target's first container port.
 func ServicePorts(service *unstructured.Unstructured, target *appsv1.Deployment, port string) []any {
 	if service != nil {
-		ports, _, _ := unstructured.NestedSlice(service.Object, "spec", "ports")
-		for _, p := range ports {
-			if p, ok := p.(map[string]any); ok {
-				delete(p, "nodePort")
-			}
+		ports := []any{}
+		for _, p := range PortsOf(service) {
+			ports = append(ports, p)
 		}
 		return ports
 	}
@@ -35,6 +35,38 @@ func ServicePorts(service *unstructured.Unstructured, target *appsv1.Deployment,
 		}
 	}
 	return []any{p}
+}
+
+// PortsOf are copies of a Service's ports, without those of nodes.
+func PortsOf(service *unstructured.Unstructured) []map[string]any {
+	ports, _, _ := unstructured.NestedSlice(service.Object, "spec", "ports")
+	var all []map[string]any
+	for _, p := range ports {
+		if p, ok := p.(map[string]any); ok {
+			delete(p, "nodePort")
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// FollowPorts plans the write that gives the Service of one version the ports of the Service that people call; nil where it has them. Where the
+// version is not yet what those ports were made for, they are only added.
+func FollowPorts(service, called *unstructured.Unstructured, add bool) *kube.Write {
+	has, want := PortsOf(service), PortsOf(called)
+	if add {
+		all := slices.Clone(has)
+		for _, p := range want {
+			if !slices.ContainsFunc(has, func(one map[string]any) bool { return one["port"] == p["port"] || one["name"] == p["name"] }) {
+				all = append(all, p)
+			}
+		}
+		want = all
+	}
+	if reflect.DeepEqual(has, want) || len(want) == 0 {
+		return nil
+	}
+	return &kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: []kube.Operation{kube.Unchanged(service), {Op: "add", Path: "/spec/ports", Value: want}}}
 }
 
 // NewService is a Service that leads to the pods with these labels. The result has no name, kind and namespace.

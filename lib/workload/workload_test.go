@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
@@ -154,6 +155,24 @@ spec:
 	}
 	if fmt.Sprint(target.Object) != before {
 		t.Error("the target was changed")
+	}
+}
+
+// A selector may have the label by which Argo CD tells what is its own: it would prune a stable that has it.
+func TestPrimaryIsNobodyElses(t *testing.T) {
+	t.Parallel()
+	const instance = "app.kubernetes.io/instance"
+	helm := strings.ReplaceAll(manifest, "tier: front", "tier: front, "+instance+": shop")
+	selector, err := SelectorOf(deployment(t, helm))
+	if err != nil || selector.Stable[instance] != "shop" {
+		t.Fatalf("%v, %v", selector, err)
+	}
+	primary := &kube.Object{Object: NewPrimary(read(t, helm), selector, "abc", Contents{}, 3, "7")}
+	if labels := primary.GetLabels(); labels[instance] != "" || labels["app"] != "shop-primary" {
+		t.Errorf("labels %v", labels)
+	}
+	if pods, _, _ := unstructured.NestedStringMap(primary.Object, "spec", "template", "metadata", "labels"); pods[instance] != "shop" {
+		t.Errorf("its pods have %v, and its selector wants %v", pods, selector.Stable)
 	}
 }
 

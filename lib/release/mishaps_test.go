@@ -1,0 +1,233 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/canary-tasks/canary-tasks/lib/config"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+)
+
+// Traffic goes back although the API server, or a webhook that it asks, refuses for a while; who has no patience is told how to do it by hand.
+func TestRollbackKeepsTrying(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	refuse := func(n int) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.refuses = n
+	}
+	refuse(1)
+	wantCode(t, a.rollback("run-2"), report.Undecided, "Forbidden")
+	if got := a.state().Weights; got != "60/40" {
+		t.Fatalf("weights %s", got)
+	}
+	refuse(2)
+	r := a.step("rollback", "run-2")
+	r.Patience = time.Minute
+	must(t, r.Rollback(t.Context()))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+}
+
+// A mistake of the program itself takes the candidate's traffic away as any other, and its code does not say that nothing was changed.
+func TestPanics(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	r := a.step("analyze", "run-2")
+	code := r.run(t.Context(), func(r *Release, ctx context.Context) error {
+		return r.orToStable(ctx, func() error { panic("divided by zero") })
+	})
+	if code != report.Undecided || !strings.Contains(r.verdict, "divided by zero (exit code 3") {
+		t.Errorf("code %d: %s", code, r.verdict)
+	}
+	if got := a.state().Weights; got != "100/0" {
+		t.Errorf("weights %s", got)
+	}
+}
+
+// What a first release left that never had traffic is no version to go back to: the next run makes it out of what the target has by then.
+func TestFirstReleaseAnew(t *testing.T) {
+	t.Parallel()
+	second := state{"100/0", "shop:2 x2", "shop:2 x0", "shop-primary", Succeeded, Initialized}
+	t.Run("it never came up", func(t *testing.T) {
+		t.Parallel()
+		a := newAPIServer(t, settings, shopService, shop("1"))
+		a.stuck["deployments/shop-primary"] = true
+		wantCode(t, a.init("run-1"), report.Rejected, "not ready within")
+		must(t, a.rollback("run-1"))
+		a.stuck = map[string]bool{}
+		a.apply(shop("2"))
+		must(t, a.init("run-2"))
+		a.want(second)
+	})
+	t.Run("another version is applied meanwhile", func(t *testing.T) {
+		t.Parallel()
+		a := newAPIServer(t, settings, shopService, shop("1"))
+		var applied bool
+		a.onWrite = func(did string) {
+			if did == "post deployments/shop-primary" && !applied {
+				applied = true
+				a.mu.Unlock()
+				a.apply(shop("2"))
+				a.mu.Lock()
+			}
+		}
+		must(t, a.init("run-1"))
+		a.want(second)
+	})
+	t.Run("another version is applied when it has traffic", func(t *testing.T) {
+		t.Parallel()
+		a := newAPIServer(t, settings, shopService, shop("1"))
+		a.onWrite = func(did string) {
+			if did == "patch services/shop" {
+				a.mu.Unlock()
+				a.apply(shop("2"))
+				a.mu.Lock()
+			}
+		}
+		must(t, a.init("run-1"))
+		a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Succeeded, Initialized})
+		a.onWrite = nil
+		must(t, a.init("run-2"), a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"), a.promote("run-2"))
+		a.want(promoted)
+	})
+}
+
+// Who makes the Service anew lets it lead to the target, which has no pods between releases.
+func TestServiceMadeAnew(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shopService)
+	must(t, a.init("run-2"))
+	a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Succeeded, Unchanged})
+	a.release("run-3")
+	a.apply(shopService)
+	must(t, a.promote("run-3"))
+	a.want(promoted)
+}
+
+// Back to what stable runs, in the midst of a release: stable's autoscaler may again go as low as the target's.
+func TestBackInMidRelease(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t, settings, shopService, shop("1"), "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop}}}")
+	must(t, a.init("run-1"))
+	a.release("run-2")
+	least := func() any {
+		return a.objects["horizontalpodautoscalers/scale-primary"]["spec"].(map[string]any)["minReplicas"]
+	}
+	if got := least(); got != float64(2) {
+		t.Fatalf("stable keeps %v pods in a release", got)
+	}
+	a.apply(shop("1"))
+	must(t, a.init("run-3"))
+	a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Succeeded, Unchanged})
+	if got := least(); got != float64(1) {
+		t.Errorf("stable keeps %v pods after it", got)
+	}
+}
+
+// A revision that was promoted after all is remembered as rejected no longer.
+func TestRetriedAndPromoted(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	r := a.step("analyze", "run-2")
+	must(t, r.update(t.Context(), func(record *Record) {
+		record.Outcome, record.Rejected = Rejected, []Rejection{{Revision: record.Candidate.Revision, Reason: "failing", Run: "run-2"}, {Revision: "another"}}
+	}), a.rollback("run-2"))
+	wantCode(t, a.init("run-3"), report.Rejected, "retryRejected=true")
+	again := testConfig("run-3")
+	again.RetryRejected = true
+	must(t, a.initWith(again), a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"), a.promote("run-3"), a.init("run-4"))
+	a.want(promoted)
+	s, err := r.observe(t.Context(), scope{recordOnly: true})
+	must(t, err)
+	if diff := cmp.Diff([]Rejection{{Revision: "another"}}, s.record.Rejected); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+}
+
+// Somebody deleted stable: what is left to serve is the candidate, and the run is red.
+func TestStableIsGone(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	a.mu.Lock()
+	delete(a.objects, "deployments/shop-primary")
+	a.mu.Unlock()
+	wantCode(t, a.promote("run-2"), report.Undecided, "is gone")
+	wantCode(t, a.rollback("run-2"), report.Undecided, "not rolled back: Deployment shop-primary, which ran revision")
+	if got := a.state().Weights; got != "0/100" {
+		t.Errorf("weights %s", got)
+	}
+}
+
+func TestTargetIsGone(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	a.onWrite = func(did string) {
+		if did == "patch configmaps/shop-canary-release" {
+			delete(a.objects, "deployments/shop")
+		}
+	}
+	wantCode(t, a.init("run-2"), report.Undecided, "Deployment shop is gone")
+}
+
+// Stable has grown since the candidate came up: it gets the pods that its weight needs.
+func TestPodsForTheWeight(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	must(t, a.init("run-2"))
+	a.mu.Lock()
+	stable := a.objects["deployments/shop-primary"]
+	stable["spec"].(map[string]any)["replicas"] = 7
+	a.put("deployments/shop-primary", stable)
+	a.mu.Unlock()
+	r := a.step("shift-weight", "run-2")
+	r.Step.Weight = config.Percent(40)
+	must(t, r.Shift(t.Context()))
+	if got, want := a.state(), (state{"60/40", "shop:1 x7", "shop:2 x3", "shop-primary", Progressing, ""}); got != want {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// A port that is added to the Service is added to both versions'; a number of the pods that changes could not be followed while both serve.
+func TestPortsFollow(t *testing.T) {
+	t.Parallel()
+	ports := func(a *apiserver, name string) (all []string) {
+		for _, p := range a.objects["services/"+name]["spec"].(map[string]any)["ports"].([]any) {
+			p := p.(map[string]any)
+			all = append(all, fmt.Sprint(p["port"], "->", p["targetPort"]))
+		}
+		return all
+	}
+	service := func(a *apiserver, ports string) {
+		a.apply("{kind: Service, metadata: {name: shop, annotations: {canary-tasks.dev/target: shop}}, spec: {selector: {app: shop-primary}, ports: " + ports + "}}")
+	}
+	a := afterInit(t)
+	service(a, "[{name: http, port: 80, targetPort: web, nodePort: 30001}, {name: admin, port: 81, targetPort: 8081}]")
+	a.release("run-2")
+	if diff := cmp.Diff([]string{"80->web", "81->8081"}, ports(a, "shop-canary")); diff != "" {
+		t.Errorf("of the candidate (-want, +got)\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"80->8080", "81->8081"}, ports(a, "shop-primary")); diff != "" {
+		t.Errorf("of stable (-want, +got)\n%s", diff)
+	}
+	must(t, a.promote("run-2"))
+	a.apply(shop("3"))
+	service(a, "[{name: http, port: 80, targetPort: web}, {name: admin, port: 81, targetPort: 9081}]")
+	before := a.versions()
+	wantCode(t, a.init("run-3"), report.Misconfig, "its port 81 leads to 9081 of the pods and shop-primary's to 8081")
+	if diff := cmp.Diff(before, a.versions()); diff != "" {
+		t.Errorf("(-before, +after)\n%s", diff)
+	}
+}
