@@ -81,7 +81,7 @@ var Parameters = []Parameter{
 	{"prometheus", "URL", "http://prometheus.istio-system:9090", "the Prometheus that scrapes Istio's metrics", initOnly, false},
 	{"prometheusSecret", "name", "canary-tasks-prometheus", "a Secret whose file http.yaml says how to get in to Prometheus: basic_auth, authorization, tls_config, http_headers, as in Prometheus' own configuration; it need not exist", []string{CanaryInit, Analyze}, false},
 	{"drain", "duration", "5s", "how long proxies and open connections are given after traffic was moved, before pods are ended", initOnly, false},
-	{"deadline", "duration", "50m", "the longest that the release may take, promotion or rollback included", initOnly, false},
+	{"deadline", "duration", "50m", "the longest that the release may take until it is promoted: it is refused if it could take longer, promotion or rollback included, and goes back when this is over", initOnly, false},
 	{"onBusy", "wait or fail", "wait", "what to do while another run releases the target", initOnly, false},
 	{"takeover", "true or false", "true", "whether a newer revision ends a release of an older one", initOnly, false},
 	{"retryRejected", "true or false", "false", "whether a revision that was rejected is released again", initOnly, false},

@@ -304,7 +304,7 @@ func (c *Client) retry(ctx context.Context, reads bool, send func() error) error
 	for {
 		c.calls.Add(1)
 		err := send()
-		if err == nil || !transient(err) && !(reads && unclear(err)) || backoff.Steps <= 1 {
+		if repeat := transient(err) || reads && unclear(err); err == nil || !repeat || backoff.Steps <= 1 {
 			return err
 		}
 		pause := backoff.Step()

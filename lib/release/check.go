@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -241,8 +242,12 @@ func (r *Release) checkPermissions(ctx context.Context) config.Problems {
 	for q, p := range why {
 		wg.Go(func() {
 			resource, part, _ := strings.Cut(q.resource, "/")
+			namespace := r.Client.Namespace
+			if q.resource == kube.PipelineRun.Resource.Resource { // runs are where they are, and not where the target is
+				namespace = cmp.Or(r.Config.RunNamespace, namespace)
+			}
 			answer, err := r.Client.Create(ctx, kube.AccessReview, false, map[string]any{"spec": map[string]any{"resourceAttributes": map[string]any{
-				"namespace": r.Client.Namespace, "verb": q.verb, "group": q.group, "resource": resource, "subresource": part,
+				"namespace": namespace, "verb": q.verb, "group": q.group, "resource": resource, "subresource": part,
 			}}})
 			allowed := false
 			if err == nil {
@@ -252,7 +257,10 @@ func (r *Release) checkPermissions(ctx context.Context) config.Problems {
 				return
 			}
 			remedy := fmt.Sprintf("the ServiceAccount of this run may not %s %s in namespace %s, which %s needs for %s: bind the Role canary-tasks to it", q.verb,
-				strings.TrimSuffix(q.resource+"."+q.group, "."), r.Client.Namespace, strings.Join(p.Steps, ", "), p.Why)
+				strings.TrimSuffix(q.resource+"."+q.group, "."), namespace, strings.Join(p.Steps, ", "), p.Why)
+			if namespace != r.Client.Namespace {
+				remedy = strings.TrimSuffix(remedy, "bind the Role canary-tasks to it") + "bind a Role that allows it, there"
+			}
 			if err != nil {
 				remedy = fmt.Sprintf("asking whether this run may %s %s: %v", q.verb, q.resource, err)
 			}

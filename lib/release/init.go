@@ -171,9 +171,12 @@ func (r *Release) begin(s *snapshot) *Record {
 	return next
 }
 
-// expires is when a release that takes the lock now has certainly ended.
+// toEnd is what a release has after its deadline to go back in.
+const toEnd = 5 * time.Minute
+
+// expires is when a release that takes the lock now has ended.
 func (r *Release) expires(s *snapshot) time.Time {
-	return s.now.Add(r.Config.Deadline.Duration + 5*time.Minute).UTC()
+	return s.now.Add(r.Config.Deadline.Duration + toEnd).UTC()
 }
 
 func (s *snapshot) candidate() Version {

@@ -169,6 +169,18 @@ func TestStableIsGone(t *testing.T) {
 	}
 }
 
+// A release that takes longer than it may is not promoted.
+func TestDeadlineIsOver(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	must(t, a.step("anyone", "run-2").update(t.Context(), func(record *Record) { record.Expires = time.Now().Add(toEnd - time.Second) }))
+	wantCode(t, a.promote("run-2"), report.Undecided, "did not end within deadline=1m0s")
+	if got := a.state().Weights; got != "100/0" {
+		t.Errorf("weights %s", got)
+	}
+}
+
 func TestTargetIsGone(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)

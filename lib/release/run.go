@@ -147,7 +147,7 @@ const maxSpecFile = 1 << 20
 // specFile reads a file of the workspace. The error says what to do.
 func (r *Release) specFile(path string) (string, error) {
 	if r.Source == "" {
-		return "", errors.New("bind the workspace source, in which it is: -w name=source,claimName=... or -w name=source,config=...")
+		return "", errors.New("bind the workspace source, in which it is: -w name=source,claimName=NAME or -w name=source,config=NAME")
 	}
 	f, err := os.OpenInRoot(r.Source, path)
 	if errors.Is(err, fs.ErrNotExist) {

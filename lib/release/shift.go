@@ -77,6 +77,8 @@ func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 		return ended(report.Undecided, "%s: VirtualService %s was fenced off by another release", id, s.layout.VirtualService), false
 	case phase == Progressing && record.Candidate.Revision != s.revision:
 		return r.superseded(s), false
+	case phase == Progressing && s.now.After(record.Expires.Add(-toEnd)):
+		return ended(report.Undecided, "%s: the release did not end within deadline=%s: give a longer one, or fewer weights", id, record.Config.Deadline), false
 	}
 	want := int32(0)
 	if last := record.shift(); last != nil {
