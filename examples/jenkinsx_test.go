@@ -392,7 +392,8 @@ func render(t *testing.T, name string, values map[string]any) []byte {
 	return b.Bytes()
 }
 
-// The block of the chart, with what production says, and the Canary that is made of it say the same to canary-init.
+// The block of the chart, with what production says, and the Canary that is made of it say the same to canary-init, but for what the chart's template adds:
+// gateways, and the Service's own name as a host.
 func TestChart(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ desc, path, key string }{
@@ -407,12 +408,13 @@ func TestChart(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := canary.Spec{Values: map[string]string{"port": "80", "hosts": "shop.example.com", "progressDeadlineSeconds": "60", "interval": "1m", "threshold": "5",
-				"maxWeight": "60", "stepWeight": "20", "requestSuccessRate": "99", "requestDuration": "500ms"}}
+				"maxWeight": "60", "stepWeight": "20", "requestSuccessRate": "99", "requestDuration": "500ms"},
+				Warnings: []string{"canary.host is for callers inside of the mesh, unless parameter gateways names a gateway as well"}}
 			got, err := canary.Read(block)
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
 				t.Errorf("the values: %v (-want, +got)\n%s", err, diff)
 			}
-			want.Target = "shop"
+			want.Target, want.Warnings = "shop", nil
 			want.Values["hosts"], want.Values["gateways"] = "shop.example.com,shop", "shop,mesh"
 			got, err = canary.Read(render(t, "canary.yaml", values))
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {

@@ -21,7 +21,7 @@ func (r *Release) Detach(ctx context.Context) error {
 func (r *Release) planDetach(s *snapshot) plan {
 	ns, record := r.Client.Namespace, s.record
 	done := plan{done: &result{text: fmt.Sprintf("%s.%s: detached: it serves by itself, and nothing of its releases is left", s.layout.Target, ns),
-		results: map[string]string{"outcome": "detached"}}}
+		results: map[string]string{"outcome": string(Detached)}}}
 	switch {
 	case record == nil:
 		return done

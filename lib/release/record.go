@@ -41,6 +41,7 @@ const (
 	Superseded   Outcome = "superseded"   // a newer revision took its place
 	Refused      Outcome = "refused"      // it was not begun: configuration, or somebody else holds the target
 	Aborted      Outcome = "aborted"      // it was ended before a verdict
+	Detached     Outcome = "detached"     // the target serves by itself again
 )
 
 // Version is one revision of a workload: what stable was, or what is being released.

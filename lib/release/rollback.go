@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
@@ -46,7 +47,11 @@ func (r *Release) planRollback(s *snapshot) plan {
 	ns, record := r.Client.Namespace, s.record
 	byHand := r.Step.RunID == ""
 	nothing := func(why string) plan {
-		return plan{done: &result{text: fmt.Sprintf("%s.%s: nothing of this run to undo: %s", s.layout.Target, ns, why), results: map[string]string{"outcome": string(Refused)}}}
+		outcome := Refused
+		if record != nil && slices.Contains(record.Before, r.Step.RunID) {
+			outcome = Superseded
+		}
+		return plan{done: &result{text: fmt.Sprintf("%s.%s: nothing of this run to undo: %s", s.layout.Target, ns, why), results: map[string]string{"outcome": string(outcome)}}}
 	}
 	switch {
 	case record == nil:

@@ -21,9 +21,9 @@ var Codes = []struct {
 	Meaning string
 }{
 	{Done, "done", "the step did what it is for, or there was nothing to do"},
-	{Rejected, "rejected", "the release was judged and rejected, or its pods did not get ready; all traffic goes to stable"},
+	{Rejected, "rejected", "the release was judged and rejected, or its pods did not get ready; all traffic goes to stable, or the log says why it could not"},
 	{Misconfig, "configuration", "the configuration is wrong; nothing was changed"},
-	{Undecided, "undecided", "it could not decide or act in time, or a newer release took over; all traffic goes to stable"},
+	{Undecided, "undecided", "it could not decide or act in time, or a newer release took over; all traffic goes to stable, or the log says why it could not"},
 	{Busy, "busy", "somebody else holds the target; nothing was changed"},
 	{GitPending, "git", "traffic goes to stable, but Git was not put right"},
 }

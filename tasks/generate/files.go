@@ -24,6 +24,7 @@ func files(steps int) (map[string][]byte, error) {
 		add("examples/account-per-step/"+step+".yaml", accountOf(step)...)
 		all["tasks/"+step+"/README.md"] = readme(step, steps)
 	}
+	add("examples/account-per-step/pipelinerun.yaml", runByAccounts(steps))
 	add("pipelines/canary-release/canary-release.yaml", pipeline(steps))
 	add("pipelines/canary-release/rbac.yaml", access(account, config.StepNames...)...)
 	all["pipelines/canary-release/README.md"] = pipelineReadme()
@@ -50,16 +51,22 @@ func readme(step string, steps int) []byte {
 		}
 	}
 	fmt.Fprintf(&b, `
-The account canary-tasks of pipelines/canary-release may do this for every step. [examples/account-per-step](../../examples/account-per-step) makes one for this step alone; a PipelineRun takes it by
-taskRunSpecs.
+%sThe account canary-tasks of pipelines/canary-release may do this%s for every step. [examples/account-per-step](../../examples/account-per-step) makes one for this step alone; a PipelineRun takes it by
+[taskRunSpecs](../../examples/account-per-step/pipelinerun.yaml).
 
 ## Running it alone
 
 %ssh
 tkn task start %s -s canary-tasks -p target=shop%s --use-param-defaults --showlog
 %s
-`, "```", step, alone[step], "```")
+`, moreAccess[step][0], moreAccess[step][1], "```", step, alone[step], "```")
 	return b.Bytes()
+}
+
+// moreAccess is what is different of a step's account: before the sentence on the shared one, and within it.
+var moreAccess = map[string][2]string{
+	config.CanaryInit: {"It asks whether the account may do what the other steps need, too, before anything is changed: where they share one, or where theirs have less, an account of its own needs the rules of all.\n\n", ""},
+	config.Rollback:   {"", ", but for mode detach,"},
 }
 
 // alone is what a step needs besides its target when it runs without the Pipeline. The run is the one that canary-init took the lock for.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	pipelinev1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
 	"go.yaml.in/yaml/v3"
@@ -202,6 +203,19 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 	return p
 }
 
+// runByAccounts is a run of the Pipeline in which each step has its own account.
+func runByAccounts(steps int) *pipelinev1.PipelineRun {
+	r := &pipelinev1.PipelineRun{TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "PipelineRun"}, ObjectMeta: metav1.ObjectMeta{GenerateName: "canary-release-"}}
+	r.Spec.PipelineRef = &pipelinev1.PipelineRef{Name: "canary-release"}
+	r.Spec.Timeouts = &pipelinev1.TimeoutFields{Pipeline: &metav1.Duration{Duration: 75 * time.Minute}, Tasks: &metav1.Duration{Duration: 55 * time.Minute}, Finally: &metav1.Duration{Duration: 20 * time.Minute}}
+	r.Spec.Params = pipelinev1.Params{{Name: "target", Value: *pipelinev1.NewStructuredValues("shop")}}
+	p := pipeline(steps)
+	for _, t := range append(p.Spec.Tasks, p.Spec.Finally...) {
+		r.Spec.TaskRunSpecs = append(r.Spec.TaskRunSpecs, pipelinev1.PipelineTaskRunSpec{PipelineTaskName: t.Name, ServiceAccountName: nameOf(t.TaskRef.Name)})
+	}
+	return r
+}
+
 // access is a ServiceAccount with the rules that some steps need. What is optional is a Role of its own, which may be left out.
 func access(name string, steps ...string) []any {
 	objects := []any{&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: metav1.ObjectMeta{Name: name}}}
@@ -227,9 +241,17 @@ func access(name string, steps ...string) []any {
 // changed whether it may do what they will.
 func accountOf(step string) []any {
 	if step == config.CanaryInit {
-		return access(step, config.StepNames...)
+		return access(nameOf(step), config.StepNames...)
 	}
-	return access("canary-"+step, step)
+	return access(nameOf(step), step)
+}
+
+// nameOf is how the account of a step is called.
+func nameOf(step string) string {
+	if step == config.CanaryInit {
+		return step
+	}
+	return "canary-" + step
 }
 
 // rules merges the permissions of some steps: one rule for each resource.

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -67,6 +68,26 @@ func (s *shop) build(number int) (log string, green bool) {
 	return log, done.Status.GetCondition(apis.ConditionSucceeded).IsTrue()
 }
 
+// asTektonBot is a kubeconfig of the account that pipelines of Jenkins X have, with no more rights than the example gives it.
+func (s *shop) asTektonBot() string {
+	s.t.Helper()
+	jx := s.namespace(s.t, "jx")
+	text, err := os.ReadFile("../../examples/jenkins-x-v2/tkn-rbac.yaml")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	run(s.t, "", "kubectl", "create", "serviceaccount", "tekton-bot", "-n", jx)
+	run(s.t, strings.NewReplacer("jx-production", s.ns, "namespace: jx\n", "namespace: "+jx+"\n").Replace(string(text)), "kubectl", "apply", "-f", "-")
+	path := filepath.Join(s.t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, []byte(run(s.t, "", "kubectl", "config", "view", "--raw", "--minify")), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	token := strings.TrimSpace(run(s.t, "", "kubectl", "create", "token", "tekton-bot", "-n", jx))
+	run(s.t, "", "kubectl", "--kubeconfig", path, "config", "set-credentials", "bot", "--token="+token)
+	run(s.t, "", "kubectl", "--kubeconfig", path, "config", "set-context", "--current", "--user=bot")
+	return path
+}
+
 // Jenkins X 2 knows no Tasks and has no finally: the images in the variant with a shell, of which the one that fails rolls back.
 func TestJenkinsX2(t *testing.T) {
 	s := newShop(t)
@@ -97,7 +118,7 @@ func TestJenkinsX2(t *testing.T) {
 
 	// the form with one step, which starts the Pipeline
 	all := s.jenkinsX2("jenkins-x-tkn.yml")
-	line := all[len(all)-1].Line
+	line := "export KUBECONFIG=" + s.asTektonBot() + "; " + all[len(all)-1].Line
 	out, err := try(t, "", "/bin/sh", "-c", line)
 	if err == nil || !strings.Contains(out, "was rejected at") {
 		t.Errorf("%s\nof a version that was rejected: %v\n%s", line, err, out)
