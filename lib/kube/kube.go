@@ -289,10 +289,13 @@ func unclear(err error) bool {
 		utilnet.IsProbableEOF(err) || errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// Away tells whether an error is the API server's, or that of a webhook it asks: it refused, or did not answer. It may be over in a while.
-func Away(err error) bool {
+// Away tells whether an error says that the API server could not answer, which may be over in a while.
+func Away(err error) bool { return transient(err) || unclear(err) }
+
+// Refused tells whether an error is the API server's answer, or that of a webhook it asks: of a write, it may be another one in a while.
+func Refused(err error) bool {
 	var status apierrors.APIStatus
-	return !errors.Is(err, ErrNotServed) && (errors.As(err, &status) || transient(err) || unclear(err))
+	return errors.As(err, &status)
 }
 
 // again are the waits before a request is sent once more: about 12 s in all. A Cap would end them.

@@ -103,7 +103,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		}
 		s, err := r.observe(ctx, what)
 		if err != nil {
-			if ctx.Err() != nil || away.tolerated(ctx, r.Report, err) {
+			if ctx.Err() != nil || kube.Away(err) && away.tolerated(ctx, r.Report, err) {
 				continue // told to end, which the next round says, or to be tried again
 			}
 			return err
@@ -149,7 +149,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
 			conflicts++
 			sleep(ctx, 100*time.Millisecond)
-		case err != nil && (ctx.Err() != nil || away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
+		case err != nil && (ctx.Err() != nil || (kube.Away(err) || kube.Refused(err)) && away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
 		case err != nil:
 			return err
 		case p.done != nil:
@@ -170,7 +170,7 @@ func (o *outage) tolerated(ctx context.Context, rep *report.Reporter, err error)
 	if o.since.IsZero() {
 		o.since = now
 	}
-	if !kube.Away(err) || now.Sub(o.since) >= o.patience {
+	if now.Sub(o.since) >= o.patience {
 		return false
 	}
 	if now.Sub(o.said) > sayInterval {

@@ -28,9 +28,16 @@ func TestRollbackKeepsTrying(t *testing.T) {
 	if got := a.state().Weights; got != "60/40" {
 		t.Fatalf("weights %s", got)
 	}
-	refuse(2)
 	r := a.step("rollback", "run-2")
 	r.Patience = time.Minute
+	a.mu.Lock()
+	a.denied["get configmaps"] = true
+	a.mu.Unlock()
+	wantCode(t, r.Rollback(t.Context()), report.Undecided, "Forbidden") // at once: who may not look will not be let in a while
+	a.mu.Lock()
+	delete(a.denied, "get configmaps")
+	a.mu.Unlock()
+	refuse(2)
 	must(t, r.Rollback(t.Context()))
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
 }
