@@ -52,6 +52,35 @@ func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 	return a
 }
 
+// clone returns a server with the same objects: to begin from the same state many times.
+func (a *apiserver) clone() *apiserver {
+	a.t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b := newAPIServer(a.t)
+	b.version = a.version
+	text, err := json.Marshal(a.objects)
+	if err == nil {
+		err = json.Unmarshal(text, &b.objects)
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return b
+}
+
+// killed does something that ends after so many writes, as a process does that is killed.
+func (a *apiserver) killed(after int, do func() error) error {
+	set := func(n int) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.budget = n
+	}
+	set(after)
+	defer set(-1)
+	return do()
+}
+
 var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
 	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
 	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries",

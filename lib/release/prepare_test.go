@@ -45,20 +45,14 @@ func TestPrepare(t *testing.T) {
 	for k := 0; ; k++ {
 		a := newAPIServer(t, settings, byHelm, shop("1"))
 		wantCode(t, a.init("run-1"), report.Misconfig, "run canary-init with mode=prepare before that is applied")
-		a.mu.Lock()
-		a.budget = k
 		a.onWrite = func(did string) {
 			serving := a.objects["services/shop"]["spec"].(map[string]any)["selector"].(map[string]any)["app"].(string)
 			if a.objects["deployments/"+serving] == nil {
 				t.Errorf("after %s the Service leads to %s, which is not there", did, serving)
 			}
 		}
-		a.mu.Unlock()
-		err := a.prepare("run-1")
-		a.mu.Lock()
-		a.budget, a.onWrite = -1, nil
-		a.mu.Unlock()
-		killed := err != nil
+		killed := a.killed(k, func() error { return a.prepare("run-1") }) != nil
+		a.onWrite = nil
 		if killed {
 			must(t, a.prepare("run-1"))
 		}

@@ -794,18 +794,12 @@ func TestKilledAnywhere(t *testing.T) {
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
+			before := newAPIServer(t, settings, shopService, shop("1"))
+			c.prepare(before)
 			for k := 0; ; k++ {
 				begin := func() (*apiserver, error) {
-					a := newAPIServer(t, settings, shopService, shop("1"))
-					c.prepare(a)
-					a.mu.Lock()
-					a.budget = k
-					a.mu.Unlock()
-					err := c.step(a)
-					a.mu.Lock()
-					a.budget = -1
-					a.mu.Unlock()
-					return a, err
+					a := before.clone()
+					return a, a.killed(k, func() error { return c.step(a) })
 				}
 				a, err := begin()
 				if err == nil {
@@ -840,33 +834,27 @@ func TestDetach(t *testing.T) {
 	t.Parallel()
 	const theirRoute = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{timeout: 3s, route: [{destination: {host: shop, port: {number: 80}}}]}]}}"
 	for _, route := range []string{"", theirRoute} {
+		before := newAPIServer(t, settings, shopService, shop("1"))
+		if route != "" {
+			before.apply(route)
+		}
+		must(t, before.init("run-1"))
+		before.release("run-2")
+		must(t, before.promote("run-2"))
+		before.apply(shop("3")) // which is not promoted
+		must(t, before.init("run-3"))
+		detach := func(a *apiserver) error {
+			r := a.step("rollback", "")
+			r.Step.Mode = config.Detach
+			return r.Rollback(t.Context())
+		}
+		wantCode(t, detach(before), report.Busy, "end that first")
+		must(t, before.rollback("run-3"))
 		for k := 0; ; k++ {
-			a := newAPIServer(t, settings, shopService, shop("1"))
-			if route != "" {
-				a.apply(route)
-			}
-			must(t, a.init("run-1"))
-			a.release("run-2")
-			must(t, a.promote("run-2"))
-			a.apply(shop("3")) // which is not promoted
-			must(t, a.init("run-3"))
-			detach := func() error {
-				r := a.step("rollback", "")
-				r.Step.Mode = config.Detach
-				return r.Rollback(t.Context())
-			}
-			wantCode(t, detach(), report.Busy, "end that first")
-			must(t, a.rollback("run-3"))
-			a.mu.Lock()
-			a.budget = k
-			a.mu.Unlock()
-			err := detach()
-			a.mu.Lock()
-			a.budget = -1
-			a.mu.Unlock()
-			killed := err != nil
+			a := before.clone()
+			killed := a.killed(k, func() error { return detach(a) }) != nil
 			if killed {
-				must(t, detach())
+				must(t, detach(a))
 			}
 			want := state{Candidate: "shop:2 x2", Selects: "shop"}
 			if diff := cmp.Diff(want, a.state()); diff != "" {
@@ -908,17 +896,11 @@ func TestDetachAfterRollback(t *testing.T) {
 // Whatever write a promotion is killed after, the next run finds stable between two versions and puts it right first.
 func TestTheNextRunPutsRight(t *testing.T) {
 	t.Parallel()
+	before := afterInit(t)
+	before.release("run-2")
 	for k := 1; ; k++ {
-		a := afterInit(t)
-		a.release("run-2")
-		a.mu.Lock()
-		a.budget = k
-		a.mu.Unlock()
-		err := a.promote("run-2")
-		a.mu.Lock()
-		a.budget = -1
-		a.mu.Unlock()
-		if err == nil {
+		a := before.clone()
+		if err := a.killed(k, func() error { return a.promote("run-2") }); err == nil {
 			return
 		}
 		wantCode(t, a.init("run-3"), report.Busy, "held by run run-2")
@@ -1090,14 +1072,7 @@ func TestTakesOverFromFlagger(t *testing.T) {
 	for k := 0; ; k++ {
 		a := ofFlagger(t)
 		template := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"])
-		a.mu.Lock()
-		a.budget = k
-		a.mu.Unlock()
-		err := a.init("run-1")
-		a.mu.Lock()
-		a.budget = -1
-		a.mu.Unlock()
-		killed := err != nil
+		killed := a.killed(k, func() error { return a.init("run-1") }) != nil
 		if killed {
 			must(t, a.init("run-1"))
 		}
