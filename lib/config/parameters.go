@@ -12,7 +12,7 @@ type Parameter struct {
 	Default     string // "" where there is none
 	Description string
 	Steps       []string // that take it
-	Hidden      bool     // set by the Pipeline, not by people
+	Hidden      bool     // no parameter of the Pipeline, which sets it itself or has no use for it
 }
 
 // Env is the variable of the environment that carries the parameter: CANARY_, so that it collides with nothing that Jenkins X or Tekton set.
@@ -58,7 +58,7 @@ var Parameters = []Parameter{
 	{"expect", "version, chart or image", "", "what the target has to have before the release begins, waited for up to progressDeadlineSeconds: 1.2.3, shop-1.2.3 (the chart's label), or an image; default: whatever it has", initOnly, false},
 	{"spec", "YAML", "", "a Flagger Canary, or the values of a Jenkins X chart with a canary block; parameters that are given beside it are stronger", initOnly, false},
 	{"canary", "name", "", "a Flagger Canary in the namespace to take the specification from, instead of spec", initOnly, false},
-	{"specFile", "path", "", "a file in the workspace source to take the specification from, instead of spec: env/values.yaml", initOnly, false},
+	{"specFile", "path", "", "a file in the workspace source to take the specification from, instead of spec: env/values.yaml", initOnly, true},
 	{"service", "name", "", "the Service that people call; default: the target's name", initOnly, false},
 	{"port", "name or number", "", "a port of the Service; where there is no Service yet, the number it gets (80)", initOnly, false},
 	{"hosts", "names, by comma", "", "hosts of the VirtualService that is made where there is none; the Service's name is added where mesh is among the gateways", initOnly, false},

@@ -57,10 +57,18 @@ func readme(step string, steps int) []byte {
 ## Running it alone
 
 %ssh
-tkn task start %s -s canary-tasks -p target=shop%s --use-param-defaults --showlog
+tkn task start %s -s canary-tasks -p target=shop%s --use-param-defaults%s --showlog
 %s
-`, moreAccess[step][0], moreAccess[step][1], "```", step, alone[step], "```")
+`, moreAccess[step][0], moreAccess[step][1], "```", step, alone[step], skip(step), "```")
 	return b.Bytes()
+}
+
+// skip keeps tkn from asking for the workspace that a step can do without.
+func skip(step string) string {
+	if step == config.CanaryInit {
+		return " --skip-optional-workspace"
+	}
+	return ""
 }
 
 // moreAccess is what is different of a step's account: before the sentence on the shared one, and within it.

@@ -103,7 +103,7 @@ func task(step string, steps int) *pipelinev1.Task {
 	return t
 }
 
-// source is the workspace that canary-init reads a specification from.
+// source is the workspace that canary-init reads a specification from, in pipelines of people's own. Ours has none: tkn would ask everybody for it.
 const source, aboutSource = "source", "where specFile is: a clone, or a ConfigMap"
 
 // describe is what a parameter is, with the default that the step itself knows.
@@ -155,7 +155,6 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		}
 		p.Spec.Params = append(p.Spec.Params, spec)
 	}
-	p.Spec.Workspaces = []pipelinev1.PipelineWorkspaceDeclaration{{Name: source, Description: aboutSource, Optional: true}}
 	add := func(name, display, step string, after string, extra ...pipelinev1.Param) *pipelinev1.PipelineTask {
 		t := pipelinev1.PipelineTask{Name: name, DisplayName: display, TaskRef: &pipelinev1.TaskRef{Name: step}}
 		if after != "" {
@@ -179,7 +178,7 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		p.Spec.Tasks = append(p.Spec.Tasks, t)
 		return &p.Spec.Tasks[len(p.Spec.Tasks)-1]
 	}
-	add(config.CanaryInit, "canary init", config.CanaryInit, "").Workspaces = []pipelinev1.WorkspacePipelineTaskBinding{{Name: source, Workspace: source}}
+	add(config.CanaryInit, "canary init", config.CanaryInit, "")
 	after := config.CanaryInit
 	for n := 1; n <= steps; n++ {
 		weight := fmt.Sprintf("$(tasks.canary-init.results.weight-%d)", n)

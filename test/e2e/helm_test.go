@@ -84,7 +84,7 @@ func TestHelm(t *testing.T) {
 	// the canary is turned on: the chart has no Service any more
 	for range 2 {
 		out := run(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "mode=prepare", "-p", "runId=prepare-shop",
-			"-p", "hosts="+h.host, "-p", "gateways=shop,mesh", "--use-param-defaults", "--showlog")
+			"-p", "hosts="+h.host, "-p", "gateways=shop,mesh", "--use-param-defaults", "--skip-optional-workspace", "--showlog")
 		if !strings.Contains(out, "shop."+s.ns+" is prepared") {
 			t.Fatalf("prepare:\n%s", out)
 		}

@@ -116,10 +116,6 @@ func asParams(params []string) []string {
 		}
 	}
 	for _, p := range params {
-		if strings.HasPrefix(p, "-") { // an option of tkn
-			args = append(args, strings.Fields(p)...)
-			continue
-		}
 		args = append(args, "-p", p)
 	}
 	return args

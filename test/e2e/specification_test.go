@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -44,7 +45,7 @@ spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, service: 
 analysis: {interval: 60m, threshold: 2, stepWeights: [30], metrics: [{name: request-success-rate, thresholdRange: {min: 98}},
 {name: answers, interval: 10s, thresholdRange: {min: 1}, templateRef: {name: answers}}]}}}`
 
-// A release is configured by what people have: a Canary in the cluster, or a file with the values of a chart; parameters beside it are stronger.
+// A release is configured by what people have: a Canary in the cluster, the values of a chart, or a file; parameters beside it are stronger.
 func TestSpecification(t *testing.T) {
 	s := newShop(t)
 	s.needsStandIn(t)
@@ -72,12 +73,26 @@ func TestSpecification(t *testing.T) {
 		t.Errorf("%d requests failed", failed)
 	}
 
-	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns, "--from-file=../../lib/canary/testdata/jenkins-x-v2.yaml")
+	const path = "../../lib/canary/testdata/jenkins-x-v2.yaml"
+	values, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	traffic = s.traffic(proxy)
 	s.version(v3, "")
-	if out, err := s.release("-w name=source,config=values", "specFile=jenkins-x-v2.yaml", "maxWeight=20", "requestDuration="); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
+	if out, err := s.release("spec="+string(values), "maxWeight=20", "requestDuration="); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
 		t.Errorf("by a chart's values: %v", err)
 	}
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
 	traffic.Stop()
+
+	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns, "--from-file="+path)
+	s.version("4.0.0", "")
+	out, err = try(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "runId=file", "-p", "specFile=jenkins-x-v2.yaml", "-p", "stepWeight=15",
+		"-w", "name=source,config=values", "--use-param-defaults", "--showlog")
+	if err != nil || !strings.Contains(out, "it will get [15 30 45 60] % of the traffic") {
+		t.Errorf("by a file in a workspace: %v\n%s", err, out)
+	}
+	run(t, "", "tkn", "task", "start", "rollback", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "--use-param-defaults", "--showlog")
+	s.want(serves{"100/0", "3.0.0 x2", "4.0.0 x0", "aborted"})
 }
