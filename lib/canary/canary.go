@@ -104,12 +104,14 @@ func (r *reader) octals(text []byte, block string) {
 			}
 		}
 	}
-	var document map[string]yamlv3.Node
-	if err := yamlv3.Unmarshal(text, &document); err != nil {
-		r.wrong(block, "%v", err)
+	var document yamlv3.Node // which may have a key twice, as Helm allows
+	if err := yamlv3.Unmarshal(text, &document); err != nil || len(document.Content) == 0 {
+		return // what reads it says so
 	}
-	if n, ok := document[block]; ok {
-		walk(block, &n)
+	for root, i := document.Content[0], 0; i+1 < len(root.Content); i += 2 {
+		if root.Content[i].Value == block {
+			walk(block, root.Content[i+1])
+		}
 	}
 }
 

@@ -28,9 +28,13 @@ func References(text []byte) []Reference {
 
 // Inline puts queries in the place of references. A reference without one stays.
 func Inline(text []byte, queries map[Reference]string) ([]byte, error) {
-	document, _, err := find(text)
+	document, part, err := find(text)
 	if err != nil {
 		return nil, err
+	}
+	r := &reader{}
+	if r.octals(part, "spec"); len(r.errors) > 0 { // which are read as numbers here, and written as others
+		return nil, r.errors
 	}
 	eachReference(document, func(r Reference, metric map[string]any) {
 		if query := queries[r]; query != "" {

@@ -55,27 +55,23 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 		add("port", cfg.Port, "Service %s has no such port: give the name or the number of one it has", cfg.Service)
 	}
 	for _, port := range s.movedPorts() {
-		add("service", cfg.Service, "its port %v leads to %v of the pods and %s's to %v, so that one version could not be reached while both serve: give the containers' port a name, let targetPort be that name, and release this before the number changes",
+		add("service", cfg.Service, "its port %v leads to %v of the pods and %s's to %v: both versions serve side by side, and the target's pods do not have both names, or numbers, for one port. Release pods first in which both lead to the same",
 			port[0], port[1], s.layout.PrimaryService(), port[2])
 	}
 	return problems
 }
 
-// movedPorts are those of the Service that lead to another number of the pods than stable's Service does, as long as stable does not run what the
-// target has: port, number, stable's number.
+// movedPorts are those of the Service that lead to another port of the target's pods than stable's Service does, which leads to those pods, too, once they are
+// promoted: port, where it leads, and where stable's does.
 func (s *snapshot) movedPorts() [][3]any {
-	if s.service == nil || s.primaryService == nil || s.fresh() {
+	if s.service == nil || s.primaryService == nil || s.primary == nil || s.target == nil || s.fresh() || !s.ours(s.primaryService) {
 		return nil
 	}
 	var moved [][3]any
-	was := map[string]map[string]any{}
-	for _, p := range workload.PortsOf(s.primaryService) {
-		was[fmt.Sprint(p["port"])] = p
-	}
+	has := workload.PortsOf(s.primaryService)
 	for _, p := range workload.PortsOf(s.service) {
-		now, isNumber := p["targetPort"].(int64)
-		if then, wasNumber := was[fmt.Sprint(p["port"])]["targetPort"].(int64); isNumber && wasNumber && now != then {
-			moved = append(moved, [3]any{p["port"], now, then})
+		if will := workload.TargetPort(p, has, s.primary.object); !workload.SamePort(s.target.object, will, p["targetPort"]) {
+			moved = append(moved, [3]any{p["port"], p["targetPort"], will})
 		}
 	}
 	return moved

@@ -118,8 +118,8 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				said = s.now
 			}
 			waiting = p.wait
-			away.since = time.Time{}
 			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
+				away.since = time.Time{}
 				left := lookAround
 				if p.wait.limit > 0 {
 					left = min(left, p.wait.limit-s.now.Sub(since))

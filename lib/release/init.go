@@ -69,7 +69,7 @@ func (r *Release) planInit(s *snapshot) plan {
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))}}
 	case s.mine(cfg.RunID) && record.Phase == RollingBack:
 		p := r.planRollback(s)
-		if p.done != nil {
+		if p.done != nil && p.done.code == report.Done {
 			p = plan{writes: []kube.Write{s.write(r.begin(s), "")}}
 		}
 		return p
@@ -106,7 +106,7 @@ func (r *Release) planInit(s *snapshot) plan {
 	var fences []kube.Write // the first writes to the mesh and to stable: nobody who came before may move traffic
 	if s.split != nil {
 		weight := int32(0)
-		if !s.stableServes() { // until it does
+		if !s.mayTakeAll() { // until it may
 			weight = s.split.Candidate
 		}
 		if w := s.split.Raise(weight, record.Epoch); w != nil && (!s.split.Fenced(record.Epoch) || record.Phase == Initializing) {
@@ -278,12 +278,9 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	if s.service == nil {
 		service(s.layout.Service, serves, ports)
 	} else {
-		for _, one := range []struct {
-			service *kube.Object
-			add     bool
-		}{{s.primaryService, !s.fresh()}, {s.canaryService, false}} {
+		for _, one := range []struct{ service, pods *kube.Object }{{s.primaryService, s.primary.object}, {s.canaryService, nil}} {
 			if s.ours(one.service) {
-				if w := workload.FollowPorts(one.service, s.service, one.add); w != nil {
+				if w := workload.FollowPorts(one.service, s.service, one.pods); w != nil {
 					writes = append(writes, *w)
 				}
 			}
@@ -324,8 +321,11 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	return plan{}, true
 }
 
-// serving tells whether the mesh or the Service leads to stable.
+// serving tells whether the mesh or the Service leads to stable, and it answers.
 func (s *snapshot) serving(stable map[string]string) bool {
+	if !s.stableServes() {
+		return false
+	}
 	return s.split != nil && s.split.Stable > 0 || s.service != nil && workload.Selects(s.service, stable)
 }
 
@@ -428,7 +428,7 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again, or went back to what stable runs in mid-release
 		return r.settle("drain", r.Config.Drain.Duration, func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
 	}
-	if w := s.followAutoscaler(); w != nil && outcome == Unchanged {
+	if w := s.followAutoscaler(); w != nil && outcome == Unchanged && s.mine(r.Config.RunID) && s.ours(s.primaryAutoscaler) { // which a release that was superseded may have raised
 		return plan{writes: []kube.Write{*w}}
 	}
 	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)

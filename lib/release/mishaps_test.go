@@ -219,33 +219,98 @@ func TestPodsForTheWeight(t *testing.T) {
 	}
 }
 
-// A port that is added to the Service is added to both versions'; a number of the pods that changes could not be followed while both serve.
+// A port that is added to the Service is added to both versions'. One that would lead elsewhere of the pods could not be followed while both serve.
 func TestPortsFollow(t *testing.T) {
 	t.Parallel()
-	ports := func(a *apiserver, name string) (all []string) {
-		for _, p := range a.objects["services/"+name]["spec"].(map[string]any)["ports"].([]any) {
-			p := p.(map[string]any)
-			all = append(all, fmt.Sprint(p["port"], "->", p["targetPort"]))
-		}
-		return all
-	}
-	service := func(a *apiserver, ports string) {
-		a.apply("{kind: Service, metadata: {name: shop, annotations: {canary-tasks.dev/target: shop}}, spec: {selector: {app: shop-primary}, ports: " + ports + "}}")
-	}
 	a := afterInit(t)
-	service(a, "[{name: http, port: 80, targetPort: web, nodePort: 30001}, {name: admin, port: 81, targetPort: 8081}]")
-	a.release("run-2")
-	if diff := cmp.Diff([]string{"80->web", "81->8081"}, ports(a, "shop-canary")); diff != "" {
-		t.Errorf("of the candidate (-want, +got)\n%s", diff)
+	want := func(desc, candidate, stable string) {
+		t.Helper()
+		for name, want := range map[string]string{"shop-canary": candidate, "shop-primary": stable} {
+			var got []string
+			for _, p := range a.objects["services/"+name]["spec"].(map[string]any)["ports"].([]any) {
+				p := p.(map[string]any)
+				got = append(got, fmt.Sprint(p["name"], " ", p["port"], "->", p["targetPort"]))
+			}
+			if strings.Join(got, ", ") != want {
+				t.Errorf("%s: %s has %s, want %s", desc, name, got, want)
+			}
+		}
 	}
-	if diff := cmp.Diff([]string{"80->8080", "81->8081"}, ports(a, "shop-primary")); diff != "" {
-		t.Errorf("of stable (-want, +got)\n%s", diff)
+	apply := func(version, container, http, admin string) {
+		a.apply(strings.Replace(shop(version), "{containerPort: 8080}", container, 1))
+		a.apply("{kind: Service, metadata: {name: shop, annotations: {canary-tasks.dev/target: shop}}, spec: {selector: {app: shop-primary}, ports: [{name: web, port: 80, targetPort: " + http +
+			", nodePort: 30001}, {name: admin, port: 81, targetPort: " + admin + "}]}}")
 	}
+	apply("2", "{name: web, containerPort: 8080}", "web", "8081")
+	must(t, a.init("run-2"), a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"))
+	want("a name for the number, and one more", "web 80->web, admin 81->8081", "web 80->8080, admin 81->8081")
 	must(t, a.promote("run-2"))
-	a.apply(shop("3"))
-	service(a, "[{name: http, port: 80, targetPort: web}, {name: admin, port: 81, targetPort: 9081}]")
+	apply("3", "{name: web, containerPort: 9090}", "web", "8081")
+	must(t, a.init("run-3"))
+	want("another number by that name", "web 80->web, admin 81->8081", "web 80->web, admin 81->8081")
+	must(t, a.rollback("run-3"))
+	for _, c := range []struct{ container, http, admin, says string }{
+		{"{name: web, containerPort: 8080}", "web", "9081", "its port 81 leads to 9081 of the pods and shop-primary's to 8081"},
+		{"{name: http, containerPort: 8080}", "http", "8081", "its port 80 leads to http of the pods and shop-primary's to web"},
+		{"{name: web, containerPort: 9090}", "8080", "8081", "its port 80 leads to 8080 of the pods and shop-primary's to 8080"},
+	} {
+		apply("4", c.container, c.http, c.admin)
+		before := a.versions()
+		err := a.init("run-4")
+		if c.http == "8080" { // the same of stable's pods, and the other's are on 9090: nobody reaches the candidate, which is its to fail
+			must(t, err)
+			continue
+		}
+		wantCode(t, err, report.Misconfig, c.says)
+		if diff := cmp.Diff(before, a.versions()); diff != "" {
+			t.Errorf("(-before, +after)\n%s", diff)
+		}
+	}
+}
+
+// Stable is gone, and was not rolled back: the next run does not make it out of what nobody judged.
+func TestStableIsNotMadeAnew(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	a.mu.Lock()
+	delete(a.objects, "deployments/shop-primary")
+	a.mu.Unlock()
+	wantCode(t, a.rollback("run-2"), report.Undecided, "is gone")
+	cfg := testConfig("run-3")
+	must(t, a.step("anyone", "run-2").update(t.Context(), func(record *Record) { record.Interrupted = true }))
+	wantCode(t, a.initWith(cfg), report.Undecided, "not rolled back: Deployment shop-primary")
+	if a.objects["deployments/shop-primary"] != nil {
+		t.Error("it was made again")
+	}
+}
+
+// What is refused for good ends also where it comes after a wait.
+func TestRollbackGivesUp(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.release("run-2")
+	r := a.step("rollback", "run-2")
+	r.Patience = time.Second
+	a.onWrite = func(did string) {
+		if did == "patch virtualservices/shop" {
+			a.budget = 1 // of the fence on stable; scaling down the candidate is refused from then on
+		}
+	}
+	wantCode(t, r.Rollback(t.Context()), report.Undecided, "writing Deployment web/shop: Forbidden")
+	if got := a.state().Weights; got != "100/0" {
+		t.Errorf("weights %s", got)
+	}
+}
+
+// An autoscaler of stable's that somebody else made is theirs.
+func TestAutoscalerOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	const scale = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: NAME}, spec: {minReplicas: MIN, maxReplicas: 50, scaleTargetRef: {kind: Deployment, name: NAME}}}"
+	a := newAPIServer(t, settings, shopService, shop("1"), strings.NewReplacer("NAME", "shop", "MIN", "1").Replace(scale), strings.NewReplacer("NAME", "shop-primary", "MIN", "5").Replace(scale))
+	must(t, a.init("run-1"))
 	before := a.versions()
-	wantCode(t, a.init("run-3"), report.Misconfig, "its port 81 leads to 9081 of the pods and shop-primary's to 8081")
+	must(t, a.init("run-2"))
 	if diff := cmp.Diff(before, a.versions()); diff != "" {
 		t.Errorf("(-before, +after)\n%s", diff)
 	}

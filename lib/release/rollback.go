@@ -24,10 +24,12 @@ func (r *Release) Rollback(ctx context.Context) error {
 		return r.Detach(ctx)
 	}
 	r.patience = r.Patience
-	var last *routing.Split
+	var last *routing.Split // that could be moved by hand
 	var undone *Record
 	err := r.drive(ctx, scope{autoscalers: true, history: true}, func(s *snapshot) plan {
-		last = s.split
+		if last = s.split; !s.stableServes() {
+			last = nil
+		}
 		p := r.planRollback(s)
 		if p.done != nil && p.done.undone {
 			undone = s.record
@@ -72,7 +74,7 @@ func (r *Release) planRollback(s *snapshot) plan {
 		}
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(ns), cmp.Or(record.Reason, string(next.Outcome))))}}
 	}
-	if s.split != nil && (s.stableServes() || s.split.Candidate == 0) {
+	if s.split != nil && (s.mayTakeAll() || s.split.Candidate == 0) {
 		if w := s.split.Raise(0, record.Epoch); w != nil {
 			return plan{writes: []kube.Write{*w}}
 		}

@@ -116,7 +116,7 @@ func (r *Release) orToStable(ctx context.Context, do func() error) error {
 // toStable takes the candidate's traffic away, where this run holds the target. It is an error where the candidate has to keep it.
 func (r *Release) toStable(ctx context.Context) error {
 	patient := *r
-	patient.patience = min(r.Patience, graceful)
+	patient.patience = min(r.Patience, graceful*3/4) // what is left is for the record
 	return patient.drive(ctx, scope{}, func(s *snapshot) plan {
 		switch {
 		case !s.mine(r.Step.RunID) || s.split == nil || s.split.Candidate == 0:
@@ -130,6 +130,14 @@ func (r *Release) toStable(ctx context.Context) error {
 		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(r.Client.Namespace))
 		return plan{writes: []kube.Write{*w}}
 	})
+}
+
+// mayTakeAll tells whether stable may get traffic that something else has: one that has served has the pods for it.
+func (s *snapshot) mayTakeAll() bool {
+	if s.record != nil && s.record.Stable.Revision != "" {
+		return s.stableServes()
+	}
+	return s.primary != nil && s.record != nil && workload.RolloutOf(s.primary.Deployment, int32(s.record.Config.ReadyThreshold)).Done
 }
 
 // stableServes tells whether stable has at least one pod that serves.

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -50,23 +51,43 @@ func PortsOf(service *unstructured.Unstructured) []map[string]any {
 	return all
 }
 
-// FollowPorts plans the write that gives the Service of one version the ports of the Service that people call; nil where it has them. Where the
-// version is not yet what those ports were made for, they are only added.
-func FollowPorts(service, called *unstructured.Unstructured, add bool) *kube.Write {
+// FollowPorts plans the write that gives the Service of one version the ports of the Service that people call; nil where it has them. Where its pods are
+// given, and are not what those ports were made for, a port goes on leading where it does.
+func FollowPorts(service, called, pods *unstructured.Unstructured) *kube.Write {
 	has, want := PortsOf(service), PortsOf(called)
-	if add {
-		all := slices.Clone(has)
+	if pods != nil {
 		for _, p := range want {
-			if !slices.ContainsFunc(has, func(one map[string]any) bool { return one["port"] == p["port"] || one["name"] == p["name"] }) {
-				all = append(all, p)
-			}
+			p["targetPort"] = TargetPort(p, has, pods)
 		}
-		want = all
 	}
 	if reflect.DeepEqual(has, want) || len(want) == 0 {
 		return nil
 	}
 	return &kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: []kube.Operation{kube.Unchanged(service), {Op: "add", Path: "/spec/ports", Value: want}}}
+}
+
+// TargetPort is where a port of the Service that people call is to lead of pods, whose own Service has others: to the same, by the new name where that is the same.
+func TargetPort(p map[string]any, has []map[string]any, pods *unstructured.Unstructured) any {
+	i := slices.IndexFunc(has, func(one map[string]any) bool { return one["port"] == p["port"] && one["protocol"] == p["protocol"] })
+	if i < 0 || SamePort(pods, has[i]["targetPort"], p["targetPort"]) {
+		return p["targetPort"]
+	}
+	return has[i]["targetPort"]
+}
+
+// SamePort tells whether two targetPorts, names or numbers, are the same port of a Deployment's pods.
+func SamePort(pods *unstructured.Unstructured, a, b any) bool {
+	number := func(target any) any {
+		for _, c := range list(object(object(object(pods.Object, "spec"), "template"), "spec"), "containers") {
+			for _, p := range list(c, "ports") {
+				if p["name"] == target && target != nil {
+					return fmt.Sprint(p["containerPort"])
+				}
+			}
+		}
+		return fmt.Sprint(target)
+	}
+	return a == b || number(a) == number(b)
 }
 
 // NewService is a Service that leads to the pods with these labels. The result has no name, kind and namespace.
