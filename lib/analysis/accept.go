@@ -12,7 +12,8 @@ import (
 // reject. A candidate is accepted when each objective is shown to be kept: its rate is below the limit, or below margin times
 // stable's. The probability that a candidate is ever accepted that is neither is at most alpha, half of it for each of the two ways.
 //
-// As all objectives must be shown, alpha is not shared among them. It is fed strata as the Sequential is.
+// As all objectives must be shown, alpha is not shared among them. It is fed strata as the Sequential is, but of one weight: a candidate may be
+// good at one and fail at the next, and is promoted only where it passed each.
 type Acceptance struct {
 	objectives    []Objective
 	alpha, margin float64
@@ -39,6 +40,9 @@ func NewAcceptance(objectives []Objective, alpha, margin float64, e AcceptanceEv
 	}
 	return &Acceptance{objectives: slices.Clone(objectives), alpha: alpha, margin: margin, evidence: slices.Clone(e)}, nil
 }
+
+// Forget begins anew.
+func (a *Acceptance) Forget() { a.evidence = make(AcceptanceEvidence, len(a.objectives)) }
 
 // Evidence is what NewAcceptance needs to go on from here.
 func (a *Acceptance) Evidence() AcceptanceEvidence { return slices.Clone(a.evidence) }

@@ -17,7 +17,7 @@ type Judge struct {
 	Shared     bool        // stable has requests of other routes, too, so that its share says nothing of the weight
 	Deadline   time.Time   // from then on there is a judgement, whatever there is to judge by
 	Sequential *Sequential // of the whole release; nil where only queries of people's own judge
-	Acceptance *Acceptance // of the whole release; nil where a weight is never passed early
+	Acceptance *Acceptance // of this weight since its last failed check; nil where a weight is never passed early
 
 	begin    time.Time // first scrape of this interval
 	before   metrics.Window
@@ -97,6 +97,10 @@ func (j *Judge) Check(w metrics.Window, own []Measured, now time.Time) (r Result
 	}
 	if r.Verdict == Pass && !j.complete(w) {
 		r.Text = "shown to be good before the interval is over: " + r.Text
+	}
+	if r.Verdict == Fail && j.Acceptance != nil { // what was good before is no reason to look at less than an interval now
+		j.Acceptance.Forget()
+		j.accepted = false
 	}
 	j.begin, j.before, j.begun = w.To, w, false
 	return r, true

@@ -1,10 +1,15 @@
 package analysis
 
-import "github.com/canary-tasks/canary-tasks/lib/metrics"
+import (
+	"math"
+
+	"github.com/canary-tasks/canary-tasks/lib/metrics"
+)
 
 // Recovery tells a candidate that makes both versions fail from a failure that only comes at the same time: in the first case stable keeps the limits as
 // soon as the candidate has no traffic. Stable has one scrape interval to end what was under way, and is judged by the two after it. What ends
-// later ends by itself, and is not held against the candidate; what happens to end within these scrapes cannot be told apart.
+// later ends by itself, and is not held against the candidate; what happens to end within these scrapes cannot be told apart. Where stable has too few
+// requests in them to show that it keeps the limits, nobody knows whose fault it was.
 type Recovery struct {
 	Limits Limits
 
@@ -27,8 +32,23 @@ func (r *Recovery) Look(w metrics.Window) (recovered, known bool) {
 	case r.begin.To.IsZero() && since(r.first) >= 1-almost:
 		r.begin = w
 	case since(r.begin) >= 2-almost:
-		checked := Check(r.Limits, metrics.Window{From: r.begin.To, To: w.To, Candidate: w.Stable.Minus(r.begin.Stable)})
-		return checked.Verdict == Pass, checked.Verdict != Inconclusive
+		counts := w.Stable.Minus(r.begin.Stable)
+		checked := Check(r.Limits, metrics.Window{From: r.begin.To, To: w.To, Candidate: counts})
+		return checked.Verdict == Pass && r.shown(counts), checked.Verdict != Inconclusive
 	}
 	return false, false
+}
+
+// recoveryAlpha is how often stable is taken for recovered that is not.
+const recoveryAlpha = 0.05
+
+// shown tells whether the limits are shown to be kept: a few good answers are no reason to remember a revision as rejected.
+func (r *Recovery) shown(c metrics.Counts) bool {
+	objectives, err := r.Limits.Objectives(nil)
+	for _, o := range objectives {
+		if keepsLimit(o.generous(c), o.MaxRate) < -math.Log(recoveryAlpha) {
+			return false
+		}
+	}
+	return err == nil
 }

@@ -223,7 +223,8 @@ func (s *Sequential) signal() Signal {
 		}
 		all = append(all, ln+waiting)
 		crosses := func(terms []float64) bool { return ln+logSum(append(terms, waiting)) >= out.Bound }
-		if crosses(beyond) && !crosses(worst) {
+		// The limit alone is what both can be beyond: the floor of a Primary is a fraction of it, which stable may well have.
+		if t.margin == 1 && crosses(beyond) && !crosses(worst) {
 			var stable []float64
 			for k := range starts {
 				stable = append(stable, t.absolute(starts[k].TemperedStable))

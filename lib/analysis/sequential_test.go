@@ -424,3 +424,21 @@ func TestCheckSplit(t *testing.T) {
 	near(t, "ln O at the high end", high.LogO, logMultinomial([]float64{30, 70}, []float64{.24, .76}, []float64{20, 80}), 1e-12)
 	near(t, "ln O at the low end", low.LogO, logMultinomial([]float64{1, 99}, []float64{.03, .97}, []float64{5, 95}), 1e-12)
 }
+
+// With baseline primary, two versions that both keep the limit are no failing environment, however far they are beyond the floor of the other test.
+func TestPrimaryKeepsTheLimit(t *testing.T) {
+	t.Parallel()
+	s := sequential(t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 3, Primary: true}, Evidence{})
+	for range 50 {
+		if got := s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 50, 50)}); got.Environment || got.Reject {
+			t.Fatalf("environment %v, reject %v: %s", got.Environment, got.Reject, got)
+		}
+	}
+	environment := false
+	for range 50 {
+		environment = environment || s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 300, 300)}).Environment
+	}
+	if !environment {
+		t.Error("both are far beyond the limit, and it is not said")
+	}
+}

@@ -113,7 +113,11 @@ func (r *Release) watch(s *snapshot) (*watch, error) {
 		return nil, err
 	}
 	if cfg.EarlyPass {
-		w.judge.Acceptance, err = analysis.NewAcceptance(s.record.Objectives, cfg.Alpha, acceptanceMargin, s.record.Acceptance)
+		evidence := s.record.Acceptance
+		if len(shift.Checks) == 0 { // of the weight before
+			evidence = nil
+		}
+		w.judge.Acceptance, err = analysis.NewAcceptance(s.record.Objectives, cfg.Alpha, acceptanceMargin, evidence)
 	}
 	return w, err
 }
@@ -262,7 +266,7 @@ func (r *Release) environment(ctx context.Context, w *watch, judged analysis.Res
 			judged.Verdict, judged.Text = analysis.Fail, "stable recovered at once when the candidate was taken away: "+judged.Text
 			return r.reject(ctx, w, judged, judged.Text)
 		case known || time.Now().After(deadline):
-			judged.Text += "; stable did not recover at once when the candidate was taken away: nobody knows whose fault it was"
+			judged.Text += "; stable is not shown to have recovered at once when the candidate was taken away: nobody knows whose fault it was"
 			return r.undecided(ctx, w, judged)
 		}
 	}

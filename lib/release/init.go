@@ -164,6 +164,9 @@ func (r *Release) begin(s *snapshot) *Record {
 	}
 	if s.primary != nil && !s.halfMade() {
 		next.Stable = s.stable()
+		if next.Objectives == nil { // there was no stable to look at when this run began, or it was another one
+			next.Objectives, _ = limitsOf(r.Config).Objectives(nil) // canary-init has checked them
+		}
 	}
 	if s.autoscaler != nil {
 		next.Autoscaler = s.autoscaler.GetName()
