@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -89,9 +90,17 @@ func plain(version string) bool {
 
 // node is where the version stands.
 func (v Version) node(content []byte) (*yaml.Node, error) {
-	root, err := yaml.Parse(string(content))
-	if err != nil {
-		return nil, fmt.Errorf("it is no YAML (a template is not edited: keep versions in a file that is none): %w", err)
+	var documents []*yaml.RNode // helmfiles have their environments in one of their own
+	for decoder := yaml.NewDecoder(bytes.NewReader(content)); ; {
+		var document yaml.Node
+		err := decoder.Decode(&document)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("it is no YAML (a template is not edited: keep versions in a file that is none): %w", err)
+		}
+		documents = append(documents, yaml.NewRNode(&document))
 	}
 	paths := [][]string{v.Path}
 	if v.Path == nil {
@@ -101,12 +110,14 @@ func (v Version) node(content []byte) (*yaml.Node, error) {
 		paths = append(paths[1:], []string{"releases", "[name=" + v.App + "]", "version"})
 	}
 	for _, path := range paths {
-		found, err := root.Pipe(yaml.Lookup(path...))
-		if err != nil {
-			return nil, fmt.Errorf("looking for %s: %w", strings.Join(path, "."), err)
-		}
-		if found != nil && found.YNode().Kind == yaml.ScalarNode {
-			return found.YNode(), nil
+		for _, root := range documents {
+			found, err := root.Pipe(yaml.Lookup(path...))
+			if err != nil {
+				return nil, fmt.Errorf("looking for %s: %w", strings.Join(path, "."), err)
+			}
+			if found != nil && found.YNode().Kind == yaml.ScalarNode {
+				return found.YNode(), nil
+			}
 		}
 	}
 	return nil, fmt.Errorf("%w: %s", ErrNotThere, v.App)

@@ -43,6 +43,7 @@ func TestSet(t *testing.T) {
 		{"in quotes", v2, Version{App: "shop"}, "1.3.0", "1.2.9", 7, `- version: "1.3.0"   # by jx promote`, `- version: "1.2.9"   # by jx promote`},
 		{"by its alias", v2, Version{App: "front"}, "1.3.0", "1.2.9", 7, `- version: "1.3.0"   # by jx promote`, `- version: "1.2.9"   # by jx promote`},
 		{"Jenkins X 3, in one line", v3, Version{App: "shop"}, "1.3.0", "1.2.9", 5, "- {chart: dev/shop, name: shop, version: 1.3.0, values: [values.yaml]}", "- {chart: dev/shop, name: shop, version: 1.2.9, values: [values.yaml]}"},
+		{"of several documents", "environments:\n  default: {}\n---\n" + strings.ReplaceAll(v3, "\r", ""), Version{App: "cart"}, "2.0.1", "2.0.0", 6, "  version: 2.0.1", "  version: 2.0.0"},
 		{"what would be read as a number", v3, Version{App: "cart"}, "2.0.1", "1.10", 3, "  version: 2.0.1", `  version: "1.10"`},
 		{"by a path", "apps:\n- id: shop\n  image: {tag: v7}\n", Version{App: "shop", Path: []string{"apps", "[id=shop]", "image", "tag"}}, "v7", "v6", 3, "  image: {tag: v7}", "  image: {tag: v6}"},
 	} {

@@ -16,8 +16,8 @@ import (
 	"github.com/jenkins-x/go-scm/scm/factory"
 )
 
-// Propose makes a change as a pull request on a branch of its own. There is one branch for each version that was rolled back, so that twice makes one
-// pull request. The error is as of Commit.
+// Propose makes a change as a pull request on a branch of its own. There is one open pull request for each version that was rolled back and the one
+// that serves, so that twice makes one. The error is as of Commit.
 func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 	auth, err := r.auth()
 	if err != nil {
@@ -33,14 +33,26 @@ func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 		return done, err
 	}
 	base := e.branch.Short()
-	done.Branch = "canary-rollback-" + c.App + "-" + strings.NewReplacer("+", "-", "/", "-").Replace(c.From)
-	own := plumbing.NewBranchReferenceName(done.Branch)
-	switch there, err := e.remote(ctx, auth, own); {
-	case err != nil:
+	title, text, _ := strings.Cut(c.Message, "\n")
+	input := &scm.PullRequestInput{Title: title, Body: strings.TrimSpace(text), Base: base}
+	input.Head = strings.NewReplacer("+", "-", "/", "-").Replace("canary-rollback-" + c.App + "-" + c.From + "-to-" + e.to)
+	there, err := e.remote(ctx, auth, plumbing.NewBranchReferenceName(input.Head))
+	if err != nil {
 		return done, err
-	case there != plumbing.ZeroHash: // of an earlier attempt: whatever people added to it stays
-		done.Commit = there.String()
-	default:
+	}
+	if there != plumbing.ZeroHash { // of an earlier attempt: whatever people added to it stays
+		done.Branch, done.Commit = input.Head, there.String()
+		if done.PullRequest, err = openPullRequest(ctx, client, repository, input.Head); err != nil || done.PullRequest != "" {
+			return done, err
+		}
+		input.Head += "-" + e.before.String()[:10] // its pull request was merged or closed, or was never made: this one is of what the branch is now
+		if there, err = e.remote(ctx, auth, plumbing.NewBranchReferenceName(input.Head)); err != nil {
+			return done, err
+		}
+	}
+	done.Branch, done.Commit = input.Head, there.String()
+	if there == plumbing.ZeroHash {
+		own := plumbing.NewBranchReferenceName(input.Head)
 		if err := e.repository.Storer.SetReference(plumbing.NewHashReference(own, e.after)); err != nil {
 			return done, fmt.Errorf("making the branch: %w", err)
 		}
@@ -50,35 +62,37 @@ func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 		}
 		done.Commit = e.after.String()
 	}
-	title, text, _ := strings.Cut(c.Message, "\n")
-	done.PullRequest, err = pullRequest(ctx, client, repository, &scm.PullRequestInput{Title: title, Body: strings.TrimSpace(text), Head: done.Branch, Base: base})
-	return done, err
+	if done.PullRequest, err = openPullRequest(ctx, client, repository, input.Head); err != nil || done.PullRequest != "" {
+		return done, err
+	}
+	made, answer, err := client.PullRequests.Create(ctx, repository, input)
+	if err != nil {
+		return done, fmt.Errorf("branch %s is pushed, but its pull request could not be made on %s: %w", input.Head, repository, explain(err, answer))
+	}
+	done.PullRequest = made.Link
+	return done, nil
 }
 
 // pages is how many pages of open pull requests are looked through.
 const pages = 10
 
-// pullRequest returns the address of the open pull request of a branch, which it makes where there is none.
-func pullRequest(ctx context.Context, client *scm.Client, repository string, input *scm.PullRequestInput) (string, error) {
+// openPullRequest returns the address of the open pull request of a branch; "" where there is none.
+func openPullRequest(ctx context.Context, client *scm.Client, repository, branch string) (string, error) {
 	for page := 1; page <= pages; page++ {
 		open, answer, err := client.PullRequests.List(ctx, repository, &scm.PullRequestListOptions{Open: true, Page: page, Size: 100})
 		if err != nil {
 			return "", fmt.Errorf("listing the pull requests of %s: %w", repository, explain(err, answer))
 		}
 		for _, p := range open {
-			if p.Source == input.Head || p.Head.Ref == input.Head {
+			if p.Source == branch || p.Head.Ref == branch {
 				return p.Link, nil
 			}
 		}
-		if len(open) < 100 {
+		if len(open) == 0 { // servers have limits of their own for a page
 			break
 		}
 	}
-	made, answer, err := client.PullRequests.Create(ctx, repository, input)
-	if err != nil {
-		return "", fmt.Errorf("branch %s is pushed, but its pull request could not be made on %s: %w", input.Head, repository, explain(err, answer))
-	}
-	return made.Link, nil
+	return "", nil
 }
 
 // explain says what a status means where the server's words do not.
@@ -107,32 +121,34 @@ func (r Repository) provider() (*scm.Client, string, error) {
 	if err != nil {
 		return nil, "", errors.New("the Secret of the environment repository has no password: put the token in it that may make pull requests (an SSH key cannot)")
 	}
-	retry := retryablehttp.NewClient()
-	retry.Logger, retry.RetryMax = nil, 4
-	// a pull request is asked for once: an answer that got lost would make it twice
-	retry.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
-		if resp != nil && resp.Request != nil && resp.Request.Method != http.MethodGet {
-			return false, nil
-		}
-		return retryablehttp.DefaultRetryPolicy(ctx, resp, err)
-	}
 	if host := server[strings.LastIndex(server, "/")+1:]; host == "github.com" || host == "bitbucket.org" {
 		server = "" // its API is elsewhere, which go-scm knows
 	}
-	var client *scm.Client
-	if user, err := os.ReadFile(filepath.Join(r.Secrets, "username")); err == nil && r.Provider == "bitbucketcloud" {
-		client, err = factory.NewClientWithBasicAuth(r.Provider, server, strings.TrimSpace(string(user)), strings.TrimSpace(string(token)))
-		if err != nil {
-			return nil, "", fmt.Errorf("finding the server of pull requests: %w", err)
-		}
-	} else if client, err = factory.NewClient(r.Provider, server, strings.TrimSpace(string(token))); err != nil {
+	user, _ := os.ReadFile(filepath.Join(r.Secrets, "username")) // which Bitbucket's cloud alone wants
+	client, err := factory.NewClient(r.Provider, server, strings.TrimSpace(string(token)), factory.SetUsername(strings.TrimSpace(string(user))))
+	if err != nil {
 		return nil, "", fmt.Errorf("finding the server of pull requests: %w", err)
 	}
 	if client.Client != nil {
-		retry.HTTPClient.Transport = client.Client.Transport // which has the token
-		client.Client = retry.StandardClient()
+		retry := retryablehttp.NewClient()
+		retry.Logger, retry.RetryMax, retry.HTTPClient.Transport = nil, 4, client.Client.Transport // which has the token
+		client.Client = &http.Client{Transport: readsAgain{&retryablehttp.RoundTripper{Client: retry}, client.Client.Transport}}
 	}
 	return client, repository, nil
+}
+
+// readsAgain sends again what reads, and nothing else: a pull request is asked for once, as an answer that got lost would make it twice.
+type readsAgain struct{ again, once http.RoundTripper }
+
+// RoundTrip sends a request and returns its answer.
+func (r readsAgain) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method == http.MethodGet {
+		return r.again.RoundTrip(req)
+	}
+	if r.once == nil {
+		return http.DefaultTransport.RoundTrip(req)
+	}
+	return r.once.RoundTrip(req)
 }
 
 // serverOf returns the address of a server's API and what it calls the repository.

@@ -7,10 +7,14 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/canary-tasks/canary-tasks/lib/config"
 )
 
 // forge is a stand-in for a server of pull requests: it answers as the REST APIs of GitHub and GitLab are documented to, in front of a real Git server.
@@ -98,7 +102,7 @@ func TestPropose(t *testing.T) {
 				if i == 0 {
 					first = done
 				}
-				if done != first || done.PullRequest != f.URL+"/env/pull/1" || done.Branch != "canary-rollback-shop-1.3.0" {
+				if done != first || done.PullRequest != f.URL+"/env/pull/1" || done.Branch != "canary-rollback-shop-1.3.0-to-1.2.9" {
 					t.Errorf("%+v, before %+v", done, first)
 				}
 			}
@@ -115,6 +119,16 @@ func TestPropose(t *testing.T) {
 			if _, err := r.Propose(t.Context(), change); err == nil || !strings.Contains(err.Error(), ErrAlready.Error()) {
 				t.Errorf("after it was merged: %v", err)
 			}
+			gitCmd(t, s.bare, "", "update-ref", "refs/heads/main", head) // and the same version is promoted and rolled back once more, with the merged branch still there
+			f.mu.Lock()
+			f.made = nil
+			f.mu.Unlock()
+			for range 2 {
+				done, err := r.Propose(t.Context(), change)
+				if want := first.Branch + "-" + head[:10]; err != nil || done.Branch != want || done.PullRequest != f.URL+"/env/pull/1" || len(f.made) != 1 {
+					t.Errorf("once more: %v, %+v, want branch %s", err, done, want)
+				}
+			}
 		})
 	}
 	t.Run("wrong token", func(t *testing.T) {
@@ -129,6 +143,29 @@ func TestPropose(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// Each provider that the configuration names can be made a client of.
+func TestProviders(t *testing.T) {
+	t.Parallel()
+	secrets := t.TempDir()
+	for name, text := range map[string]string{"username": "jx", "password": "s3cret"} {
+		if err := os.WriteFile(filepath.Join(secrets, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"version": "1.25.0"}`) })) // which Gitea's is asked for
+	t.Cleanup(server.Close)
+	for _, provider := range config.Providers {
+		address := server.URL + "/acme/env.git"
+		if provider == "bitbucketcloud" {
+			address = "https://bitbucket.org/acme/env.git"
+		}
+		client, name, err := (Repository{URL: address, Secrets: secrets, Provider: provider}).provider()
+		if err != nil || client == nil || name != "acme/env" {
+			t.Errorf("%s: %s, %v", provider, name, err)
+		}
+	}
 }
 
 func TestServerOf(t *testing.T) {

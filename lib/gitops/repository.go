@@ -1,16 +1,19 @@
 package gitops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -343,8 +346,14 @@ func (r Repository) auth() (transport.AuthMethod, error) {
 		if err != nil {
 			return nil, errors.New("ssh-privatekey in the Secret of the environment repository is no private key without a passphrase")
 		}
-		if keys.HostKeyCallback, err = ssh.NewKnownHostsCallback(filepath.Join(r.Secrets, "known_hosts")); err != nil {
+		known, err := ssh.NewKnownHostsDb(filepath.Join(r.Secrets, "known_hosts"))
+		if err != nil {
 			return nil, fmt.Errorf("known_hosts in the Secret of the environment repository: %w", err)
+		}
+		keys.HostKeyCallback = known.HostKeyCallback()
+		if endpoint, err := transport.NewEndpoint(r.URL); err == nil { // the server may have other keys, which nobody knows
+			keys.HostKeyAlgorithms = known.HostKeyAlgorithms(net.JoinHostPort(endpoint.Host, strconv.Itoa(cmp.Or(endpoint.Port, 22))))
+			keys.User = cmp.Or(endpoint.User, keys.User)
 		}
 		return keys, nil
 	}

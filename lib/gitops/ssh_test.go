@@ -1,7 +1,10 @@
 package gitops
 
 import (
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -43,6 +46,15 @@ func (s *server) overSSH(user ssh.PublicKey, host ssh.Signer) (address string) {
 		return nil, nil
 	}}
 	cfg.AddHostKey(host)
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // which clients prefer, and which known_hosts does not have
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromSigner(other)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cfg.AddHostKey(signer)
 	listener, err := (&net.ListenConfig{}).Listen(s.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		s.t.Fatal(err)
