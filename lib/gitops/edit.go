@@ -88,6 +88,22 @@ func plain(version string) bool {
 	return err == nil && node.YNode().Kind == yaml.ScalarNode && node.YNode().Tag == yaml.NodeTagString && node.YNode().Value == version
 }
 
+// alike is how many entries of a list a path leads to: LIST [KEY=VALUE] version.
+func alike(root *yaml.RNode, path []string) (n int) {
+	entries, err := root.Pipe(yaml.Lookup(path[0]))
+	if err != nil || entries == nil {
+		return 0
+	}
+	key, value, _ := strings.Cut(strings.Trim(path[1], "[]"), "=")
+	_ = entries.VisitElements(func(entry *yaml.RNode) error {
+		if field := entry.Field(key); field != nil && field.Value.YNode().Value == value {
+			n++
+		}
+		return nil
+	})
+	return n
+}
+
 // node is where the version stands.
 func (v Version) node(content []byte) (*yaml.Node, error) {
 	var documents []*yaml.RNode // helmfiles have their environments in one of their own
@@ -115,9 +131,16 @@ func (v Version) node(content []byte) (*yaml.Node, error) {
 			if err != nil {
 				return nil, fmt.Errorf("looking for %s: %w", strings.Join(path, "."), err)
 			}
-			if found != nil && found.YNode().Kind == yaml.ScalarNode {
+			if found == nil || found.YNode().Kind != yaml.ScalarNode {
+				continue
+			}
+			if v.Path != nil {
 				return found.YNode(), nil
 			}
+			if n := alike(root, path); n > 1 {
+				return nil, fmt.Errorf("%d of its %s are called %s: say by gitPath which is meant, by its place: %s 0 version is the first", n, path[0], v.App, path[0])
+			}
+			return found.YNode(), nil
 		}
 	}
 	return nil, fmt.Errorf("%w: %s", ErrNotThere, v.App)
