@@ -158,6 +158,12 @@ func (r *reader) canary(root *object) {
 		analysis = "canaryAnalysis"
 	}
 	r.analysis(spec.child(analysis))
+	if _, ok := r.spec.Values["threshold"]; !ok { // Flagger's own defaults, which are not those of the parameters
+		r.set("threshold", "1")
+	}
+	if r.spec.Values["stepWeight"] != "" && r.spec.Values["maxWeight"] == "" {
+		r.set("maxWeight", "100")
+	}
 	spec.done()
 	root.done()
 }

@@ -99,3 +99,13 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte("canary:\n  canaryAnalysis:\n    metrics: {0}")) // nothing is known of what is there
 	f.Fuzz(func(_ *testing.T, text []byte) { _, _ = Read(text) }) // it does not panic
 }
+
+// What a Canary leaves out is what it is with Flagger, and not the parameters' default.
+func TestDefaultsOfFlagger(t *testing.T) {
+	t.Parallel()
+	text := strings.NewReplacer("    threshold: 10\n", "", "    maxWeight: 50\n", "").Replace(string(testdata(t, "v1alpha3")))
+	got, err := Read([]byte(text))
+	if err != nil || got.Values["threshold"] != "1" || got.Values["maxWeight"] != "100" || got.Values["stepWeight"] != "10" {
+		t.Errorf("%v, %v", got.Values, err)
+	}
+}
