@@ -15,8 +15,9 @@ import (
 
 // Version is an application's version in a file: the line to edit.
 type Version struct {
-	App  string
-	Path []string // to the version within the YAML: [spec releases [name=shop] version]; nil: as Jenkins X has it
+	App     string   // what its chart is called, as requirements and most helmfiles call it
+	Release string   // what Helm calls it: a helmfile may have a chart more than once; "" where that is not known
+	Path    []string // to the version within the YAML: [spec releases [name=shop] version]; nil: as Jenkins X has it
 }
 
 // Files are where Jenkins X keeps the versions of a namespace's applications, in the order in which they are looked for: version 2, then version 3.
@@ -123,7 +124,12 @@ func (v Version) node(content []byte) (*yaml.Node, error) {
 		for _, key := range []string{"alias", "name"} {
 			paths = append(paths, []string{"dependencies", "[" + key + "=" + v.App + "]", "version"})
 		}
-		paths = append(paths[1:], []string{"releases", "[name=" + v.App + "]", "version"})
+		paths = paths[1:]
+		for _, name := range []string{v.Release, v.App} {
+			if name != "" {
+				paths = append(paths, []string{"releases", "[name=" + name + "]", "version"})
+			}
+		}
 	}
 	for _, path := range paths {
 		for _, root := range documents {
@@ -138,7 +144,7 @@ func (v Version) node(content []byte) (*yaml.Node, error) {
 				return found.YNode(), nil
 			}
 			if n := alike(root, path); n > 1 {
-				return nil, fmt.Errorf("%d of its %s are called %s: say by gitPath which is meant, by its place: %s 0 version is the first", n, path[0], v.App, path[0])
+				return nil, fmt.Errorf("%d of its %s are alike (%s): say by gitPath which is meant, by its place: %s 0 version is the first", n, path[0], path[1], path[0])
 			}
 			return found.YNode(), nil
 		}

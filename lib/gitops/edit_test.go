@@ -44,6 +44,8 @@ func TestSet(t *testing.T) {
 		{"by its alias", v2, Version{App: "front"}, "1.3.0", "1.2.9", 7, `- version: "1.3.0"   # by jx promote`, `- version: "1.2.9"   # by jx promote`},
 		{"Jenkins X 3, in one line", v3, Version{App: "shop"}, "1.3.0", "1.2.9", 5, "- {chart: dev/shop, name: shop, version: 1.3.0, values: [values.yaml]}", "- {chart: dev/shop, name: shop, version: 1.2.9, values: [values.yaml]}"},
 		{"of several documents", "environments:\n  default: {}\n---\n" + strings.ReplaceAll(v3, "\r", ""), Version{App: "cart"}, "2.0.1", "2.0.0", 6, "  version: 2.0.1", "  version: 2.0.0"},
+		{"a chart that is there twice", "releases:\n- {name: shop, version: 1.3.0}\n- {name: shop-eu, version: 1.3.0}\n", Version{App: "shop", Release: "shop-eu"}, "1.3.0", "1.2.9", 3, "- {name: shop-eu, version: 1.3.0}", "- {name: shop-eu, version: 1.2.9}"},
+		{"a helmfile that calls it by its chart", v3, Version{App: "shop", Release: "another"}, "1.3.0", "1.2.9", 5, "- {chart: dev/shop, name: shop, version: 1.3.0, values: [values.yaml]}", "- {chart: dev/shop, name: shop, version: 1.2.9, values: [values.yaml]}"},
 		{"by its place", "releases:\n- {name: shop, version: 1.3.0, namespace: a}\n- {name: shop, version: 1.3.0}\n", Version{App: "shop", Path: []string{"releases", "1", "version"}}, "1.3.0", "1.2.9", 3, "- {name: shop, version: 1.3.0}", "- {name: shop, version: 1.2.9}"},
 		{"what would be read as a number", v3, Version{App: "cart"}, "2.0.1", "1.10", 3, "  version: 2.0.1", `  version: "1.10"`},
 		{"by a path", "apps:\n- id: shop\n  image: {tag: v7}\n", Version{App: "shop", Path: []string{"apps", "[id=shop]", "image", "tag"}}, "v7", "v6", 3, "  image: {tag: v7}", "  image: {tag: v6}"},
@@ -81,7 +83,7 @@ func TestSetRefuses(t *testing.T) {
 		{"another application's file", v2, "other", ErrNotThere, "other"},
 		{"an application without a version", "releases:\n- name: shop\n", "shop", ErrNotThere, ""},
 		{"a template", "releases:\n{{ range .x }}\n- name: shop\n{{ end }}\n", "shop", nil, "a template is not edited"},
-		{"two of that name", "releases:\n- {name: shop, version: 1.3.0, namespace: a}\n- {name: shop, version: 1.3.0}\n", "shop", nil, "2 of its releases are called shop: say by gitPath which is meant, by its place: releases 0 version is the first"},
+		{"two of that name", "releases:\n- {name: shop, version: 1.3.0, namespace: a}\n- {name: shop, version: 1.3.0}\n", "shop", nil, "2 of its releases are alike ([name=shop]): say by gitPath which is meant, by its place: releases 0 version is the first"},
 		{"no list of maps", requirements, "shop", nil, ""},
 		{"with escapes", "releases:\n- name: shop\n  version: \"1.\\u0033.0\"\n", "shop", nil, "is not written plainly"},
 	} {

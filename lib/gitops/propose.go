@@ -1,6 +1,7 @@
 package gitops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 	base := e.branch.Short()
 	title, text, _ := strings.Cut(c.Message, "\n")
 	input := &scm.PullRequestInput{Title: title, Body: strings.TrimSpace(text), Base: base}
-	input.Head = strings.NewReplacer("+", "-", "/", "-").Replace("canary-rollback-" + c.App + "-" + c.From + "-to-" + e.to)
+	input.Head = strings.NewReplacer("+", "-", "/", "-").Replace("canary-rollback-" + cmp.Or(c.Release, c.App) + "-" + c.From + "-to-" + e.to)
 	there, err := e.remote(ctx, auth, plumbing.NewBranchReferenceName(input.Head))
 	if err != nil {
 		return done, err

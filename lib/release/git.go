@@ -17,6 +17,7 @@ import (
 type Undo struct {
 	Namespace string
 	App       string // as the repository calls it
+	Release   string // as Helm calls it; "" where that is not known, or does not matter
 	From      string // the version that was rolled back
 	To        string // the version that serves; "": the one before, by the repository's history
 	Message   string // of the commit; its first line is a title
@@ -89,6 +90,9 @@ func undo(record *Record, git config.Git, namespace string) Undo {
 	name, from := nameAndVersion(record.Candidate)
 	_, to := nameAndVersion(record.Promoted)
 	u := Undo{Namespace: namespace, App: cmp.Or(git.App, name, record.Config.Target), From: from, To: to}
+	if git.App == "" {
+		u.Release = record.Candidate.Release
+	}
 	serves := cmp.Or(to, "the version before")
 	u.Message = fmt.Sprintf("fix: %s back to %s\n\nThe canary release of %s ended as %s, and was rolled back: %s\nhas all the traffic in namespace %s.\n\nReason: %s\nRun: %s\nRevision: %s\n",
 		u.App, serves, from, cmp.Or(record.Outcome, Aborted), serves, namespace, cmp.Or(record.Reason, "it was ended before a verdict"),

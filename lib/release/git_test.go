@@ -56,7 +56,7 @@ func TestPutGitRight(t *testing.T) {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
 			a := afterInit(t)
-			a.apply(shop("2"))
+			a.apply(strings.Replace(shop("2"), "name: shop, ", "name: shop, annotations: {meta.helm.sh/release-name: shop-eu}, ", 1))
 			must(t, a.init("run-2"), a.shift("run-2", 20))
 			r := a.step("rollback", "run-2")
 			var log strings.Builder
@@ -76,7 +76,7 @@ func TestPutGitRight(t *testing.T) {
 			if !strings.Contains(log.String(), c.logs) || asked != c.asks {
 				t.Errorf("asked %d times, want %d:\n%s", asked, c.asks, log.String())
 			}
-			if c.asks > 0 && (undo.App != "shop" || undo.From != "2" || undo.To != "1" || !strings.HasPrefix(undo.Message, "fix: shop back to 1\n\nThe canary release of 2 ended as aborted") || !strings.Contains(undo.Message, "Run: run-2")) {
+			if c.asks > 0 && (undo.App != "shop" || undo.Release != "shop-eu" || undo.From != "2" || undo.To != "1" || !strings.HasPrefix(undo.Message, "fix: shop back to 1\n\nThe canary release of 2 ended as aborted") || !strings.Contains(undo.Message, "Run: run-2")) {
 				t.Errorf("%+v", undo)
 			}
 			if s := a.step("rollback", "run-9"); true { // of another run: nothing to undo

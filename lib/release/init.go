@@ -184,7 +184,7 @@ func (r *Release) expires(s *snapshot) time.Time {
 
 func (s *snapshot) candidate() Version {
 	v := Version{Revision: s.revision, Template: workload.TemplateOf(s.target.object), Replicas: workload.Replicas(s.target.Deployment),
-		Chart: chartOf(s.target.Labels)}
+		Chart: chartOf(s.target.Labels), Release: s.target.Annotations["meta.helm.sh/release-name"]}
 	for _, m := range v.Template.Mounts() {
 		if _, ok := s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}]; ok {
 			v.Copied = append(v.Copied, m)

@@ -49,8 +49,9 @@ type Version struct {
 	Revision string            `json:"revision,omitempty"`
 	Template workload.Template `json:"template,omitempty"`
 	Replicas int32             `json:"replicas,omitempty"`
-	Chart    string            `json:"chart,omitempty"`  // NAME-VERSION, as the target's label says
-	Copied   []workload.Mount  `json:"copied,omitempty"` // what it mounts and stable has copies of
+	Chart    string            `json:"chart,omitempty"`   // NAME-VERSION, as the target's label says
+	Release  string            `json:"release,omitempty"` // of Helm
+	Copied   []workload.Mount  `json:"copied,omitempty"`  // what it mounts and stable has copies of
 }
 
 func (v Version) contents() workload.Contents {
