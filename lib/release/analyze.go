@@ -276,8 +276,8 @@ func verdict(v analysis.Verdict, reason analysis.Reason) map[string]string {
 	return map[string]string{"verdict": string(v), "reason": string(reason)}
 }
 
-// note adds a judgement to the record, and what the sequential test has come to by then.
-func (r *Release) note(ctx context.Context, judged analysis.Result, w *watch) error {
+// note adds a judgement to the record, what the sequential test has come to by then, and in the same write what follows from it.
+func (r *Release) note(ctx context.Context, judged analysis.Result, w *watch, follows ...func(*Record)) error {
 	return r.update(ctx, func(record *Record) {
 		shift := record.shift()
 		shift.Checks = append(shift.Checks, judged)
@@ -290,6 +290,9 @@ func (r *Release) note(ctx context.Context, judged analysis.Result, w *watch) er
 		}
 		if w.judge.Acceptance != nil {
 			record.Acceptance = w.judge.Acceptance.Evidence()
+		}
+		for _, change := range follows {
+			change(record)
 		}
 	})
 }
@@ -304,10 +307,7 @@ func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, 
 	}
 	answers := listed(ctx, "its answers", w.observer.Answers)
 	judged.Text, reason = judged.Text+answers, reason+answers
-	if err := r.note(ctx, judged, w); err != nil {
-		return err
-	}
-	err := r.update(ctx, func(record *Record) {
+	err := r.note(ctx, judged, w, func(record *Record) {
 		record.Outcome, record.Reason = Rejected, reason
 		record.Rejected = append(record.Rejected, Rejection{Revision: record.Candidate.Revision, Reason: reason, Run: record.Run, At: time.Now().UTC()})
 		record.Rejected = record.Rejected[max(0, len(record.Rejected)-maxRejected):]
@@ -323,11 +323,7 @@ func (r *Release) undecided(ctx context.Context, w *watch, judged analysis.Resul
 	if err := r.toStable(ctx); err != nil {
 		r.Report.Say("the candidate's traffic could not be taken away: %v", err)
 	}
-	if err := r.note(ctx, judged, w); err != nil {
-		return err
-	}
-	err := r.update(ctx, func(record *Record) { record.Outcome, record.Reason = Inconclusive, judged.Text })
-	if err != nil {
+	if err := r.note(ctx, judged, w, func(record *Record) { record.Outcome, record.Reason = Inconclusive, judged.Text }); err != nil {
 		return err
 	}
 	return r.finish(ctx, result{code: report.Undecided, warning: true, results: verdict(judged.Verdict, judged.Reason),
