@@ -73,8 +73,7 @@ func TestSpecification(t *testing.T) {
 		t.Errorf("%d requests failed", failed)
 	}
 
-	const path = "../../lib/canary/testdata/jenkins-x-v2.yaml"
-	values, err := os.ReadFile(path)
+	values, err := os.ReadFile("../../lib/canary/testdata/jenkins-x-v2.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +85,7 @@ func TestSpecification(t *testing.T) {
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
 	traffic.Stop()
 
-	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns, "--from-file="+path)
+	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns, "--from-file=lib/canary/testdata/jenkins-x-v2.yaml")
 	s.version("4.0.0", "")
 	out, err = try(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "runId=file", "-p", "specFile=jenkins-x-v2.yaml", "-p", "stepWeight=15",
 		"-w", "name=source,config=values", "--use-param-defaults", "--showlog")
