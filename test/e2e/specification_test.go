@@ -87,7 +87,7 @@ func TestSpecification(t *testing.T) {
 
 	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns, "--from-file=lib/canary/testdata/jenkins-x-v2.yaml")
 	s.version("4.0.0", "")
-	out, err = try(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "runId=file", "-p", "specFile=jenkins-x-v2.yaml", "-p", "stepWeight=15",
+	out, err = try(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "runId=file", "-p", "specFile=jenkins-x-v2.yaml", "-p", "stepWeight=15", "-p", "interval=10s",
 		"-w", "name=source,config=values", "--use-param-defaults", "--showlog")
 	if err != nil || !strings.Contains(out, "it will get [15 30 45 60] % of the traffic") {
 		t.Errorf("by a file in a workspace: %v\n%s", err, out)
