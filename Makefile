@@ -2,14 +2,17 @@
 
 export KO_CONFIG_PATH := $(CURDIR)/ko.yaml
 export GOWORK := off
-# Nobody debugs what is built here: without DWARF, and with fewer collections of the compiler's garbage, a build from empty caches takes a sixth less.
-export GOFLAGS := $(GOFLAGS) -gcflags=all=-dwarf=false
-export GOGC := 400
+# A build from empty caches takes a third less without DWARF, without the checks that Envoy's types bring along and nobody calls, and with a compiler
+# that collects no garbage before it holds 2 GiB.
+export GOFLAGS := $(GOFLAGS) -gcflags=all=-dwarf=false -tags=disable_pgv
+export GOGC := off
+export GOMEMLIMIT := 2GiB
 
 # test/cluster builds everything with ko's flags, so that what both compile is compiled once.
 build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
-# make lint vets. go test would once more, with every package of the dependencies.
-gotest = go test -vet=off -race -shuffle=on -count=1 -timeout 20m
+# make lint vets; go test would once more, with every package of the dependencies. What is tested collects its garbage as anywhere.
+gotest = go test -vet=off -count=1 -exec 'env -u GOGC -u GOMEMLIMIT'
+unittest = $(gotest) -race -shuffle=on -timeout 20m
 
 .PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e figures demo release release-shell generate pipeline calibrate rehearse
 .DEFAULT_GOAL := help
@@ -30,11 +33,13 @@ cluster-env: .bin/cluster ## print what to export to use the cluster: eval "$$(m
 	@.bin/cluster env
 
 test: ## the tests that need neither root nor a cluster
-	$(gotest) ./...
-	cd test && $(gotest) ./...
-	cd test/engine && $(gotest) ./...
-	cd test/cluster && $(gotest) .
+	$(unittest) ./...
+	cd test && $(unittest) ./...
+	cd test/engine && $(unittest) ./...
+	cd test/cluster && $(unittest) .
 
+lint: export GOGC := 100
+lint: export GOMEMLIMIT := off
 lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the YAML
 	.bin/golangci-lint run ./...
 	cd test && ../.bin/golangci-lint run --config ../.golangci.yml --build-tags e2e,figures ./...
@@ -43,10 +48,10 @@ lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the 
 	.bin/yamlfmt -lint .
 
 e2e: cluster ## the scenarios on the cluster
-	eval "$$(.bin/cluster env)" && cd test && go test -vet=off -tags e2e -count=1 -v -timeout 75m ./e2e/...
+	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags e2e -v -timeout 75m ./e2e/...
 
 figures: cluster ## what a release costs: time, requests, memory and sizes of images, measured on the cluster
-	eval "$$(.bin/cluster env)" && cd test && go test -vet=off -tags e2e,figures -count=1 -v -timeout 30m -run TestFigures ./e2e/
+	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags e2e,figures -v -timeout 30m -run TestFigures ./e2e/
 
 demo: cluster ## six releases on the cluster, one after the other, each a commit in a Git server, and how each ended
 	$(call build,test,./demo)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -16,8 +18,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 const kubernetesVersion, tektonVersion = "1.36.3", "1.15.0"
@@ -32,13 +32,12 @@ var buildFlags = []string{"-trimpath", "-ldflags", "-s -w" +
 // binary is one program that the cluster needs.
 type binary struct {
 	name    string   // of the built file
-	pkg     string   // import path, or a folder below dir
+	pkg     string   // import path, or a folder below dir; no two of a module end alike
 	dir     string   // of the module it is built in, relative to the checkout; empty: the cluster's
 	sources []string // folders of ours that it is made of, relative to the checkout
 }
 
-// binaries lists them in the order they are built: the large dependencies first, so that what follows is quick. What is built side by side has little
-// in common besides, or both would compile it.
+// binaries lists them in the order they are built: what takes long to link first, so that the packages of the others are compiled beside it.
 var binaries = []binary{
 	{name: "kube-apiserver", pkg: "k8s.io/kubernetes/cmd/kube-apiserver"},
 	{name: "istiod", pkg: "istio.io/istio/pilot/cmd/pilot-discovery"},
@@ -101,54 +100,117 @@ func buildAll(ctx context.Context, l layout, only []string, say func(format stri
 	return paths, buildMissing(ctx, l, missing, paths, say)
 }
 
-// lanes is how many binaries are built side by side. A build by itself leaves a processor idle while it links and where packages wait for one another.
-const lanes = 2
-
-// buildMissing builds the first by itself, as most packages of the others are among its own, then the others.
+// buildMissing builds them with one command for each module, so that the go command keeps the processors busy: while one program is linked, the packages of
+// the next are compiled, each once.
 func buildMissing(ctx context.Context, l layout, missing []binary, paths built, say func(format string, args ...any)) error {
-	begin, done := time.Now(), 0
-	var mu sync.Mutex // of what is said
-	build := func(b binary) error {
-		start := time.Now()
-		stop := make(chan struct{})
-		go func() {
-			ticker := time.NewTicker(20 * time.Second)
-			defer ticker.Stop()
-			for {
-				select {
-				case <-stop:
-					return
-				case <-ticker.C:
-					mu.Lock()
-					say("building %s: %s so far, %d of %d are built", b.name, seconds(time.Since(start)), done, len(missing))
-					mu.Unlock()
-				}
+	for len(missing) > 0 {
+		module := missing[0].module()
+		var now, later []binary
+		for _, b := range missing {
+			if b.module() == module {
+				now = append(now, b)
+			} else {
+				later = append(later, b)
 			}
-		}()
-		err := b.build(ctx, l, paths[b.name])
-		close(stop)
-		if err != nil {
+		}
+		if err := buildModule(ctx, l, module, now, paths, say); err != nil {
 			return err
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		done++
-		say("built %-24s %3d of %d, %s, %s in all", b.name, done, len(missing), seconds(time.Since(start)), seconds(time.Since(begin)))
-		return nil
+		missing = later
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	if err := build(missing[0]); err != nil {
+	return nil
+}
+
+// buildModule builds programs of one module and says how far it is.
+func buildModule(ctx context.Context, l layout, module string, programs []binary, paths built, say func(format string, args ...any)) error {
+	folder, err := os.MkdirTemp(filepath.Join(l.cache, "bin"), "unfinished-")
+	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(lanes)
-	for _, b := range missing[1:] {
-		group.Go(func() error { return build(b) })
+	defer os.RemoveAll(folder)
+	args := slices.Concat([]string{"build", "-v"}, buildFlags, []string{"-o", folder + "/"})
+	for _, b := range programs {
+		args = append(args, b.pkg)
 	}
-	return group.Wait()
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = filepath.Join(l.checkout, module)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	var said buildOutput
+	cmd.Stdout, cmd.Stderr = &said, &said
+
+	say("building %d programs in %s", len(programs), module)
+	begin := time.Now()
+	progress := func() {
+		done, _ := os.ReadDir(folder)
+		say("%d packages are compiled, %d of %d programs are built, %s", said.compiled(), len(done), len(programs), seconds(time.Since(begin)))
+	}
+	ended := make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		ticker := time.NewTicker(20 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-ticker.C:
+				progress()
+			}
+		}
+	})
+	err = cmd.Run()
+	close(ended)
+	telling.Wait()
+	if err != nil {
+		return fmt.Errorf("building in %s: %w\n%s", module, err, said.rest())
+	}
+	progress()
+	for _, b := range programs {
+		if err := os.MkdirAll(filepath.Dir(paths[b.name]), 0o755); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(folder, path.Base(b.pkg)), paths[b.name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// buildOutput takes what "go build -v" prints: a line with its path alone for each package that it compiles, and what goes wrong.
+type buildOutput struct {
+	mu       sync.Mutex
+	unended  []byte
+	packages int
+	lines    []string
+}
+
+func (o *buildOutput) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unended = append(o.unended, p...)
+	for {
+		line, rest, found := bytes.Cut(o.unended, []byte("\n"))
+		if !found {
+			return len(p), nil
+		}
+		o.unended = rest
+		switch {
+		case bytes.HasPrefix(line, []byte("go: downloading ")):
+		case bytes.ContainsAny(line, " \t"):
+			o.lines = append(o.lines, string(line))
+		default:
+			o.packages++
+		}
+	}
+}
+
+func (o *buildOutput) compiled() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.packages
+}
+
+func (o *buildOutput) rest() string { return strings.Join(o.lines, "\n") }
 
 // cached returns where the binary is kept: under a hash of everything it is made from.
 func (b binary) cached(l layout) (string, error) {
@@ -196,20 +258,6 @@ func cachedBinary(l layout, name string) (string, error) {
 		return path, nil
 	}
 	return "", fmt.Errorf("%s is not one of the cluster's binaries", name)
-}
-
-func (b binary) build(ctx context.Context, l layout, path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	unfinished := path + ".unfinished"
-	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build"}, buildFlags...), "-o", unfinished, b.pkg)...)
-	cmd.Dir = filepath.Join(l.checkout, b.module())
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building %s (%s): %w\n%s", b.name, b.pkg, err, out)
-	}
-	return os.Rename(unfinished, path)
 }
 
 // moduleFolder returns where the sources of a module are that the cluster's module requires.

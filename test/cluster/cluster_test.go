@@ -13,10 +13,10 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// What the modules share must have one version, or it is compiled once for each.
+// What the modules share must have one version, or it is compiled once for each, and so is all that imports it.
 func TestModulesAgree(t *testing.T) {
 	t.Parallel()
-	read := func(path string) *modfile.File {
+	versions := func(path string) map[string]string {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -25,27 +25,37 @@ func TestModulesAgree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return f
-	}
-	ours := map[string]string{}
-	cluster := read("go.mod")
-	for _, r := range cluster.Require {
-		if !r.Indirect {
-			ours[r.Mod.Path] = r.Mod.Version
+		found := map[string]string{}
+		for _, r := range f.Require {
+			found[r.Mod.Path] = r.Mod.Version
 		}
-	}
-	for _, r := range cluster.Replace {
-		ours[r.Old.Path] = r.New.Version
-	}
-	for _, path := range []string{"../../go.mod", "../go.mod"} {
-		for _, r := range read(path).Require {
-			if r.Indirect { // compiled twice where it differs, which costs little
-				continue
-			}
-			if want := ours[r.Mod.Path]; want != "" && want != r.Mod.Version {
-				t.Errorf("%s has %s %s, test/cluster/go.mod has %s", path, r.Mod.Path, r.Mod.Version, want)
+		for _, r := range f.Replace {
+			if r.New.Version != "" {
+				found[r.Old.Path] = r.New.Version
 			}
 		}
+		return found
+	}
+	steps := versions("../../go.mod")
+	for _, path := range []string{"go.mod", "../go.mod", "../engine/go.mod"} {
+		for module, version := range versions(path) {
+			if want := steps[module]; want != "" && want != version {
+				t.Errorf("%s has %s %s, go.mod has %s", path, module, version, want)
+			}
+		}
+	}
+}
+
+func TestWhatTheGoCommandPrints(t *testing.T) {
+	t.Parallel()
+	var o buildOutput
+	for _, part := range []string{"go: downloading k8s.io/api v1\nk8s.io/a", "pi/core/v1\nk8s.io/client-go\n# k8s.io/client-go\nx.go:3:1: unde", "fined: y\n"} {
+		if n, err := o.Write([]byte(part)); n != len(part) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if got, want := o.rest(), "# k8s.io/client-go\nx.go:3:1: undefined: y"; o.compiled() != 2 || got != want {
+		t.Errorf("%d packages and %q, want 2 and %q", o.compiled(), got, want)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -110,7 +111,8 @@ func startSupervisor(l layout, in inputs) error {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = l.checkout, logFile, logFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNS}
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "KUBECONFIG=") {
+		name, _, _ := strings.Cut(v, "=")
+		if !slices.Contains([]string{"KUBECONFIG", "GOGC", "GOMEMLIMIT"}, name) { // the last two are for what is built
 			cmd.Env = append(cmd.Env, v)
 		}
 	}
