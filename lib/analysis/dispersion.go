@@ -16,19 +16,21 @@ const (
 	defaultPhi = 0.05
 )
 
-// Dispersion estimates how bursty events are from consecutive strata of stable before the release: phi is the index of the multipliers (their variance;
-// 0: none) that a stratum's rate has, by moments of successive differences, which a slow trend does not bias (von Neumann et al. 1941, Ann Math Stat 12:153):
+// Dispersion estimates how bursty events are from the strata of stable before the release, each proxy's by themselves and in their order: phi is the index of
+// the multipliers (their variance; 0: none) that a stratum's rate has, by moments of successive differences, which neither a slow trend nor proxies whose
+// rates differ bias (von Neumann et al. 1941, Ann Math Stat 12:153):
 //
 //	phi = max(0, (mean_t (x_t/n_t - x_(t-1)/n_(t-1))² - mean_t p(1/n_t + 1/n_(t-1))) / (2 p²)),  p = sum x / sum n.
 //
-// estimated is false, and phi .05, where there are fewer than 120 strata with requests or fewer than 30 events. It is estimated once, before the release: the
+// estimated is false, and phi .05, where there are fewer than 120 strata with requests that succeed one another or fewer than 30 events. It is estimated once, before the release: the
 // evidence stays valid only if its exponents do not depend on what it judges.
-func Dispersion(history []Arm) (phi float64, estimated bool) {
-	history, total := withRequests(history)
-	if len(history) < minHistory || total.Events < minEvents {
+func Dispersion(proxies ...[]Arm) (phi float64, estimated bool) {
+	_, total := withRequests(slices.Concat(proxies...))
+	phi, differences := moments(proxies, total.Rate())
+	if differences < minHistory-1 || total.Events < minEvents {
 		return defaultPhi, false
 	}
-	return moments(history, total.Rate()), true
+	return phi, true
 }
 
 func withRequests(history []Arm) (strata []Arm, total Arm) {
@@ -40,14 +42,19 @@ func withRequests(history []Arm) (strata []Arm, total Arm) {
 	return strata, total
 }
 
-func moments(strata []Arm, p float64) float64 {
+// moments also returns how many differences it is made of; without any it is no number.
+func moments(proxies [][]Arm, p float64) (phi float64, differences int) {
 	excess := 0.0
-	for t := 1; t < len(strata); t++ {
-		now, before := strata[t], strata[t-1]
-		d := now.Rate() - before.Rate()
-		excess += d*d - p*(1/now.Requests+1/before.Requests)
+	for _, history := range proxies {
+		strata, _ := withRequests(history)
+		for t := 1; t < len(strata); t++ {
+			now, before := strata[t], strata[t-1]
+			d := now.Rate() - before.Rate()
+			excess += d*d - p*(1/now.Requests+1/before.Requests)
+			differences++
+		}
 	}
-	return max(0, excess/float64(len(strata)-1)/(2*p*p))
+	return max(0, excess/float64(differences)/(2*p*p)), differences
 }
 
 // Objective is one limit as the sequential test sees it: at most a share of the requests may be events.
@@ -65,7 +72,7 @@ type Objective struct {
 // release, which may be none. An error is a limit that no candidate can be shown to break.
 func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
 	history = slices.Clone(history)
-	slices.SortStableFunc(history, func(a, b metrics.Stratum) int { return cmp.Compare(a.Proxy, b.Proxy) }) // successive are those of one proxy
+	slices.SortStableFunc(history, func(a, b metrics.Stratum) int { return cmp.Compare(a.Proxy, b.Proxy) })
 	var all []Objective
 	if l.SuccessRate != 0 {
 		if l.SuccessRate < 0 || l.SuccessRate > 100 {
@@ -78,15 +85,18 @@ func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
 	}
 	for i := range all {
 		o := &all[i]
-		var stable []Arm
-		for _, s := range history {
+		var proxies [][]Arm
+		for i, s := range history {
+			if i == 0 || s.Proxy != history[i-1].Proxy {
+				proxies = append(proxies, nil)
+			}
 			if a, err := o.Count(s.Stable); err == nil {
-				stable = append(stable, a)
+				proxies[len(proxies)-1] = append(proxies[len(proxies)-1], a)
 			}
 		}
 		o.Weight, o.Rate = 1/float64(len(all)), o.MaxRate
-		o.Phi, o.Estimated = Dispersion(stable)
-		if strata, total := withRequests(stable); len(strata) >= minHistory {
+		o.Phi, o.Estimated = Dispersion(proxies...)
+		if strata, total := withRequests(slices.Concat(proxies...)); len(strata) >= minHistory {
 			o.Rate = total.Rate()
 		}
 	}

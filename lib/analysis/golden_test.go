@@ -89,9 +89,26 @@ func TestMoments(t *testing.T) {
 		strata = append(strata, Arm{[]float64{1500, 1480, 1510, 1500, 1490, 1505, 1495, 1500}[i], x})
 	}
 	_, total := withRequests(strata)
-	near(t, "phi", moments(strata, total.Rate()), .236022916239, 1e-9)
+	phi, _ := moments([][]Arm{strata}, total.Rate())
+	near(t, "phi", phi, .236022916239, 1e-9)
 	if phi, estimated := Dispersion(strata); phi != .05 || estimated {
 		t.Errorf("of 8 strata: phi %v, estimated %v", phi, estimated)
+	}
+}
+
+// What two proxies differ by is not dispersion: successive strata are those of one proxy.
+func TestDispersionWithinProxies(t *testing.T) {
+	t.Parallel()
+	var history []metrics.Stratum
+	for proxy := range 100 {
+		failed := float64(proxy % 2 * 80)
+		for range 3 {
+			history = append(history, metrics.Stratum{Proxy: fmt.Sprintf("caller-%02d", proxy), Stable: metrics.Counts{Requests: 1000, Errors: failed}})
+		}
+	}
+	all, err := Limits{SuccessRate: 99}.Objectives(history)
+	if err != nil || len(all) != 1 || !all[0].Estimated || all[0].Phi != 0 {
+		t.Errorf("%+v, %v: want one objective without dispersion", all, err)
 	}
 }
 

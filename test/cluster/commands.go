@@ -233,8 +233,9 @@ func printEnv(w io.Writer, l layout) error {
 	fmt.Fprintf(w, `export KUBECONFIG=%q
 export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q KO_DEFAULTPLATFORMS=%q
 export CANARY_TEST_MESH=%q CANARY_TEST_PROMETHEUS=%q CANARY_TEST_SHELL_BASE=%q
-export PATH=%q:"$PATH"
-`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, meshAdmin, prometheus, shellImage, l.tool(""))
+export PATH=%q:"$PATH" GOFLAGS=%q
+`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, meshAdmin, prometheus, shellImage, l.tool(""),
+		os.Getenv("GOFLAGS")) // with the flags of make, ko compiles nothing that was compiled for the cluster
 	return nil
 }
 
