@@ -46,6 +46,7 @@ var binaries = []binary{
 	{name: "kube-scheduler", pkg: "k8s.io/kubernetes/cmd/kube-scheduler"},
 	{name: "kube-proxy", pkg: "k8s.io/kubernetes/cmd/kube-proxy"},
 	{name: "kubectl", pkg: "k8s.io/kubernetes/cmd/kubectl"},
+	{name: "metrics-server", pkg: "sigs.k8s.io/metrics-server/cmd/metrics-server"},
 	{name: "tekton-controller", pkg: "github.com/tektoncd/pipeline/cmd/controller"},
 	{name: "ko", pkg: "github.com/google/ko"},
 	{name: "tekton-webhook", pkg: "github.com/tektoncd/pipeline/cmd/webhook"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -108,6 +109,10 @@ func clusterParts(l layout, bins built) []part {
 				"--client-ca-file", l.pki("ca.crt"), "--tls-cert-file", l.pki("apiserver.crt"), "--tls-private-key-file", l.pki("apiserver.key"),
 				"--kubelet-client-certificate", l.pki("apiserver-kubelet.crt"), "--kubelet-client-key", l.pki("apiserver-kubelet.key"),
 				"--kubelet-certificate-authority", l.pki("ca.crt"),
+				"--requestheader-client-ca-file", l.pki("ca.crt"), "--requestheader-allowed-names", frontProxy,
+				"--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
+				"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
+				"--proxy-client-cert-file", l.pki(frontProxy+".crt"), "--proxy-client-key-file", l.pki(frontProxy+".key"),
 				"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
 				"--service-account-key-file", l.pki("service-accounts.crt"), "--service-account-signing-key-file", l.pki("service-accounts.key")),
 			ready: func(ctx context.Context) error { return kubectl(ctx, "", "get", "--raw", "/readyz") }},
@@ -146,6 +151,14 @@ func clusterParts(l layout, bins built) []part {
 			// The second time finds the namespaces and kinds that the first one made.
 			return poll(ctx, partTimeout, func(ctx context.Context) error { return apply(ctx, yaml) })
 		}},
+		{name: "metrics-server", after: []string{"objects", "kubelet", "kube-proxy"},
+			command: process(nil, "metrics-server", "--kubeconfig", l.conf("metrics.yaml"), "--authentication-kubeconfig", l.conf("metrics.yaml"),
+				"--authorization-kubeconfig", l.conf("metrics.yaml"), "--bind-address", nodeIP, "--secure-port", "4443",
+				"--tls-cert-file", l.pki("metrics-server.crt"), "--tls-private-key-file", l.pki("metrics-server.key"),
+				"--kubelet-certificate-authority", l.pki("ca.crt"), "--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "10s", "--kubelet-request-timeout", "5s"),
+			ready: func(ctx context.Context) error {
+				return kubectl(ctx, "", "wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io", "--timeout=2s")
+			}},
 		{name: "istiod", after: []string{"objects", "kube-proxy"},
 			command: process([]string{
 				"POD_NAME=istiod-0", "POD_NAMESPACE=istio-system", "SERVICE_ACCOUNT=istiod", "REVISION=default", "CLUSTER_ID=Kubernetes",
@@ -232,12 +245,16 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 		content = bytes.ReplaceAll(content, []byte(`"devel"`), []byte(`"v`+tektonVersion+`"`))
 		fmt.Fprintf(&yaml, "%s\n---\n", content)
 	}
+	ca, err := os.ReadFile(l.pki("ca.crt"))
+	if err != nil {
+		return "", err
+	}
 	for _, name := range []string{"kube-system", "istio", "tekton"} {
 		content, err := manifests.ReadFile("manifests/" + name + ".yaml")
 		if err != nil {
 			return "", err
 		}
-		yaml.WriteString(strings.NewReplacer("${NODE_IP}", nodeIP, "${DNS_IP}", dnsServiceIP).Replace(string(content)) + "\n---\n")
+		yaml.WriteString(strings.NewReplacer("${NODE_IP}", nodeIP, "${DNS_IP}", dnsServiceIP, "${CA}", base64.StdEncoding.EncodeToString(ca)).Replace(string(content)) + "\n---\n")
 	}
 	return yaml.String(), nil
 }

@@ -122,6 +122,12 @@ func makePKI(l layout) error {
 	if err := ca.issue("kubelet", "system:node:"+nodeName, []string{"system:nodes"}, nodeName, nodeIP); err != nil {
 		return err
 	}
+	if err := ca.issue(frontProxy, frontProxy, nil); err != nil {
+		return err
+	}
+	if err := ca.issue("metrics-server", "metrics-server", nil, "metrics-server.kube-system.svc"); err != nil {
+		return err
+	}
 	if err := ca.issue("service-accounts", "service-accounts", nil); err != nil {
 		return err
 	}
@@ -132,6 +138,7 @@ func makePKI(l layout) error {
 		l.conf("kubelet-api.yaml"): {"system:node:" + nodeName, "system:nodes"},
 		l.conf("proxy.yaml"):       {"system:kube-proxy"},
 		l.conf("dns.yaml"):         serviceAccount("kube-system", "coredns"),
+		l.conf("metrics.yaml"):     serviceAccount("kube-system", "metrics-server"),
 		l.conf("istiod.yaml"):      serviceAccount("istio-system", "istiod"),
 		l.conf("controller.yaml"):  serviceAccount("tekton-pipelines", "tekton-pipelines-controller"),
 		l.conf("webhook.yaml"):     serviceAccount("tekton-pipelines", "tekton-pipelines-webhook"),
@@ -143,6 +150,9 @@ func makePKI(l layout) error {
 	}
 	return nil
 }
+
+// frontProxy is who the API server is to the servers behind it.
+const frontProxy = "front-proxy-client"
 
 func serviceAccount(namespace, name string) []string {
 	return []string{
