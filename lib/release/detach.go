@@ -81,7 +81,11 @@ func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
 		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name, Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
 			Patch: []kube.Operation{kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}, false
 	}
-	if need := workload.Replicas(s.primary.Deployment); workload.Replicas(s.target.Deployment) < need {
+	need := workload.Replicas(s.primary.Deployment)
+	if writes := s.hold(need, 0); len(writes) > 0 {
+		return plan{writes: writes}, false
+	}
+	if workload.Replicas(s.target.Deployment) < need {
 		return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id(r.Client.Namespace)))}}, false
 	}
 	return r.planRollout(s, s.target, "the target")
@@ -97,12 +101,17 @@ func (s *snapshot) ownRoute() bool {
 	return s.ours(s.virtualService) && !workload.Shared(s.virtualService, s.layout.Target)
 }
 
-// leftovers plans the removal of all that releases made, but the record.
+// leftovers plans the removal of all that releases made or set, but the record.
 func (s *snapshot) leftovers() []kube.Write {
 	var writes []kube.Write
 	remove := func(kind kube.Kind, o *kube.Object) {
 		if s.ours(o) {
 			writes = append(writes, kube.Write{Kind: kind, Name: o.GetName(), Delete: true})
+		}
+	}
+	if s.autoscaler != nil {
+		if w := workload.LetGo(s.autoscaler); w != nil {
+			writes = append(writes, *w)
 		}
 	}
 	if s.virtualService != nil && s.split == nil && s.ownRoute() {

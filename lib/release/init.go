@@ -223,7 +223,9 @@ func (s *snapshot) unchanged(uid string) bool {
 
 // settled tells whether the layout is as it is between releases, and stable has all the traffic.
 func (s *snapshot) settled() bool {
-	return len(s.ofCanary) == 0 && s.service != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
+	return len(s.ofCanary) == 0 && s.service != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil && s.canaryService != nil &&
+		(s.autoscaler == nil || s.primaryAutoscaler != nil) && len(s.endFloors()) == 0 &&
+		s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
 }
 
 func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
@@ -431,8 +433,8 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again, or went back to what stable runs in mid-release
 		return r.settle("drain", r.Config.Drain.Duration, func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
 	}
-	if w := s.followAutoscaler(); w != nil && outcome == Unchanged && s.mine(r.Config.RunID) && s.ours(s.primaryAutoscaler) { // which a release that was superseded may have raised
-		return plan{writes: []kube.Write{*w}}
+	if writes := s.endFloors(); len(writes) > 0 && outcome == Unchanged && s.mine(r.Config.RunID) { // of a release that was superseded
+		return plan{writes: writes}
 	}
 	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
 	say := ""
@@ -466,14 +468,12 @@ func (r *Release) planCandidate(s *snapshot) plan {
 		}
 		return plan{writes: []kube.Write{s.write(next, "")}}
 	}
-	need := max(record.Candidate.Replicas, workload.Replicas(s.primary.Deployment))
+	need := max(record.Candidate.Replicas, record.Stable.Replicas)
 	if s.autoscaler != nil {
-		need = max(need, workload.MinReplicas(s.autoscaler))
+		need = min(max(need, workload.MinReplicas(s.autoscaler)), workload.MaxReplicas(s.autoscaler))
 	}
-	if s.primaryAutoscaler != nil { // going back has to find the room there was
-		if w := workload.Floor(s.primaryAutoscaler, record.Stable.Replicas); w != nil {
-			return plan{writes: []kube.Write{*w}}
-		}
+	if writes := s.hold(need, record.Stable.Replicas); len(writes) > 0 { // going back has to find the room there was
+		return plan{writes: writes}
 	}
 	if workload.Replicas(s.target.Deployment) < need {
 		return plan{writes: []kube.Write{s.target.scale(need, "")}}
@@ -491,6 +491,22 @@ func (r *Release) planCandidate(s *snapshot) plan {
 	next := record.clone()
 	next.Phase = Progressing
 	return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Starting canary analysis for %s", s.id(r.Client.Namespace)))}, done: done}
+}
+
+// hold plans the writes that let the autoscalers of both versions keep so many pods.
+func (s *snapshot) hold(candidate, stable int32) (writes []kube.Write) {
+	for _, one := range []struct {
+		autoscaler *kube.Object
+		least      int32
+	}{{s.autoscaler, candidate}, {s.primaryAutoscaler, stable}} {
+		if one.autoscaler == nil {
+			continue
+		}
+		if w := workload.Hold(one.autoscaler, one.least); w != nil {
+			writes = append(writes, *w)
+		}
+	}
+	return writes
 }
 
 // superseded ends a step because the target is no longer what is being released.

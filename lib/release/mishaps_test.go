@@ -314,4 +314,10 @@ func TestAutoscalerOfSomebodyElse(t *testing.T) {
 	if diff := cmp.Diff(before, a.versions()); diff != "" {
 		t.Errorf("(-before, +after)\n%s", diff)
 	}
+	theirs := fmt.Sprint(a.objects["horizontalpodautoscalers/shop-primary"]["spec"])
+	a.release("run-3")
+	must(t, a.promote("run-3"))
+	if got := fmt.Sprint(a.objects["horizontalpodautoscalers/shop-primary"]["spec"]); got != theirs {
+		t.Errorf("after a release it is %s, was %s", got, theirs)
+	}
 }

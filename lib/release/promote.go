@@ -14,7 +14,7 @@ import (
 func (r *Release) Promote(ctx context.Context) error {
 	return r.orToStable(ctx, func() error {
 		return r.guarded(ctx, func(ctx context.Context) error {
-			return r.drive(ctx, scope{autoscalers: true, history: true}, r.planPromote)
+			return r.drive(ctx, scope{service: true, autoscalers: true, history: true}, r.planPromote)
 		})
 	})
 }
@@ -78,8 +78,8 @@ func (r *Release) planPromote(s *snapshot) plan {
 			return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id(ns)))}}
 		})
 	}
-	if w := s.followAutoscaler(); w != nil {
-		return plan{writes: []kube.Write{*w}}
+	if writes := s.endFloors(); len(writes) > 0 {
+		return plan{writes: writes}
 	}
 	next := s.record.clone()
 	next.Phase, next.Outcome, next.Promoted, next.Former = Succeeded, Promoted, next.Candidate, next.Promoted
@@ -116,12 +116,22 @@ func unjudged(record *Record) string {
 	return ""
 }
 
-// followAutoscaler plans the write that ends the floor of a release: stable's autoscaler does again what the target's does.
-func (s *snapshot) followAutoscaler() *kube.Write {
-	if s.autoscaler == nil || s.primaryAutoscaler == nil {
-		return nil
+// endFloors plans the writes that end the floors of a release: autoscalers keep what they kept before, and stable's does again what the target's does.
+func (s *snapshot) endFloors() (writes []kube.Write) {
+	for _, autoscaler := range []*kube.Object{s.autoscaler, s.primaryAutoscaler} {
+		if autoscaler == nil {
+			continue
+		}
+		if w := workload.LetGo(autoscaler); w != nil {
+			writes = append(writes, *w)
+		}
 	}
-	return workload.Follow(s.primaryAutoscaler, s.autoscaler, s.layout.Primary())
+	if len(writes) == 0 && s.autoscaler != nil && s.ours(s.primaryAutoscaler) {
+		if w := workload.Follow(s.primaryAutoscaler, s.autoscaler, s.layout.Primary()); w != nil {
+			writes = append(writes, *w)
+		}
+	}
+	return writes
 }
 
 // leadBack plans the write that leads the Service to stable again, where somebody set its selector back in mid-release: who calls it from

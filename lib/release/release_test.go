@@ -334,7 +334,7 @@ func TestTwoTargetsShareAVirtualService(t *testing.T) {
 	}
 }
 
-// Stable has an autoscaler of its own, which keeps the room that going back needs while a release runs.
+// Stable has an autoscaler of its own, which keeps the room that going back needs while a release runs, and the candidate's does not take its idle pods away.
 func TestAutoscaler(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -348,6 +348,7 @@ func TestAutoscaler(t *testing.T) {
 			t.Parallel()
 			a := newAPIServer(t, settings, shopService, shop("1"), "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop, apiVersion: apps/v1}}}")
 			spec := func() string { return fmt.Sprint(a.objects["horizontalpodautoscalers/scale-primary"]["spec"]) }
+			given := fmt.Sprint(a.objects["horizontalpodautoscalers/scale"]["spec"])
 			const usual = "map[maxReplicas:10 minReplicas:1 scaleTargetRef:map[apiVersion:apps/v1 kind:Deployment name:shop-primary]]"
 			must(t, a.init("run-1"))
 			if spec() != usual {
@@ -359,6 +360,9 @@ func TestAutoscaler(t *testing.T) {
 			if want := strings.Replace(usual, "minReplicas:1", "minReplicas:7", 1); spec() != want {
 				t.Errorf("in mid-release: %s", spec())
 			}
+			if got, want := fmt.Sprint(a.objects["horizontalpodautoscalers/scale"]["spec"]), strings.Replace(given, "minReplicas:1", "minReplicas:7", 1); got != want {
+				t.Errorf("the candidate's in mid-release: %s, want %s", got, want)
+			}
 			if got := a.state().Candidate; got != "shop:2 x7" {
 				t.Errorf("the candidate is %s", got)
 			}
@@ -366,10 +370,38 @@ func TestAutoscaler(t *testing.T) {
 			if spec() != usual {
 				t.Errorf("after it: %s", spec())
 			}
+			for _, name := range []string{"scale", "scale-primary"} {
+				if notes := fmt.Sprint(a.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
+					t.Errorf("%s after it: %s", name, notes)
+				}
+			}
+			if got := fmt.Sprint(a.objects["horizontalpodautoscalers/scale"]["spec"]); got != given {
+				t.Errorf("the candidate's after it: %s, want %s", got, given)
+			}
 			if got := a.state().Stable; !strings.HasSuffix(got, "x7") {
 				t.Errorf("stable is %s", got)
 			}
 		})
+	}
+}
+
+// One that comes later, or is changed, is stable's with the next run, which has nothing else to do.
+func TestAutoscalerAddedLater(t *testing.T) {
+	t.Parallel()
+	const scale = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: MAX, scaleTargetRef: {kind: Deployment, name: shop}}}"
+	a := afterInit(t)
+	for run, most := range []string{"5", "8"} {
+		a.apply(strings.Replace(scale, "MAX", most, 1))
+		must(t, a.init(fmt.Sprintf("run-%d", run+2)))
+		a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Succeeded, Unchanged})
+		if got, want := fmt.Sprint(a.objects["horizontalpodautoscalers/scale-primary"]["spec"]), "map[maxReplicas:"+most+" minReplicas:1 scaleTargetRef:map[kind:Deployment name:shop-primary]]"; got != want {
+			t.Errorf("stable's: %s, want %s", got, want)
+		}
+		before := a.versions()
+		must(t, a.init(fmt.Sprintf("run-%d", run+20)))
+		if diff := cmp.Diff(before, a.versions()); diff != "" {
+			t.Errorf("run again (-before, +after)\n%s", diff)
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ func (r *Release) Rollback(ctx context.Context) error {
 	r.patience = r.Patience
 	var last *routing.Split // that could be moved by hand
 	var undone *Record
-	err := r.drive(ctx, scope{autoscalers: true, history: true}, func(s *snapshot) plan {
+	err := r.drive(ctx, scope{service: true, autoscalers: true, history: true}, func(s *snapshot) plan {
 		if last = s.split; !s.stableServes() {
 			last = nil
 		}
@@ -106,8 +106,8 @@ func (r *Release) planRollback(s *snapshot) plan {
 			})
 		}
 	}
-	if w := s.followAutoscaler(); w != nil {
-		return plan{writes: []kube.Write{*w}}
+	if writes := s.endFloors(); len(writes) > 0 {
+		return plan{writes: writes}
 	}
 	next := record.clone()
 	next.Phase = Failed

@@ -12,7 +12,7 @@ import (
 
 // Shift is the step shift-weight: it gives the candidate a weight, once both versions serve.
 func (r *Release) Shift(ctx context.Context) error {
-	return r.orToStable(ctx, func() error { return r.drive(ctx, scope{}, r.planShift) })
+	return r.orToStable(ctx, func() error { return r.drive(ctx, scope{autoscalers: true}, r.planShift) })
 }
 
 func (r *Release) planShift(s *snapshot) plan {
@@ -38,7 +38,10 @@ func (r *Release) planShift(s *snapshot) plan {
 	}
 	// The candidate needs at least the share of pods that it gets of the traffic.
 	if has, needs := s.target.Status.AvailableReplicas, int32(math.Ceil(float64(s.primary.Status.AvailableReplicas)*float64(weight)/100)); has < needs {
-		if workload.Replicas(s.target.Deployment) < needs { // stable has grown, or an autoscaler saw an idle candidate
+		if writes := s.hold(needs, 0); len(writes) > 0 {
+			return plan{writes: writes}
+		}
+		if workload.Replicas(s.target.Deployment) < needs { // stable has grown
 			return plan{writes: []kube.Write{s.target.scale(needs, fmt.Sprintf("Scaling up %s to %d pods for %d %% of the traffic", s.id(r.Client.Namespace), needs, weight))}}
 		}
 		return plan{wait: &pause{key: "pods for the weight", watch: &watched{kube.Deployment, s.target.object}, limit: s.record.Config.ProgressDeadline.Duration,

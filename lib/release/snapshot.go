@@ -60,7 +60,8 @@ type scope struct {
 	recordOnly  bool // nothing but the record
 	weight      bool // nothing but the record and the route
 	services    bool // all of them, and autoscalers
-	autoscalers bool // and the Service that people call
+	service     bool // that people call
+	autoscalers bool
 	copies      bool
 	history     bool // at the end of a release
 }
@@ -122,7 +123,7 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		return d
 	}
 	s.target, s.primary = read(s.layout.Target), read(s.layout.Primary())
-	if what.services || what.autoscalers {
+	if what.services || what.service {
 		s.service = get(kube.Service, s.layout.Service, nil)
 	}
 	if what.services {

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -230,5 +231,58 @@ func TestRolloutOf(t *testing.T) {
 	}
 	if got := RolloutOf(deployment(t, "spec: {replicas: 0}"), 100); got.Done {
 		t.Error("a Deployment of no replicas counts as serving")
+	}
+}
+
+func TestHold(t *testing.T) {
+	t.Parallel()
+	scaler := func(least any, note string) *kube.Object {
+		spec := map[string]any{"maxReplicas": int64(10), "scaleTargetRef": map[string]any{"kind": "Deployment", "name": "shop"}}
+		if least != nil {
+			spec["minReplicas"] = least
+		}
+		o := &kube.Object{Object: map[string]any{"metadata": map[string]any{"name": "scale", "resourceVersion": "1"}, "spec": spec}}
+		if note != "" {
+			o.SetAnnotations(map[string]string{FloorAnnotation: note})
+		}
+		return o
+	}
+	text := func(w *kube.Write) string {
+		if w == nil {
+			return "nothing"
+		}
+		b, err := json.Marshal(w.Patch[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	const path = `"path":"/metadata/annotations/canary-tasks.dev~1floor"`
+	for _, c := range []struct {
+		desc        string
+		autoscaler  *kube.Object
+		least       int32
+		hold, letGo string
+	}{
+		{"as it is", scaler(int64(2), ""), 2, `[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"2/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
+		{"does not say", scaler(nil, ""), 1, `[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
+		{"held lower", scaler(int64(5), "2/5"), 2, `[{"op":"add",` + path + `,"value":"2/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`,
+			`[{"op":"remove",` + path + `},{"op":"add","path":"/spec","value":{"maxReplicas":10,"minReplicas":2,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
+		{"held", scaler(int64(7), "/7"), 1, "nothing",
+			`[{"op":"remove",` + path + `},{"op":"add","path":"/spec","value":{"maxReplicas":10,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
+		{"changed while held", scaler(int64(3), "2/7"), 3, `[{"op":"add",` + path + `,"value":"3/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`, `[{"op":"remove",` + path + `}]`},
+	} {
+		if got := MinReplicas(c.autoscaler); got != c.least {
+			t.Errorf("%s: keeps %d by itself, want %d", c.desc, got, c.least)
+		}
+		if got := text(Hold(c.autoscaler, 7)); got != c.hold {
+			t.Errorf("%s: Hold is %s, want %s", c.desc, got, c.hold)
+		}
+		if got := text(LetGo(c.autoscaler)); got != c.letGo {
+			t.Errorf("%s: LetGo is %s, want %s", c.desc, got, c.letGo)
+		}
+	}
+	if got := text(Hold(scaler(int64(2), ""), 20)); !strings.Contains(got, `"2/10"`) {
+		t.Errorf("beyond its maximum: %s", got)
 	}
 }

@@ -781,36 +781,74 @@ func TestUncovered(t *testing.T) {
 	s.must(0, "is initialized", "canary-init", "one", "CANARY_ACCEPT_UNCOVERED=PodDisruptionBudget/keep,AuthorizationPolicy/allow")
 }
 
-// Stable has an autoscaler of its own. While a release runs it keeps the pods there are, so that going back finds room.
+// Stable has an autoscaler of its own. While a release runs it keeps the pods there are, so that going back finds room, and the candidate's, here one that
+// waits for nothing, does not take away what has no traffic yet. What they measure is what metrics-server says.
 func TestAutoscaler(t *testing.T) {
 	s := newShop(t)
 	s.needsStandIn(t)
-	traffic := s.traffic(s.caller(t, s.ns))
-	run(t, "", "kubectl", "autoscale", "deployment", "shop", "-n", s.ns, "--name=scale", "--min=2", "--max=10", "--cpu=80%")
+	proxy := s.caller(t, s.ns)
+	traffic := s.trafficTo("shop."+s.ns, proxy, 40)
+	run(t, `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 10, behavior: {scaleDown: {stabilizationWindowSeconds: 0}},
+scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 40}}}]}}`,
+		"kubectl", "apply", "-n", s.ns, "-f", "-")
 	s.must(0, "is initialized", "canary-init", "one")
-	least := func() string {
+	bounds := func(name string) string {
 		t.Helper()
-		return run(t, "", "kubectl", "get", "hpa", "scale-primary", "-n", s.ns, "-o", "jsonpath={.spec.minReplicas} to {.spec.maxReplicas} of {.spec.scaleTargetRef.name}")
+		return run(t, "", "kubectl", "get", "hpa", name, "-n", s.ns, "-o", "jsonpath={.spec.minReplicas} to {.spec.maxReplicas} of {.spec.scaleTargetRef.name}")
 	}
-	if got := least(); got != "2 to 10 of shop-primary" {
+	pods := func(deployment string) (n int) {
+		t.Helper()
+		n, err := strconv.Atoi(run(t, "", "kubectl", "get", "deployment", deployment, "-n", s.ns, "-o", "jsonpath={.spec.replicas}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if got := bounds("scale-primary"); got != "2 to 10 of shop-primary" {
 		t.Errorf("stable's autoscaler: %s", got)
 	}
-	run(t, "", "kubectl", "scale", "deployment", "shop-primary", "-n", s.ns, "--replicas=4") // as under load
-	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop-primary", "--timeout=90s")
+	eventually(t, 2*time.Minute, func() string {
+		if n := pods("shop-primary"); n < 3 {
+			return fmt.Sprintf("stable's autoscaler keeps %d pods under load", n)
+		}
+		return ""
+	})
 	s.version(v2, "")
 	s.must(0, "is up beside stable", "canary-init", "two")
-	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
-	if got := least(); got != "4 to 10 of shop-primary" {
-		t.Errorf("stable's autoscaler in mid-release: %s", got)
+	candidate := pods("shop")
+	for name, of := range map[string]string{"scale": "shop", "scale-primary": "shop-primary"} {
+		if got, want := bounds(name), fmt.Sprintf("%d to 10 of %s", candidate, of); got != want || candidate < 3 {
+			t.Errorf("in mid-release: %s, want %s", got, want)
+		}
 	}
-	run(t, "", "kubectl", "scale", "deployment", "shop-primary", "-n", s.ns, "--replicas=10") // as its autoscaler does when load grows; nothing here measures CPU for it
+	eventually(t, 2*time.Minute, func() string {
+		if run(t, "", "kubectl", "get", "hpa", "scale", "-n", s.ns, "-o", "jsonpath={.status.currentMetrics[0].resource.current.averageUtilization}") == "" {
+			return "the candidate's autoscaler has not measured it"
+		}
+		return ""
+	})
+	time.Sleep(5 * time.Second) // in which it would have acted twice
+	if got := pods("shop"); got < candidate {
+		t.Errorf("the candidate's autoscaler left %d of %d pods", got, candidate)
+	}
+	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	more := s.trafficTo("shop."+s.ns, proxy, 150)
+	eventually(t, 3*time.Minute, func() string {
+		if n := pods("shop-primary"); n < 10 {
+			return fmt.Sprintf("stable's autoscaler keeps %d pods under more load", n)
+		}
+		return ""
+	})
 	s.must(0, "rolled back", "rollback", "two")
-	if got := least(); got != "2 to 10 of shop-primary" {
-		t.Errorf("stable's autoscaler after it: %s", got)
+	for name, want := range map[string]string{"scale": "2 to 10 of shop", "scale-primary": "2 to 10 of shop-primary"} {
+		if got := bounds(name); got != want {
+			t.Errorf("after it: %s, want %s", got, want)
+		}
 	}
 	s.want(serves{"100/0", "1.0.0 x10", "2.0.0 x0", "aborted"})
 	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop-primary", "--timeout=120s")
 	noneFailed(t, "with stable at 10 pods", traffic)
+	noneFailed(t, "of what came in mid-release", more)
 }
 
 // The way back under load: the application serves by itself again, and nothing of its releases is left.
