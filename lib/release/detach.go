@@ -81,12 +81,17 @@ func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
 		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name, Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
 			Patch: []kube.Operation{kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}, false
 	}
-	need := workload.Replicas(s.primary.Deployment)
-	if writes := s.hold(need, 0); len(writes) > 0 {
-		return plan{writes: writes}, false
-	}
-	if workload.Replicas(s.target.Deployment) < need {
-		return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id(r.Client.Namespace)))}}, false
+	if s.split != nil || s.autoscaler == nil { // else it has the traffic, and its autoscaler sees it
+		need := workload.Replicas(s.primary.Deployment)
+		if s.autoscaler != nil {
+			need = min(need, workload.MaxReplicas(s.autoscaler))
+		}
+		if writes := s.hold(need, 0); len(writes) > 0 {
+			return plan{writes: writes}, false
+		}
+		if workload.Replicas(s.target.Deployment) < need {
+			return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id(r.Client.Namespace)))}}, false
+		}
 	}
 	return r.planRollout(s, s.target, "the target")
 }

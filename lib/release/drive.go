@@ -95,7 +95,7 @@ const (
 func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) plan) error {
 	var waiting *pause
 	var since, said time.Time
-	conflicts := 0
+	conflicts, rounds := 0, 0
 	away := outage{patience: r.patience}
 	for {
 		if err := context.Cause(ctx); err != nil {
@@ -117,7 +117,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				r.Report.Say("%s", p.wait.text)
 				said = s.now
 			}
-			waiting = p.wait
+			waiting, rounds = p.wait, 0
 			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
 				away.since = time.Time{}
 				left := lookAround
@@ -130,6 +130,9 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				continue
 			}
 			p = p.wait.then()
+		}
+		if rounds++; rounds > maxConflicts { // somebody sets back what this writes
+			sleep(ctx, lastPoll)
 		}
 		told := p.done == nil || r.Config == nil
 		for _, w := range p.writes {

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -168,10 +170,23 @@ func (r *Release) begin(s *snapshot) *Record {
 			next.Objectives, _ = limitsOf(r.Config).Objectives(nil) // canary-init has checked them
 		}
 	}
-	if s.autoscaler != nil {
-		next.Autoscaler = s.autoscaler.GetName()
-	}
+	next.scaledBy(s)
 	return next
+}
+
+// scaledBy notes the autoscalers, for the steps that may not list them. It tells whether that is news.
+func (record *Record) scaledBy(s *snapshot) bool {
+	target, stable := "", ""
+	if s.autoscaler != nil {
+		target = s.autoscaler.GetName()
+		stable = target + "-primary"
+	}
+	if s.primaryAutoscaler != nil {
+		stable = s.primaryAutoscaler.GetName()
+	}
+	news := record.Autoscaler != target || record.PrimaryAutoscaler != stable
+	record.Autoscaler, record.PrimaryAutoscaler = target, stable
+	return news
 }
 
 // toEnd is what a release has after its deadline to go back in.
@@ -223,9 +238,7 @@ func (s *snapshot) unchanged(uid string) bool {
 
 // settled tells whether the layout is as it is between releases, and stable has all the traffic.
 func (s *snapshot) settled() bool {
-	return len(s.ofCanary) == 0 && s.service != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil && s.canaryService != nil &&
-		(s.autoscaler == nil || s.primaryAutoscaler != nil) && len(s.endFloors()) == 0 &&
-		s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
+	return len(s.ofCanary) == 0 && s.service != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
 }
 
 func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
@@ -266,10 +279,7 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 		return p, false
 	}
 	var writes []kube.Write
-	if s.autoscaler != nil && s.primaryAutoscaler == nil {
-		writes = append(writes, kube.Write{Kind: kube.HorizontalPodAutoscaler, Name: s.autoscaler.GetName() + "-primary",
-			Create: workload.NewAutoscaler(s.autoscaler, s.layout.Target, s.layout.Primary())})
-	}
+	writes = append(writes, s.newAutoscaler()...)
 	service := func(name string, selects map[string]string, ports []any) {
 		writes = append(writes, kube.Write{Kind: kube.Service, Name: name, Create: workload.NewService(s.layout.Target, selects, ports)})
 	}
@@ -418,6 +428,14 @@ func (s *snapshot) config(r *Release) *config.Config {
 	return &s.record.Config
 }
 
+// newAutoscaler plans stable's, where the target has one and stable has none.
+func (s *snapshot) newAutoscaler() []kube.Write {
+	if s.autoscaler == nil || s.primaryAutoscaler != nil {
+		return nil
+	}
+	return []kube.Write{{Kind: kube.HorizontalPodAutoscaler, Name: s.autoscaler.GetName() + "-primary", Create: workload.NewAutoscaler(s.autoscaler, s.layout.Target, s.layout.Primary())}}
+}
+
 // planInitialized ends a first release: stable serves, so the target may go.
 func (r *Release) planInitialized(s *snapshot) plan {
 	if workload.Replicas(s.target.Deployment) > 0 && s.fresh() {
@@ -433,8 +451,10 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again, or went back to what stable runs in mid-release
 		return r.settle("drain", r.Config.Drain.Duration, func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
 	}
-	if writes := s.endFloors(); len(writes) > 0 && outcome == Unchanged && s.mine(r.Config.RunID) { // of a release that was superseded
-		return plan{writes: writes}
+	if outcome == Unchanged { // nobody needs the lock for that: a release that has begun meanwhile has changed them
+		if writes := append(s.newAutoscaler(), s.endFloors()...); len(writes) > 0 {
+			return plan{writes: writes}
+		}
 	}
 	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
 	say := ""
@@ -468,6 +488,9 @@ func (r *Release) planCandidate(s *snapshot) plan {
 		}
 		return plan{writes: []kube.Write{s.write(next, "")}}
 	}
+	if next := record.clone(); next.scaledBy(s) { // before their floors are raised
+		return plan{writes: []kube.Write{s.write(next, "")}}
+	}
 	need := max(record.Candidate.Replicas, record.Stable.Replicas)
 	if s.autoscaler != nil {
 		need = min(max(need, workload.MinReplicas(s.autoscaler)), workload.MaxReplicas(s.autoscaler))
@@ -493,13 +516,14 @@ func (r *Release) planCandidate(s *snapshot) plan {
 	return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Starting canary analysis for %s", s.id(r.Client.Namespace)))}, done: done}
 }
 
-// hold plans the writes that let the autoscalers of both versions keep so many pods.
+// hold plans the writes that let the autoscalers of both versions keep so many pods. Those that another controller makes (KEDA's) are its own: it would
+// put them back at once.
 func (s *snapshot) hold(candidate, stable int32) (writes []kube.Write) {
 	for _, one := range []struct {
 		autoscaler *kube.Object
 		least      int32
 	}{{s.autoscaler, candidate}, {s.primaryAutoscaler, stable}} {
-		if one.autoscaler == nil {
+		if one.autoscaler == nil || metav1.GetControllerOf(one.autoscaler) != nil {
 			continue
 		}
 		if w := workload.Hold(one.autoscaler, one.least); w != nil {

@@ -98,8 +98,10 @@ type Record struct {
 	Promoted     Version       `json:"promoted"` // what stable runs, as the target had it
 	Former       Version       `json:"former"`   // what it ran before, as the target had it
 	Shifts       []Shift       `json:"shifts,omitempty"`
-	Autoscaler   string        `json:"autoscaler,omitempty"` // of the target; stable's is NAME-primary
-	FailedChecks int           `json:"failedChecks"`
+	Autoscaler   string        `json:"autoscaler,omitempty"` // of the target
+	// PrimaryAutoscaler is stable's: NAME-primary where a release made it.
+	PrimaryAutoscaler string `json:"primaryAutoscaler,omitempty"`
+	FailedChecks      int    `json:"failedChecks"`
 	// What the sequential test took from stable's past, and what it has come to at the end of the last interval.
 	Objectives []analysis.Objective        `json:"objectives,omitempty"`
 	Evidence   analysis.Evidence           `json:"evidence,omitzero"`

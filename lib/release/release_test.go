@@ -176,6 +176,24 @@ var (
 )
 
 // initialized returns a server on which version 1 is stable.
+// autoscaler is the target's. It keeps fewer pods than there are, so that a release has to raise it.
+const autoscaler = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop}}}"
+
+// wantNoFloors compares autoscalers with what they keep between releases.
+func (a *apiserver) wantNoFloors(desc string, names ...string) {
+	a.t.Helper()
+	for _, name := range names {
+		o, ok := a.objects["horizontalpodautoscalers/"+name]
+		if !ok {
+			a.t.Errorf("%s: %s is gone", desc, name)
+			continue
+		}
+		if least, notes := fmt.Sprint(o["spec"].(map[string]any)["minReplicas"]), fmt.Sprint(o["metadata"].(map[string]any)["annotations"]); least != "1" || strings.Contains(notes, workload.FloorAnnotation) {
+			a.t.Errorf("%s: %s keeps %s pods, annotations %s", desc, name, least, notes)
+		}
+	}
+}
+
 func afterInit(t *testing.T) *apiserver {
 	t.Helper()
 	a := newAPIServer(t, settings, shopService, shop("1"))
@@ -385,23 +403,67 @@ func TestAutoscaler(t *testing.T) {
 	}
 }
 
-// One that comes later, or is changed, is stable's with the next run, which has nothing else to do.
+// One that comes later, or is changed, is stable's with the next run, which has nothing else to do: what was promoted can still be undone.
 func TestAutoscalerAddedLater(t *testing.T) {
 	t.Parallel()
-	const scale = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: MAX, scaleTargetRef: {kind: Deployment, name: shop}}}"
 	a := afterInit(t)
-	for run, most := range []string{"5", "8"} {
-		a.apply(strings.Replace(scale, "MAX", most, 1))
-		must(t, a.init(fmt.Sprintf("run-%d", run+2)))
-		a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Succeeded, Unchanged})
+	a.release("run-2")
+	must(t, a.promote("run-2"))
+	for i, most := range []string{"5", "8"} {
+		a.apply(strings.Replace(autoscaler, "10", most, 1))
+		must(t, a.init(fmt.Sprintf("later-%d", i)))
+		a.want(promoted)
 		if got, want := fmt.Sprint(a.objects["horizontalpodautoscalers/scale-primary"]["spec"]), "map[maxReplicas:"+most+" minReplicas:1 scaleTargetRef:map[kind:Deployment name:shop-primary]]"; got != want {
 			t.Errorf("stable's: %s, want %s", got, want)
 		}
 		before := a.versions()
-		must(t, a.init(fmt.Sprintf("run-%d", run+20)))
+		must(t, a.init(fmt.Sprintf("again-%d", i)))
 		if diff := cmp.Diff(before, a.versions()); diff != "" {
 			t.Errorf("run again (-before, +after)\n%s", diff)
 		}
+	}
+	must(t, a.rollback(""))
+	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+}
+
+// Whatever they are called, and whenever they come, what a release raises it puts back.
+func TestAutoscalersOfOtherNames(t *testing.T) {
+	t.Parallel()
+	stable := strings.NewReplacer("name: scale", "name: theirs", "name: shop", "name: shop-primary").Replace(autoscaler)
+	for _, c := range []struct {
+		desc        string
+		first, then []string
+		gone        string
+		want        []string
+	}{
+		{"stable's has a name of its own", []string{autoscaler, stable}, nil, "", []string{"scale", "theirs"}},
+		{"stable's alone", []string{stable}, nil, "", []string{"theirs"}},
+		{"it comes with the version", nil, []string{autoscaler}, "", []string{"scale", "scale-primary"}},
+		{"it goes with the version", []string{autoscaler}, nil, "scale", []string{"scale-primary"}},
+		{"it is renamed", []string{autoscaler}, []string{strings.Replace(autoscaler, "name: scale", "name: other", 1)}, "scale", []string{"other", "scale-primary"}},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			a := newAPIServer(t, append([]string{settings, shopService, shop("1")}, c.first...)...)
+			must(t, a.init("run-1"))
+			for _, manifest := range c.then {
+				a.apply(manifest)
+			}
+			delete(a.objects, "horizontalpodautoscalers/"+c.gone)
+			a.release("run-2")
+			raised := 0
+			for _, name := range c.want {
+				if least := fmt.Sprint(a.objects["horizontalpodautoscalers/"+name]["spec"].(map[string]any)["minReplicas"]); least == "2" {
+					raised++
+				}
+			}
+			if raised != len(c.want) {
+				t.Errorf("%d of %v keep their pods in mid-release", raised, c.want)
+			}
+			must(t, a.promote("run-2"))
+			a.want(promoted)
+			a.wantNoFloors("after it", c.want...)
+		})
 	}
 }
 
@@ -826,7 +888,7 @@ func TestKilledAnywhere(t *testing.T) {
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			before := newAPIServer(t, settings, shopService, shop("1"))
+			before := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
 			c.prepare(before)
 			for k := 0; ; k++ {
 				begin := func() (*apiserver, error) {
@@ -844,6 +906,9 @@ func TestKilledAnywhere(t *testing.T) {
 				if diff := cmp.Diff(c.want, a.state()); diff != "" {
 					t.Errorf("killed after %d writes and run again (-want, +got)\n%s", k, diff)
 				}
+				if c.want.Phase != Progressing {
+					a.wantNoFloors(fmt.Sprintf("killed after %d writes and run again", k), "scale", "scale-primary")
+				}
 				if c.rollback == (state{}) {
 					continue
 				}
@@ -855,6 +920,7 @@ func TestKilledAnywhere(t *testing.T) {
 				if got := a.state(); got != c.rollback && run.Phase != Succeeded {
 					t.Errorf("killed after %d writes and rolled back (-want, +got)\n%s", k, cmp.Diff(c.rollback, got))
 				}
+				a.wantNoFloors(fmt.Sprintf("killed after %d writes and rolled back", k), "scale", "scale-primary")
 			}
 		})
 	}
@@ -866,7 +932,7 @@ func TestDetach(t *testing.T) {
 	t.Parallel()
 	const theirRoute = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{timeout: 3s, route: [{destination: {host: shop, port: {number: 80}}}]}]}}"
 	for _, route := range []string{"", theirRoute} {
-		before := newAPIServer(t, settings, shopService, shop("1"))
+		before := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
 		if route != "" {
 			before.apply(route)
 		}
@@ -893,7 +959,8 @@ func TestDetach(t *testing.T) {
 				t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
 			}
 			left := slices.Sorted(maps.Keys(a.objects))
-			wantLeft := []string{"configmaps/settings", "deployments/shop", "namespaces/web", "services/shop"}
+			wantLeft := []string{"configmaps/settings", "deployments/shop", "horizontalpodautoscalers/scale", "namespaces/web", "services/shop"}
+			a.wantNoFloors(fmt.Sprintf("killed after %d writes", k), "scale")
 			if route != "" {
 				wantLeft = append(wantLeft, "virtualservices/shop")
 				if got := fmt.Sprint(a.objects["virtualservices/shop"]["spec"]); got != "map[hosts:[shop] http:[map[route:[map[destination:map[host:shop port:map[number:80]]]] timeout:3s]]]" {
@@ -928,7 +995,8 @@ func TestDetachAfterRollback(t *testing.T) {
 // Whatever write a promotion is killed after, the next run finds stable between two versions and puts it right first.
 func TestTheNextRunPutsRight(t *testing.T) {
 	t.Parallel()
-	before := afterInit(t)
+	before := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
+	must(t, before.init("run-1"))
 	before.release("run-2")
 	for k := 1; ; k++ {
 		a := before.clone()
@@ -944,6 +1012,7 @@ func TestTheNextRunPutsRight(t *testing.T) {
 		must(t, a.rollback("run-2")) // whose finally comes late
 		must(t, a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"), a.promote("run-3"))
 		a.want(promoted)
+		a.wantNoFloors(fmt.Sprintf("killed after %d writes", k), "scale", "scale-primary")
 	}
 }
 

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,9 +140,15 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		found, err := r.Client.List(ctx, kube.HorizontalPodAutoscaler)
 		errs = append(errs, err)
 		s.autoscaler, s.primaryAutoscaler = workload.AutoscalerOf(found, s.layout.Target), workload.AutoscalerOf(found, s.layout.Primary())
-	case what.autoscalers && s.record != nil && s.record.Autoscaler != "":
-		s.autoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler, nil)
-		s.primaryAutoscaler = get(kube.HorizontalPodAutoscaler, s.record.Autoscaler+"-primary", nil)
+	case what.autoscalers && s.record != nil:
+		target, stable := s.record.Autoscaler, s.record.PrimaryAutoscaler
+		if target != "" {
+			s.autoscaler = get(kube.HorizontalPodAutoscaler, target, nil)
+			stable = cmp.Or(stable, target+"-primary")
+		}
+		if stable != "" {
+			s.primaryAutoscaler = get(kube.HorizontalPodAutoscaler, stable, nil)
+		}
 	}
 	if what.services {
 		owned, err := r.owned(ctx, s)

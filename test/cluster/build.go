@@ -124,8 +124,8 @@ func buildMissing(ctx context.Context, l layout, missing []binary, paths built, 
 
 // buildModule builds programs of one module and says how far it is.
 func buildModule(ctx context.Context, l layout, module string, programs []binary, paths built, say func(format string, args ...any)) error {
-	folder, err := os.MkdirTemp(filepath.Join(l.cache, "bin"), "unfinished-")
-	if err != nil {
+	folder := filepath.Join(l.cache, "bin", "unfinished") // which nobody else uses: the lock is held
+	if err := errors.Join(os.RemoveAll(folder), os.Mkdir(folder, 0o755)); err != nil {
 		return err
 	}
 	defer os.RemoveAll(folder)
@@ -159,7 +159,7 @@ func buildModule(ctx context.Context, l layout, module string, programs []binary
 			}
 		}
 	})
-	err = cmd.Run()
+	err := cmd.Run()
 	close(ended)
 	telling.Wait()
 	if err != nil {
