@@ -150,7 +150,10 @@ func (r *reader) canary(root *object) {
 	target.done()
 	r.set("progressDeadlineSeconds", spec.text("progressDeadlineSeconds"))
 	r.set("prometheus", spec.text("metricsServer"))
-	spec.skip("autoscalerRef") // the autoscaler of the target is found
+	autoscaler := spec.child("autoscalerRef") // which is found by what it scales
+	autoscaler.skip("apiVersion", "kind", "name")
+	autoscaler.ignore("primaryScalerQueries", "primaryScalerReplicas")
+	autoscaler.done()
 	spec.ignore("ingressRef", "routeRef", "upstreamRef", "skipAnalysis", "suspend", "revertOnDeletion")
 	r.service(spec.child("service"))
 	analysis := "analysis"

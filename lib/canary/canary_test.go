@@ -19,7 +19,7 @@ func TestRead(t *testing.T) {
 		{"v1beta1", Spec{Target: "shop", Values: map[string]string{"progressDeadlineSeconds": "60", "service": "shop-front", "port": "80", "hosts": "shop.example.com", "gateways": "istio-system/jx-gateway,mesh",
 			"interval": "30s", "threshold": "5", "stepWeights": "5,20,50", "readyThreshold": "90", "requestSuccessRate": "99.5", "requestDuration": "off",
 			"metrics": "- interval: 30s\n  name: queue\n  query: max(queue_length{pod=~\"{{ variables.pod }}-.*\"})\n  templateVariables:\n    pod: shop\n  thresholdRange:\n    max: 100\n"},
-			Warnings: []string{"spec.service.retries is not acted on", "spec.analysis.webhooks is not acted on"}}},
+			Warnings: []string{"spec.autoscalerRef.primaryScalerReplicas is not acted on", "spec.service.retries is not acted on", "spec.analysis.webhooks is not acted on"}}},
 		{"v1alpha3", Spec{Target: "shop", Values: map[string]string{"port": "8080", "interval": "1m", "threshold": "10", "maxWeight": "50", "stepWeight": "10", "requestSuccessRate": "99", "requestDuration": "500ms"}}},
 		{"jenkins-x-v2", Spec{Values: map[string]string{"port": "80", "progressDeadlineSeconds": "60", "interval": "1m", "threshold": "5", "maxWeight": "60", "stepWeight": "20", "requestSuccessRate": "99",
 			"requestDuration": "1000ms", "hosts": "acme.com"},

@@ -39,7 +39,7 @@ func (r *Release) planDetach(s *snapshot) plan {
 		return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
 	}
 	if s.primary != nil {
-		if p, ready := r.planTarget(s); !ready {
+		if p, ready := r.planTarget(s, selector.Candidate); !ready {
 			return p
 		}
 	}
@@ -66,8 +66,8 @@ func (r *Release) planDetach(s *snapshot) plan {
 	return done
 }
 
-// planTarget brings the target up on what stable runs, with as many pods.
-func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
+// planTarget brings the target up on what stable runs, with as many pods until it has the traffic: from then on its autoscaler sees what it needs.
+func (r *Release) planTarget(s *snapshot, selector map[string]string) (p plan, ready bool) {
 	revision := workload.RevisionOf(s.primary.Deployment)
 	promoted := s.record.Promoted
 	same := reflect.DeepEqual(map[string]any(workload.TemplateOf(s.target.object)), map[string]any(promoted.Template)) // where Secrets may not be read, revisions differ
@@ -81,7 +81,8 @@ func (r *Release) planTarget(s *snapshot) (p plan, ready bool) {
 		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name, Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
 			Patch: []kube.Operation{kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}, false
 	}
-	if s.split != nil || s.autoscaler == nil { // else it has the traffic, and its autoscaler sees it
+	serves := s.split != nil && s.split.Candidate == 100 || s.split == nil && s.service != nil && workload.Selects(s.service, selector)
+	if !serves || s.autoscaler == nil {
 		need := workload.Replicas(s.primary.Deployment)
 		if s.autoscaler != nil {
 			need = min(need, workload.MaxReplicas(s.autoscaler))

@@ -131,9 +131,6 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			}
 			p = p.wait.then()
 		}
-		if rounds++; rounds > maxConflicts { // somebody sets back what this writes
-			sleep(ctx, lastPoll)
-		}
 		told := p.done == nil || r.Config == nil
 		for _, w := range p.writes {
 			if err = r.Client.Do(ctx, w); err != nil {
@@ -157,6 +154,9 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			return err
 		case p.done != nil:
 			return r.finish(ctx, *p.done)
+		}
+		if rounds++; rounds > maxConflicts { // somebody sets back what this writes
+			sleep(ctx, lastPoll)
 		}
 	}
 }

@@ -93,6 +93,9 @@ func (r *Release) planInit(s *snapshot) plan {
 	}
 	fresh := s.fresh()
 	if r.preparing() && fresh && s.known() && s.settled() && !r.unprotected(s) {
+		if writes := s.autoscale(); len(writes) > 0 {
+			return plan{writes: writes}
+		}
 		return plan{done: r.prepared(s)}
 	}
 	if !r.preparing() && fresh && free && s.settled() {
@@ -125,6 +128,9 @@ func (r *Release) planInit(s *snapshot) plan {
 		return p
 	}
 	if r.preparing() {
+		if writes := s.autoscale(); len(writes) > 0 {
+			return plan{writes: writes}
+		}
 		return r.planPrepared(s)
 	}
 	if record.Stable.Revision == "" { // there was nothing to compare with
@@ -436,6 +442,10 @@ func (s *snapshot) newAutoscaler() []kube.Write {
 	return []kube.Write{{Kind: kube.HorizontalPodAutoscaler, Name: s.autoscaler.GetName() + "-primary", Create: workload.NewAutoscaler(s.autoscaler, s.layout.Target, s.layout.Primary())}}
 }
 
+// autoscale plans what makes the autoscalers as they are between releases. It needs no lock: a release that has begun meanwhile has changed them, or did
+// not have to.
+func (s *snapshot) autoscale() []kube.Write { return append(s.newAutoscaler(), s.endFloors()...) }
+
 // planInitialized ends a first release: stable serves, so the target may go.
 func (r *Release) planInitialized(s *snapshot) plan {
 	if workload.Replicas(s.target.Deployment) > 0 && s.fresh() {
@@ -451,10 +461,8 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again, or went back to what stable runs in mid-release
 		return r.settle("drain", r.Config.Drain.Duration, func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
 	}
-	if outcome == Unchanged { // nobody needs the lock for that: a release that has begun meanwhile has changed them
-		if writes := append(s.newAutoscaler(), s.endFloors()...); len(writes) > 0 {
-			return plan{writes: writes}
-		}
+	if writes := s.autoscale(); len(writes) > 0 && outcome == Unchanged {
+		return plan{writes: writes}
 	}
 	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
 	say := ""

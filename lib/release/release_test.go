@@ -175,7 +175,6 @@ var (
 	promoted    = state{"100/0", "shop:2 x2", "shop:2 x0", "shop-primary", Succeeded, Promoted}
 )
 
-// initialized returns a server on which version 1 is stable.
 // autoscaler is the target's. It keeps fewer pods than there are, so that a release has to raise it.
 const autoscaler = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop}}}"
 
@@ -194,6 +193,7 @@ func (a *apiserver) wantNoFloors(desc string, names ...string) {
 	}
 }
 
+// afterInit returns a server on which version 1 is stable.
 func afterInit(t *testing.T) *apiserver {
 	t.Helper()
 	a := newAPIServer(t, settings, shopService, shop("1"))
@@ -424,6 +424,21 @@ func TestAutoscalerAddedLater(t *testing.T) {
 	}
 	must(t, a.rollback(""))
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+}
+
+// Somebody took the route away before: the Service leads to stable until the target has as many pods.
+func TestDetachWithoutRoute(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
+	must(t, a.init("run-1"))
+	delete(a.objects, "virtualservices/shop")
+	r := a.step("rollback", "")
+	r.Step.Mode = config.Detach
+	must(t, r.Rollback(t.Context()))
+	if diff := cmp.Diff(state{Candidate: "shop:1 x2", Selects: "shop"}, a.state()); diff != "" {
+		t.Errorf("(-want, +got)\n%s", diff)
+	}
+	a.wantNoFloors("after it", "scale")
 }
 
 // Whatever they are called, and whenever they come, what a release raises it puts back.
