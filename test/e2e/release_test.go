@@ -452,7 +452,9 @@ func TestNothingChangesTwice(t *testing.T) {
 	s := newShop(t)
 	s.needsStandIn(t)
 	s.traffic(s.caller(t, s.ns))
-	run(t, "", "kubectl", "autoscale", "deployment", "shop", "-n", s.ns, "--name=scale", "--min=2", "--max=4", "--cpu=80%")
+	run(t, `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 4,
+scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{type: External, external: {metric: {name: queue}, target: {type: AverageValue, averageValue: 30}}}]}}`,
+		"kubectl", "apply", "-n", s.ns, "-f", "-") // which nobody measures: it would write what it has seen
 	run(t, "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop}, spec: {host: shop, trafficPolicy: {connectionPool: {http: {maxRetries: 3}}}}}",
 		"kubectl", "apply", "-n", s.ns, "-f", "-")
 	twice := func(code int, says, name, runID string, values ...string) {
@@ -783,13 +785,14 @@ func TestUncovered(t *testing.T) {
 }
 
 // Stable has an autoscaler of its own. While a release runs it keeps the pods there are, so that going back finds room, and the candidate's, here one that
-// waits for nothing, does not take away what has no traffic yet. What they measure is what metrics-server says.
+// waits for nothing, does not take away what has no traffic yet. What they measure is what metrics-server says. Stable's waits, as by default: a pod that is
+// taken away under load is not what is looked at.
 func TestAutoscaler(t *testing.T) {
 	s := newShop(t)
 	s.needsStandIn(t)
 	proxy := s.caller(t, s.ns)
 	traffic := s.trafficTo("shop."+s.ns, proxy, 40)
-	run(t, `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 10, behavior: {scaleDown: {stabilizationWindowSeconds: 0}},
+	run(t, `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 10,
 scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 40}}}]}}`,
 		"kubectl", "apply", "-n", s.ns, "-f", "-")
 	s.must(0, "is initialized", "canary-init", "one")
@@ -814,6 +817,11 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 		}
 		return ""
 	})
+	waits := func(seconds int) {
+		t.Helper()
+		run(t, "", "kubectl", "patch", "hpa", "scale", "-n", s.ns, "--type=merge", "-p", fmt.Sprintf(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": %d}}}}`, seconds))
+	}
+	waits(0)
 	s.version(v2, "")
 	s.must(0, "is up beside stable", "canary-init", "two")
 	candidate := pods("shop")
@@ -833,6 +841,7 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 		t.Errorf("the candidate's autoscaler left %d of %d pods", got, candidate)
 	}
 	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
+	waits(300)
 	more := s.trafficTo("shop."+s.ns, proxy, 150)
 	eventually(t, 3*time.Minute, func() string {
 		if n := pods("shop-primary"); n < 10 {
