@@ -22,8 +22,8 @@ const (
 //
 //	phi = max(0, (mean_t (x_t/n_t - x_(t-1)/n_(t-1))² - mean_t p(1/n_t + 1/n_(t-1))) / (2 p²)),  p = sum x / sum n.
 //
-// estimated is false, and phi .05, where there are fewer than 120 strata with requests that succeed one another or fewer than 30 events. It is estimated once, before the release: the
-// evidence stays valid only if its exponents do not depend on what it judges.
+// estimated is false, and phi .05, where there are fewer than 120 strata with requests that succeed one another or fewer than 30 events. It is estimated once,
+// before the release: the evidence stays valid only if its exponents do not depend on what it judges.
 func Dispersion(proxies ...[]Arm) (phi float64, estimated bool) {
 	_, total := withRequests(slices.Concat(proxies...))
 	phi, differences := moments(proxies, total.Rate())

@@ -131,3 +131,18 @@ func TestDetachHandsOver(t *testing.T) {
 	}
 	a.want(state{Candidate: "shop:1 x2", Selects: "shop"})
 }
+
+// An autoscaler that comes after prepare is stable's with the next one.
+func TestPrepareWithAutoscaler(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t, settings, byHelm, shop("1"))
+	must(t, a.prepare("run-1"))
+	a.apply(autoscaler)
+	must(t, a.prepare("run-2"))
+	a.wantNoFloors("prepared once more", "scale", "scale-primary")
+	before := a.versions()
+	must(t, a.prepare("run-3"))
+	if diff := cmp.Diff(before, a.versions()); diff != "" {
+		t.Errorf("(-before, +after)\n%s", diff)
+	}
+}

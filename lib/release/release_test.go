@@ -432,9 +432,7 @@ func TestDetachWithoutRoute(t *testing.T) {
 	a := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
 	must(t, a.init("run-1"))
 	delete(a.objects, "virtualservices/shop")
-	r := a.step("rollback", "")
-	r.Step.Mode = config.Detach
-	must(t, r.Rollback(t.Context()))
+	must(t, a.detach())
 	if diff := cmp.Diff(state{Candidate: "shop:1 x2", Selects: "shop"}, a.state()); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
 	}
@@ -956,18 +954,13 @@ func TestDetach(t *testing.T) {
 		must(t, before.promote("run-2"))
 		before.apply(shop("3")) // which is not promoted
 		must(t, before.init("run-3"))
-		detach := func(a *apiserver) error {
-			r := a.step("rollback", "")
-			r.Step.Mode = config.Detach
-			return r.Rollback(t.Context())
-		}
-		wantCode(t, detach(before), report.Busy, "end that first")
+		wantCode(t, before.detach(), report.Busy, "end that first")
 		must(t, before.rollback("run-3"))
 		for k := 0; ; k++ {
 			a := before.clone()
-			killed := a.killed(k, func() error { return detach(a) }) != nil
+			killed := a.killed(k, a.detach) != nil
 			if killed {
-				must(t, detach(a))
+				must(t, a.detach())
 			}
 			want := state{Candidate: "shop:2 x2", Selects: "shop"}
 			if diff := cmp.Diff(want, a.state()); diff != "" {
@@ -998,10 +991,7 @@ func TestDetachAfterRollback(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	a.release("run-2")
-	must(t, a.promote("run-2"), a.rollback(""))
-	r := a.step("rollback", "")
-	r.Step.Mode = config.Detach
-	must(t, r.Rollback(t.Context()))
+	must(t, a.promote("run-2"), a.rollback(""), a.detach())
 	if diff := cmp.Diff(state{Candidate: "shop:1 x2", Selects: "shop"}, a.state()); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
 	}
