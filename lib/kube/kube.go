@@ -108,7 +108,10 @@ func (w Write) String() string { return w.Kind.Kind + "/" + w.Name }
 type Client struct {
 	api       dynamic.Interface
 	Namespace string
-	calls     atomic.Int64
+	// Waiting is called before a request is sent again, because the API server or a webhook that it asks could not
+	// answer: with what was tried, as in "writing VirtualService shop/shop", and how often. Nil: nobody is told.
+	Waiting func(what string, tries int, err error)
+	calls   atomic.Int64
 }
 
 // Calls is how many requests were sent, those that were repeated included.
@@ -135,22 +138,23 @@ func NewWith(api dynamic.Interface, namespace string) *Client {
 // when there is no such object.
 func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Object, error) {
 	var o *Object
-	err := c.retry(ctx, true, func() (err error) {
+	what := fmt.Sprintf("reading %s %s/%s", kind.Kind, c.Namespace, name)
+	err := c.retry(ctx, what, true, func() (err error) {
 		o, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).Get(ctx, name, metav1.GetOptions{})
 		return err
 	})
 	if apierrors.IsNotFound(err) {
 		if status := apierrors.APIStatus(nil); errors.As(err, &status) && status.Status().Details != nil && len(status.Status().Details.Causes) > 0 {
-			return nil, fmt.Errorf("reading %s %s/%s: %w", kind.Kind, c.Namespace, name, ErrNotServed)
+			return nil, fmt.Errorf("%s: %w", what, ErrNotServed)
 		}
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s %s/%s: %w", kind.Kind, c.Namespace, name, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	if into != nil {
 		if err := Decode(o.Object, into); err != nil {
-			return nil, fmt.Errorf("reading %s %s/%s: %w", kind.Kind, c.Namespace, name, err)
+			return nil, fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	return o, nil
@@ -159,18 +163,23 @@ func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Ob
 // NamespaceLabels are the labels of the client's own namespace.
 func (c *Client) NamespaceLabels(ctx context.Context) (map[string]string, error) {
 	var o *Object
-	err := c.retry(ctx, true, func() (err error) {
+	what := "reading Namespace " + c.Namespace
+	err := c.retry(ctx, what, true, func() (err error) {
 		o, err = c.api.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Get(ctx, c.Namespace, metav1.GetOptions{})
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading Namespace %s: %w", c.Namespace, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return o.GetLabels(), nil
 }
 
 // In returns a client of the same cluster for another namespace.
-func (c *Client) In(namespace string) *Client { return NewWith(c.api, namespace) }
+func (c *Client) In(namespace string) *Client {
+	other := NewWith(c.api, namespace)
+	other.Waiting = c.Waiting
+	return other
+}
 
 // List reads all objects of a kind. There are none of a kind that the cluster does not serve.
 func (c *Client) List(ctx context.Context, kind Kind) ([]Object, error) {
@@ -184,7 +193,8 @@ func (c *Client) Find(ctx context.Context, kind Kind, having map[string]string, 
 
 func (c *Client) list(ctx context.Context, kind Kind, options metav1.ListOptions) ([]Object, error) {
 	var list *unstructured.UnstructuredList
-	err := c.retry(ctx, true, func() (err error) {
+	what := fmt.Sprintf("listing %s of namespace %s", kind.Kind, c.Namespace)
+	err := c.retry(ctx, what, true, func() (err error) {
 		list, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).List(ctx, options)
 		return err
 	})
@@ -192,7 +202,7 @@ func (c *Client) list(ctx context.Context, kind Kind, options metav1.ListOptions
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listing %s of namespace %s: %w", kind.Kind, c.Namespace, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return list.Items, nil
 }
@@ -222,7 +232,8 @@ func (c *Client) Do(ctx context.Context, w Write) error {
 	if w.Subresource != "" {
 		part = append(part, w.Subresource)
 	}
-	err := c.retry(ctx, false, func() error {
+	what := fmt.Sprintf("writing %s %s/%s", w.Kind.Kind, c.Namespace, w.Name)
+	err := c.retry(ctx, what, false, func() error {
 		if w.Delete {
 			err := resource.Delete(ctx, w.Name, metav1.DeleteOptions{})
 			if apierrors.IsNotFound(err) {
@@ -253,9 +264,9 @@ func (c *Client) Do(ctx context.Context, w Write) error {
 	case err == nil:
 		return nil
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && w.Create == nil, failedTest(err), unclear(err):
-		return fmt.Errorf("writing %s %s/%s: %w (%w)", w.Kind.Kind, c.Namespace, w.Name, ErrConflict, err)
+		return fmt.Errorf("%s: %w (%w)", what, ErrConflict, err)
 	}
-	return fmt.Errorf("writing %s %s/%s: %w", w.Kind.Kind, c.Namespace, w.Name, err)
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // Create sends an object that has no name of ours and returns what the API server made of it: a review, or an event.
@@ -264,7 +275,7 @@ func (c *Client) Create(ctx context.Context, kind Kind, namespaced bool, body ma
 	o.SetAPIVersion(kind.Resource.GroupVersion().String())
 	o.SetKind(kind.Kind)
 	var made *Object
-	err := c.retry(ctx, true, func() (err error) {
+	err := c.retry(ctx, "creating a "+kind.Kind, true, func() (err error) {
 		if namespaced {
 			made, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).Create(ctx, o, metav1.CreateOptions{FieldManager: FieldManager})
 		} else {
@@ -302,13 +313,16 @@ func Refused(err error) bool {
 var again = wait.Backoff{Steps: 7, Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.2}
 
 // retry sends a request again while the API server, or a webhook it asks, cannot answer; a read also where the answer was lost.
-func (c *Client) retry(ctx context.Context, reads bool, send func() error) error {
+func (c *Client) retry(ctx context.Context, what string, reads bool, send func() error) error {
 	backoff := again
 	for {
 		c.calls.Add(1)
 		err := send()
 		if repeat := transient(err) || reads && unclear(err); err == nil || !repeat || backoff.Steps <= 1 {
 			return err
+		}
+		if c.Waiting != nil {
+			c.Waiting(what, 1+again.Steps-backoff.Steps, err)
 		}
 		pause := backoff.Step()
 		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {

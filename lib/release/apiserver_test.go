@@ -33,6 +33,7 @@ type apiserver struct {
 	writes  []string        // "patch deployments/shop", in order; events and reviews are left out
 	budget  int             // how many writes are carried out before all others are refused; negative: all
 	refuses int             // how many writes of VirtualServices a webhook refuses before it lets them pass
+	away    int             // how many writes of VirtualServices are answered with 503, as when istiod's webhook is unavailable
 	stuck   map[string]bool // Deployments that never get ready
 	denied  map[string]bool // "verb resource" that a review denies
 	onWrite func(string)    // called after each write, with the lock held
@@ -233,6 +234,11 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if resource == "virtualservices" && a.refuses > 0 {
 		a.refuses--
 		refuse(http.StatusForbidden, "Forbidden")
+		return
+	}
+	if resource == "virtualservices" && a.away > 0 {
+		a.away--
+		refuse(http.StatusServiceUnavailable, "ServiceUnavailable")
 		return
 	}
 	switch {

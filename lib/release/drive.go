@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
@@ -30,8 +31,10 @@ type Release struct {
 	PrometheusConfig string
 	// Source is the folder of the workspace that a specification may be in; empty: none is bound.
 	Source string
-	// Patience is for how long it is tried to put traffic back while the API server is away or refuses.
+	// Patience bounds how long traffic is tried to be put back while the API server is unavailable or rejects writes.
 	Patience time.Duration
+	// Outage bounds how long a step waits for an API server, or a webhook that it asks, that is unavailable.
+	Outage time.Duration
 	// PutRight changes the environment repository after a rollback; nil: the log says what to change.
 	PutRight PutRight
 	// objectives are what the sequential test takes from stable's past, which canary-init looks at.
@@ -86,8 +89,10 @@ const (
 	lookAround   = 5 * time.Second        // between two looks at everything meanwhile
 	sayInterval  = 30 * time.Second       // between two lines that say the same
 	maxConflicts = 20
+	quietTries   = 3 // of a request that is repeated: about half a second
 
-	patience = 10 * time.Minute // below the time for finally that the Pipeline is started with
+	patience  = 10 * time.Minute // below the time for finally that the Pipeline is started with
+	maxOutage = 2 * time.Minute  // of the API server or istiod: a restart, or a move to another node
 )
 
 // drive observes, plans and applies until the plan is done. It returns an error that is a *report.Error where the plan ended with another
@@ -96,7 +101,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 	var waiting *pause
 	var since, said time.Time
 	conflicts, rounds := 0, 0
-	away := outage{patience: r.patience}
+	away := outage{patience: max(r.patience, r.Outage)}
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return report.Errorf(report.Undecided, "ended before it was done: %v", err)
@@ -149,7 +154,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
 			conflicts++
 			sleep(ctx, 100*time.Millisecond)
-		case err != nil && (ctx.Err() != nil || (kube.Away(err) || kube.Refused(err)) && away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
+		case err != nil && (ctx.Err() != nil || (kube.Away(err) || r.patience > 0 && kube.Refused(err)) && away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
 		case err != nil:
 			return err
 		case p.done != nil:
@@ -177,11 +182,31 @@ func (o *outage) tolerated(ctx context.Context, rep *report.Reporter, err error)
 		return false
 	}
 	if now.Sub(o.said) > sayInterval {
-		rep.Say("%v; trying again for %s", err, (o.patience - now.Sub(o.since)).Round(time.Second))
+		rep.Say("%v; trying again for %s%s", err, (o.patience - now.Sub(o.since)).Round(time.Second), keptWeights(err.Error()))
 		o.said = now
 	}
 	sleep(ctx, lookAround/2)
 	return true
+}
+
+// keptWeights says what an outage means for the traffic, where a VirtualService is what cannot be written: istiod
+// checks each of them.
+func keptWeights(what string) string {
+	if strings.HasPrefix(what, "writing VirtualService") {
+		return "; until then the proxies keep the weights that they have"
+	}
+	return ""
+}
+
+// waiting returns what tells people that a request is repeated: not of one that succeeds soon, and not again for a while.
+func waiting(rep *report.Reporter) func(what string, tries int, err error) {
+	var said time.Time
+	return func(what string, tries int, err error) {
+		if tries >= quietTries && time.Since(said) > sayInterval {
+			rep.Say("%s: %v; trying again%s", what, err, keptWeights(what))
+			said = time.Now()
+		}
+	}
 }
 
 // idle waits for an object to change, or until a time is over.

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -40,6 +41,45 @@ func TestRollbackKeepsTrying(t *testing.T) {
 	refuse(2)
 	must(t, r.Rollback(t.Context()))
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
+}
+
+// While istiod is unavailable, and with it the webhook that checks each VirtualService, a step waits and says so.
+func TestWaitsForIstiod(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		answers int // with 503: the client sends a request seven times
+		outage  time.Duration
+		code    report.Code
+		weights string
+		says    []string
+	}{
+		{4, 0, report.Done, "80/20", []string{"writing VirtualService web/shop: ", "trying again; until then the proxies keep the weights that they have"}},
+		{8, time.Minute, report.Done, "80/20", []string{"trying again for 1m0s; until then the proxies keep the weights that they have"}},
+		{7, 0, report.Undecided, "100/0", nil},
+	} {
+		t.Run(fmt.Sprint(c.answers), func(t *testing.T) {
+			t.Parallel()
+			a := newAPIServer(t, settings, shopService, shop("1"))
+			must(t, a.init("run-1"))
+			a.apply(shop("2"))
+			must(t, a.init("run-2"))
+			r := a.step("shift-weight", "run-2")
+			var log bytes.Buffer
+			r.Report.Out, r.Client.Waiting, r.Outage, r.Step.Weight = &log, waiting(r.Report), c.outage, 20
+			a.mu.Lock()
+			a.away = c.answers
+			a.mu.Unlock()
+			code := r.run(t.Context(), func(r *Release, ctx context.Context) error { return r.Shift(ctx) })
+			if got := a.state().Weights; code != c.code || got != c.weights {
+				t.Errorf("code %d, weights %s, want %d, %s:\n%s", code, got, c.code, c.weights, log.String())
+			}
+			for _, says := range c.says {
+				if n := strings.Count(log.String(), says); n != 1 {
+					t.Errorf("it says %q %d times:\n%s", says, n, log.String())
+				}
+			}
+		})
+	}
 }
 
 // A mistake of the program itself takes the candidate's traffic away as any other, and its code does not say that nothing was changed.

@@ -268,12 +268,15 @@ func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release,
 	if err != nil {
 		return nil, err
 	}
-	return &Release{
-		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"), Source: os.Getenv("CANARY_SOURCE"), Patience: patience,
+	r := &Release{
+		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"),
+		Source: os.Getenv("CANARY_SOURCE"), Patience: patience, Outage: maxOutage,
 		Report: &report.Reporter{Out: out, Client: client, Step: step, About: map[string]any{
 			"apiVersion": "apps/v1", "kind": "Deployment", "namespace": s.Namespace, "name": s.Target,
 		}},
-	}, wrong
+	}
+	client.Waiting = waiting(r.Report)
+	return r, wrong
 }
 
 // restConfig is that of the pod, or, outside of a cluster, of KUBECONFIG.
