@@ -109,8 +109,8 @@ type Client struct {
 	api       dynamic.Interface
 	Namespace string
 	// Waiting is called before a request is sent again, because the API server or a webhook that it asks could not
-	// answer: with what was tried, as in "writing VirtualService shop/shop", and how often. Nil: nobody is told.
-	Waiting func(what string, tries int, err error)
+	// answer: with what is tried, as in "writing VirtualService shop/shop", and for how long it was. Nil: nobody is told.
+	Waiting func(what string, tried time.Duration, err error)
 	calls   atomic.Int64
 }
 
@@ -314,7 +314,7 @@ var again = wait.Backoff{Steps: 7, Duration: 200 * time.Millisecond, Factor: 2, 
 
 // retry sends a request again while the API server, or a webhook it asks, cannot answer; a read also where the answer was lost.
 func (c *Client) retry(ctx context.Context, what string, reads bool, send func() error) error {
-	backoff := again
+	backoff, begin := again, time.Now()
 	for {
 		c.calls.Add(1)
 		err := send()
@@ -322,7 +322,7 @@ func (c *Client) retry(ctx context.Context, what string, reads bool, send func()
 			return err
 		}
 		if c.Waiting != nil {
-			c.Waiting(what, 1+again.Steps-backoff.Steps, err)
+			c.Waiting(what, time.Since(begin), err)
 		}
 		pause := backoff.Step()
 		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {

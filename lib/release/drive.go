@@ -89,7 +89,7 @@ const (
 	lookAround   = 5 * time.Second        // between two looks at everything meanwhile
 	sayInterval  = 30 * time.Second       // between two lines that say the same
 	maxConflicts = 20
-	quietTries   = 3 // of a request that is repeated: about half a second
+	quiet        = 500 * time.Millisecond // a request is repeated without a word
 
 	patience  = 10 * time.Minute // below the time for finally that the Pipeline is started with
 	maxOutage = 2 * time.Minute  // of the API server or istiod: a restart, or a move to another node
@@ -199,10 +199,10 @@ func keptWeights(what string) string {
 }
 
 // waiting returns what tells people that a request is repeated: not of one that succeeds soon, and not again for a while.
-func waiting(rep *report.Reporter) func(what string, tries int, err error) {
+func waiting(rep *report.Reporter) func(what string, tried time.Duration, err error) {
 	var said time.Time
-	return func(what string, tries int, err error) {
-		if tries >= quietTries && time.Since(said) > sayInterval {
+	return func(what string, tried time.Duration, err error) {
+		if tried >= quiet && time.Since(said) > sayInterval {
 			rep.Say("%s: %v; trying again%s", what, err, keptWeights(what))
 			said = time.Now()
 		}

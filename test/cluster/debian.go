@@ -10,23 +10,33 @@ import (
 	"strings"
 )
 
-// debianPackages lists a file of each package that the cluster runs.
-var debianPackages = []struct{ name, file string }{
-	{"containerd", "/usr/bin/containerd"},
-	{"runc", "/usr/sbin/runc"},
-	{"containernetworking-plugins", "/usr/lib/cni/bridge"},
-	{"iptables", "/usr/sbin/iptables"},
-	{"iproute2", "/sbin/ip"},
-	{"etcd-server", "/usr/bin/etcd"},
-	{"prometheus", "/usr/bin/prometheus"},
-	{"ca-certificates", "/etc/ssl/certs/ca-certificates.crt"},
+// debianPackages lists the packages that the cluster runs, and how each is known to be there.
+var debianPackages = []struct {
+	name  string
+	found func() bool
+}{
+	{"containerd", hasFile("/usr/bin/containerd")},
+	{"runc", hasFile("/usr/sbin/runc")},
+	{"containernetworking-plugins", hasFile("/usr/lib/cni/bridge")},
+	{"iptables", hasFile("/usr/sbin/xtables-nft-multi")},
+	{"iproute2", hasFile("/sbin/ip")},
+	{"etcd-server", hasFile("/usr/bin/etcd")},
+	{"ca-certificates", hasFile("/etc/ssl/certs/ca-certificates.crt")},
+	{"python3-pip", func() bool { // only to fetch Envoy
+		_, err := findPip()
+		return err == nil || os.Getenv("ENVOY") != ""
+	}},
+}
+
+func hasFile(path string) func() bool {
+	return func() bool { _, err := os.Stat(path); return err == nil }
 }
 
 // installPackages installs what is missing, as root on Debian or Ubuntu; elsewhere it names it.
 func installPackages(ctx context.Context, say func(format string, args ...any)) error {
 	var missing []string
 	for _, p := range debianPackages {
-		if _, err := os.Stat(p.file); err != nil {
+		if !p.found() {
 			missing = append(missing, p.name)
 		}
 	}

@@ -4,15 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -23,7 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -32,6 +29,7 @@ const (
 	baseImage  = registryAddr + "/base:latest"
 	pauseImage = registryAddr + "/pause:latest"
 	shellImage = registryAddr + "/base-shell:latest"
+	proxyImage = registryAddr + "/proxyv2:" + envoyVersion
 )
 
 // tektonImages are named on the Tekton controller's command line.
@@ -68,7 +66,7 @@ func serveRegistry(ctx context.Context, l layout) error {
 }
 
 // pushImages makes and pushes the images of the cluster itself.
-func pushImages(ctx context.Context, bins built) error {
+func pushImages(ctx context.Context, l layout, bins built) error {
 	var base v1.Image
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, arch := range []string{"amd64", "arm64"} { // for releases; the cluster itself runs one of them
@@ -100,6 +98,13 @@ func pushImages(ctx context.Context, bins built) error {
 	if err := push(ctx, shellImage, shell); err != nil {
 		return err
 	}
+	proxy, err := makeProxy(ctx, l, bins, runtime.GOARCH)
+	if err != nil {
+		return err
+	}
+	if err := push(ctx, proxyImage, proxy); err != nil {
+		return err
+	}
 	return pushProgram(ctx, pauseImage, base, bins["pause"], "pause")
 }
 
@@ -125,36 +130,16 @@ func makeBase(arch string) (v1.Image, error) {
 	)
 }
 
-// makeShell makes what a base with a shell has beyond that: the /bin/sh of this machine, with the libraries that it loads. It stands in for the public image
-// that ko-shell.yaml names.
+// makeShell makes what a base with a shell has beyond that: the /bin/sh of this machine, with the libraries that it loads.
+// It takes the place of the public image that ko-shell.yaml names.
 func makeShell(base v1.Image) (v1.Image, error) {
 	const shell = "/bin/sh"
-	program, err := elf.Open(shell)
+	paths, err := loadedBy(shell)
 	if err != nil {
 		return nil, err
 	}
-	defer program.Close()
-	paths := []string{shell}
-	if section := program.Section(".interp"); section != nil {
-		loader, err := section.Data()
-		if err != nil {
-			return nil, err
-		}
-		paths = append(paths, string(bytes.TrimRight(loader, "\x00")))
-		real, err := filepath.EvalSymlinks(paths[1])
-		if err != nil {
-			return nil, err
-		}
-		libraries, err := program.ImportedLibraries()
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range libraries {
-			paths = append(paths, filepath.Join(filepath.Dir(real), name))
-		}
-	}
 	var files []file
-	for _, path := range paths {
+	for _, path := range append(paths, shell) {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
@@ -206,11 +191,10 @@ func addLayer(img v1.Image, configure func(*v1.ConfigFile), files ...file) (v1.I
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	// It goes no farther than this machine: to compress it would take longer than to copy it.
+	layer := static.NewLayer(buf.Bytes(), types.OCIUncompressedLayer)
+	img, err := mutate.AppendLayers(img, layer)
 	if err != nil {
-		return nil, err
-	}
-	if img, err = mutate.AppendLayers(img, layer); err != nil {
 		return nil, err
 	}
 	config, err := img.ConfigFile()

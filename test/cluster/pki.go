@@ -140,6 +140,7 @@ func makePKI(l layout) error {
 		l.conf("dns.yaml"):         serviceAccount("kube-system", "coredns"),
 		l.conf("metrics.yaml"):     serviceAccount("kube-system", "metrics-server"),
 		l.conf("istiod.yaml"):      serviceAccount("istio-system", "istiod"),
+		l.conf("scraper.yaml"):     serviceAccount("istio-system", "prometheus"),
 		l.conf("controller.yaml"):  serviceAccount("tekton-pipelines", "tekton-pipelines-controller"),
 		l.conf("webhook.yaml"):     serviceAccount("tekton-pipelines", "tekton-pipelines-webhook"),
 		l.conf("resolvers.yaml"):   serviceAccount("tekton-pipelines-resolvers", "tekton-pipelines-resolvers"),

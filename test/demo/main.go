@@ -14,7 +14,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -24,11 +23,14 @@ import (
 	"text/tabwriter"
 	"time"
 
+	istio "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/canary-tasks/canary-tasks/lib/gitops"
 	"github.com/canary-tasks/canary-tasks/lib/gitops/gittest"
 	"github.com/canary-tasks/canary-tasks/test/load"
+	"github.com/canary-tasks/canary-tasks/test/route"
 )
 
 const (
@@ -36,7 +38,6 @@ const (
 	target    = "shop"
 	rate      = 100
 	address   = "http://" + target + "." + namespace + "/"
-	proxy     = "127.0.0.1:15001" // a caller's sidecar
 )
 
 // story is one of the demo's releases.
@@ -93,7 +94,7 @@ func run(ctx context.Context) (wrong bool, err error) {
 	if _, err := command(ctx, "", "kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--wait"); err != nil {
 		return false, err
 	}
-	if _, err := command(ctx, "", "kubectl", "create", "namespace", namespace); err != nil {
+	if err := apply(ctx, meshNamespace); err != nil {
 		return false, err
 	}
 	say("building the images and applying the Tasks, the Pipeline and its Role")
@@ -111,16 +112,23 @@ func run(ctx context.Context) (wrong bool, err error) {
 	if _, err := command(ctx, "", "kubectl", "apply", "-n", namespace, "-f", "examples/release/service.yaml"); err != nil {
 		return false, err
 	}
-	git, end, err := environment(ctx)
+	d, end, err := environment(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer end()
+	d.app = app
+	if d.caller, err = startCaller(ctx); err != nil {
+		return false, err
+	}
+	if d.splits, err = follow(ctx); err != nil {
+		return false, err
+	}
 	var rows []row
 	for i, s := range stories {
 		say("")
 		say("=== release %d: %s (version %s)", i+1, s.title, s.version)
-		r, err := release(ctx, git, s, app)
+		r, err := d.release(ctx, s)
 		if err != nil {
 			return false, fmt.Errorf("release %d, %s: %w", i+1, s.title, err)
 		}
@@ -132,15 +140,15 @@ func run(ctx context.Context) (wrong bool, err error) {
 }
 
 // release applies a version, starts the Pipeline as a person does, and looks how it ended.
-func release(ctx context.Context, git *gittest.Server, s story, app string) (r row, err error) {
+func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 	if !s.again && !s.merged {
 		say("Git: %s has version %s", helmfile, s.version)
-		if err := git.Commit(ctx, helmfile, fmt.Sprintf(releases, s.version), "chore: promote shop to version "+s.version); err != nil {
+		if err := d.git.Commit(ctx, helmfile, fmt.Sprintf(releases, s.version), "chore: promote shop to version "+s.version); err != nil {
 			return r, err
 		}
 	}
 	if !s.again {
-		if err := boot(ctx, git, app); err != nil {
+		if err := d.boot(ctx); err != nil {
 			return r, err
 		}
 	}
@@ -148,13 +156,13 @@ func release(ctx context.Context, git *gittest.Server, s story, app string) (r r
 		if _, err := command(ctx, "", "kubectl", "rollout", "status", "deployment", target, "-n", namespace, "--timeout=120s"); err != nil {
 			return r, err
 		}
-		if err := answers(ctx); err != nil {
+		if err := d.answers(ctx); err != nil {
 			return r, err
 		}
 	}
 	var traffic *load.Run
 	if s.traffic {
-		traffic, err = load.Start(ctx, load.Plan{URL: address, Proxy: proxy, Rate: rate, For: load.MaxTime})
+		traffic, err = d.caller.Start(ctx, load.Plan{URL: address, Rate: rate, For: load.MaxTime})
 		if err != nil {
 			return r, err
 		}
@@ -169,7 +177,7 @@ func release(ctx context.Context, git *gittest.Server, s story, app string) (r r
 		"--prefix-name", "release-"+strings.ReplaceAll(cmp.Or(s.version, "merged"), ".", "-"),
 		"--pipeline-timeout", "60m", "--tasks-timeout", "50m", "--finally-timeout", "10m",
 		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold=2", "-p", "drain=3s",
-		"-p", "git=commit", "-p", "gitRepository="+git.URL)
+		"-p", "git=commit", "-p", "gitRepository="+d.git.URL)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		return r, err
@@ -187,11 +195,14 @@ func release(ctx context.Context, git *gittest.Server, s story, app string) (r r
 	if traffic != nil {
 		time.Sleep(lastRequests / rate * time.Second)
 		traffic.Stop()
+		if err := traffic.Err(); err != nil {
+			return r, err
+		}
 		samples := traffic.Samples()
 		r.last = load.Count(samples[max(len(samples)-lastRequests, 0):])
 		counts := load.Count(samples)
 		r.answers, r.failed = counts.String(), counts.Failed()-counts[load.Answer{Version: s.version, Status: http.StatusInternalServerError}]
-		r.shares = shares(samples)
+		r.shares = d.shares(samples)
 		for _, line := range r.shares {
 			say("  %s", line)
 		}
@@ -199,7 +210,7 @@ func release(ctx context.Context, git *gittest.Server, s story, app string) (r r
 	if err := r.look(ctx); err != nil {
 		return r, err
 	}
-	file, err := git.File(ctx, helmfile)
+	file, err := d.git.File(ctx, helmfile)
 	if err != nil {
 		return r, err
 	}
@@ -223,8 +234,51 @@ releases:
 
 var says = gitops.Version{App: target}
 
+// demo is what its releases have in common.
+type demo struct {
+	git    *gittest.Server
+	app    string // the application's manifest, with its image
+	caller load.Caller
+	splits *route.History
+}
+
+// meshNamespace is the application's namespace: its pods get sidecars, and take nothing but mutual TLS.
+const meshNamespace = `{apiVersion: v1, kind: Namespace, metadata: {name: ` + namespace + `, labels: {istio-injection: enabled}}}
+---
+{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default}, spec: {mtls: {mode: STRICT}}}
+`
+
+// startCaller starts a pod that sends the demo's requests, with a sidecar of its own.
+func startCaller(ctx context.Context) (load.Caller, error) {
+	client, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "test/e2e/testdata/client.yaml")
+	if err != nil {
+		return load.Caller{}, err
+	}
+	if err := apply(ctx, client); err != nil {
+		return load.Caller{}, err
+	}
+	if _, err := command(ctx, "", "kubectl", "rollout", "status", "deployment/client", "-n", namespace, "--timeout=120s"); err != nil {
+		return load.Caller{}, err
+	}
+	ip, err := command(ctx, "", "kubectl", "get", "pods", "-n", namespace, "-l", "app=client", "-o", "jsonpath={.items[0].status.podIP}")
+	return load.Caller{Address: net.JoinHostPort(strings.TrimSpace(ip), "8081")}, err
+}
+
+// follow records how the traffic is divided.
+func follow(ctx context.Context) (*route.History, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		return nil, err
+	}
+	client, err := istio.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return route.Follow(ctx, client, namespace, target)
+}
+
 // environment serves the environment repository, and gives the pipeline a Secret to write to it.
-func environment(ctx context.Context) (*gittest.Server, func(), error) {
+func environment(ctx context.Context) (*demo, func(), error) {
 	folder, err := os.MkdirTemp("", "canary-demo")
 	if err != nil {
 		return nil, nil, err
@@ -239,12 +293,12 @@ func environment(ctx context.Context) (*gittest.Server, func(), error) {
 	}
 	_, err = command(ctx, "", "kubectl", "create", "secret", "generic", "canary-tasks-git", "-n", namespace, "--type=kubernetes.io/basic-auth",
 		"--from-literal=username="+gittest.User, "--from-literal=password="+gittest.Password)
-	return git, func() { git.Close(); _ = os.RemoveAll(folder) }, err
+	return &demo{git: git}, func() { git.Close(); _ = os.RemoveAll(folder) }, err
 }
 
 // boot applies what the repository says, as Jenkins X' boot job does after a merge.
-func boot(ctx context.Context, git *gittest.Server, app string) error {
-	file, err := git.File(ctx, helmfile)
+func (d *demo) boot(ctx context.Context) error {
+	file, err := d.git.File(ctx, helmfile)
 	if err != nil {
 		return err
 	}
@@ -258,40 +312,27 @@ func boot(ctx context.Context, git *gittest.Server, app string) error {
 			faults = s.faults
 		}
 	}
-	app = strings.ReplaceAll(app, "1.0.0", version)
+	app := strings.ReplaceAll(d.app, "1.0.0", version)
 	return apply(ctx, strings.Replace(app, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", faults), 1))
 }
 
 // answers waits until a caller in the mesh reaches the application, which it does a moment after its pods are ready.
-func answers(ctx context.Context) error {
-	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: proxy})}}
+func (d *demo) answers(ctx context.Context) error {
 	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-		if err != nil {
-			return false, err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return false, nil
-		}
-		return resp.StatusCode == http.StatusOK, resp.Body.Close()
+		status, _ := d.caller.Ask(ctx, address)
+		return status == http.StatusOK, nil
 	})
 }
 
 // shares says, for each split that requests were divided by, how many each version answered.
-func shares(samples []load.Sample) []string {
-	var order []string
-	bySplit := map[string][]load.Sample{}
-	for _, s := range samples {
-		if len(bySplit[s.Split]) == 0 {
-			order = append(order, s.Split)
-		}
-		bySplit[s.Split] = append(bySplit[s.Split], s)
-	}
+func (d *demo) shares(samples []load.Sample) []string {
 	var lines []string
-	for _, split := range order {
-		if split != "" {
-			lines = append(lines, fmt.Sprintf("at %s: %s", split, load.Count(bySplit[split])))
+	said := map[string]bool{}
+	for _, split := range d.splits.Splits() {
+		at := d.splits.During(split.Weights, samples)
+		if !said[split.Weights] && len(at) > 0 {
+			said[split.Weights] = true
+			lines = append(lines, fmt.Sprintf("at %s: %s", split.Weights, load.Count(at)))
 		}
 	}
 	return lines

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,15 +26,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
-// cluster is what a scenario works with. The addresses are empty on a cluster that the user named by KUBECONFIG: there
-// the stand-in, which reaches pods only on its own machine, does not run.
+// cluster is what a scenario works with. The addresses are empty on a cluster that the user named by KUBECONFIG: pods
+// are reached by their addresses, which only a node of the cluster does.
 type cluster struct {
 	kube       kubernetes.Interface
 	istio      istio.Interface
 	tekton     tekton.Interface
-	mesh       string // address of the stand-in's administration
+	gateway    string // address of the ingress gateway
 	prometheus string // address
 }
 
@@ -45,15 +48,15 @@ func connect(t *testing.T) *cluster {
 	}
 	return &cluster{
 		kube: kubernetes.NewForConfigOrDie(config), istio: istio.NewForConfigOrDie(config), tekton: tekton.NewForConfigOrDie(config),
-		mesh: os.Getenv("CANARY_TEST_MESH"), prometheus: os.Getenv("CANARY_TEST_PROMETHEUS"),
+		gateway: os.Getenv("CANARY_TEST_GATEWAY"), prometheus: os.Getenv("CANARY_TEST_PROMETHEUS"),
 	}
 }
 
-// namespace makes a namespace for one scenario and removes it afterwards.
+// namespace makes a namespace for one scenario, whose pods get sidecars, and removes it afterwards.
 func (c *cluster) namespace(t *testing.T, prefix string) string {
 	t.Helper()
 	ns, err := c.kube.CoreV1().Namespaces().Create(t.Context(),
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-"}}, metav1.CreateOptions{})
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-", Labels: map[string]string{"istio-injection": "enabled"}}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,20 +68,79 @@ func (c *cluster) namespace(t *testing.T, prefix string) string {
 	return ns.Name
 }
 
-// caller starts a sidecar of the stand-in in that namespace and returns where it listens.
-func (c *cluster) caller(t *testing.T, namespace string) string {
+// strict lets workloads of a namespace take nothing but mutual TLS.
+func (c *cluster) strict(t *testing.T, namespace string) {
 	t.Helper()
-	return c.proxyOf(t, namespace, "client")
+	run(t, "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default}, spec: {mtls: {mode: STRICT}}}",
+		"kubectl", "apply", "-n", namespace, "-f", "-")
 }
 
-// proxyOf is the proxy by which a workload sends its requests.
-func (c *cluster) proxyOf(t *testing.T, namespace, workload string) string {
+// needsPods skips on a cluster whose pods cannot be reached from here, and says so.
+func (c *cluster) needsPods(t *testing.T) {
 	t.Helper()
-	callers := "http://" + c.mesh + "/callers/" + namespace + "/" + workload
-	var answer struct{ Address string }
-	send(t, http.MethodPut, callers, &answer)
-	t.Cleanup(func() { send(t, http.MethodDelete, callers, nil) })
-	return answer.Address
+	if c.prometheus == "" {
+		t.Skip("not run on this cluster: pods are reached by their addresses, which only a node of the cluster does")
+	}
+}
+
+// sender sends requests: a pod in the mesh, or this machine at the ingress gateway.
+type sender interface {
+	Start(ctx context.Context, plan load.Plan) (*load.Run, error)
+	Ask(ctx context.Context, url string, headers ...string) (status int, body string)
+}
+
+var client = sync.OnceValues(func() (string, error) { return tryResolve(context.Background(), "test/e2e/testdata/client.yaml") })
+
+// caller starts a pod in a namespace, which is a workload of its own with a sidecar.
+func (c *cluster) caller(t *testing.T, namespace string) load.Caller {
+	t.Helper()
+	manifest, err := client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, manifest, "kubectl", "apply", "-n", namespace, "-f", "-")
+	run(t, "", "kubectl", "rollout", "status", "-n", namespace, "deployment/client", "--timeout=120s")
+	return load.Caller{Address: run(t, "", "kubectl", "get", "pods", "-n", namespace, "-l", "app=client", "-o", "jsonpath={.items[0].status.podIP}") + ":8081"}
+}
+
+// outside is a caller outside the mesh: this machine, at the ingress gateway.
+type outside struct{ gateway string }
+
+// Start sends the plan's requests to the gateway, by the name of the host that the plan has.
+func (o outside) Start(ctx context.Context, plan load.Plan) (*load.Run, error) {
+	address, err := url.Parse(plan.URL)
+	if err != nil {
+		return nil, err
+	}
+	if plan.Header = plan.Header.Clone(); plan.Header == nil {
+		plan.Header = http.Header{}
+	}
+	plan.Header.Set("Host", address.Host)
+	address.Host = o.gateway
+	plan.URL = address.String()
+	return load.Start(ctx, plan)
+}
+
+// Ask sends one request to the gateway.
+func (o outside) Ask(ctx context.Context, to string, headers ...string) (status int, body string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	req.Host, req.URL.Host, req.Close = req.URL.Host, o.gateway, true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(content)
 }
 
 func send(t *testing.T, method, address string, answer any) {
@@ -101,29 +163,6 @@ func send(t *testing.T, method, address string, answer any) {
 			t.Fatalf("%s %s: %v in %s", method, address, err, body)
 		}
 	}
-}
-
-// ask sends one request through a caller's proxy, as its application would. headers are names and values in turn.
-func ask(t *testing.T, proxy, address string, headers ...string) (status int, body string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: proxy}), DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer resp.Body.Close()
-	content, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err.Error()
-	}
-	return resp.StatusCode, string(content)
 }
 
 // run runs a command as a person would, and fails the test when it fails.
@@ -155,19 +194,27 @@ func apply(t *testing.T, namespace string, files ...string) {
 // resolve builds the images that the files name, and returns the files with their digests.
 func resolve(t *testing.T, files ...string) string {
 	t.Helper()
+	yaml, err := tryResolve(t.Context(), files...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return yaml
+}
+
+func tryResolve(ctx context.Context, files ...string) (string, error) {
 	args := []string{"resolve", "-R", "--base-import-paths", "--sbom=none"}
 	for _, f := range files {
 		args = append(args, "-f", f)
 	}
-	cmd := exec.CommandContext(t.Context(), "ko", args...)
+	cmd := exec.CommandContext(ctx, "ko", args...)
 	cmd.Dir = "../.."
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	yaml, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("ko %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+		err = fmt.Errorf("ko %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
 	}
-	return string(yaml)
+	return string(yaml), err
 }
 
 // query asks Prometheus and returns the value of each series by one of its labels.

@@ -27,7 +27,7 @@ var stepNames = []string{"canary-init", "shift-weight", "analyze", "promote", "r
 // TestFigures measures what a release costs and prints it as a table: `make figures`. It is no part of `make e2e`; nothing here fails for being slow.
 func TestFigures(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	s.traffic(s.caller(t, s.ns))
 	if _, err := s.release(); err != nil {
 		t.Fatal(err)

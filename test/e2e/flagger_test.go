@@ -54,7 +54,7 @@ func (s *shop) flagger() (end func()) {
 // What a real Flagger made serves on: while it is taken over, when its Canary is deleted, and at the next release.
 func TestFromFlagger(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	serveCanaries(t)
 	end := s.flagger()
 	run(t, flaggersCanary, "kubectl", "apply", "-n", s.ns, "-f", "-")
@@ -82,5 +82,5 @@ func TestFromFlagger(t *testing.T) {
 		t.Errorf("not promoted: %v", err)
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "promoted"})
-	shares(t, noneFailed(t, "from Flagger to a promoted release", traffic), v2, 40)
+	s.shares(noneFailed(t, "from Flagger to a promoted release", traffic), v2, 40)
 }

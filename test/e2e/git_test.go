@@ -35,7 +35,7 @@ func (s *shop) chart(version, faults string) {
 // where traffic goes.
 func TestGit(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	host, _, err := net.SplitHostPort(s.prometheus) // which pods reach
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func TestGit(t *testing.T) {
 		}
 		return version
 	}
-	proxy := s.caller(t, s.ns)
+	from := s.caller(t, s.ns)
 	params := []string{"git=commit", "gitRepository=" + git.URL, "stepWeights=40"}
 
 	s.promoteTo(git, file, "1.0.0", "")
@@ -71,7 +71,7 @@ func TestGit(t *testing.T) {
 	}
 
 	// Git refuses: no Secret is there yet
-	traffic := s.traffic(proxy)
+	traffic := s.traffic(from)
 	s.promoteTo(git, file, v2, "fail=0.5")
 	out, err := s.release(params...)
 	if err == nil || !strings.Contains(out, "Git was not put right") || !strings.Contains(out, "authentication required") ||

@@ -65,15 +65,12 @@ func (c *chart) upgrade(version string, canary string) {
 		"--set", "canary.analysis.interval=10s", "--set", "canary.analysis.threshold=2"))
 }
 
-// ingress is where the stand-in of the ingress gateway listens.
-const ingress = "127.0.0.1:15080"
-
 // Helm as people have it: an application that serves gets its canary, has two releases, and loses the canary again; no request fails.
 func TestHelm(t *testing.T) {
 	c := connect(t)
-	c.needsStandIn(t)
+	c.needsPods(t)
 	serveCanaries(t)
-	s := &shop{cluster: c, t: t, ns: c.namespace(t, "helm")}
+	s := c.shop(t, c.namespace(t, "helm"))
 	apply(t, s.ns, "tasks", "pipelines")
 	s.kubeconfig = s.account("canary-tasks")
 	h := newChart(s)
@@ -100,10 +97,10 @@ func TestHelm(t *testing.T) {
 	release("is unchanged", "40")
 
 	// who asks from outside, by the host and through the gateway of the chart, gets each version by its weight
-	outside := s.trafficTo(h.host, ingress, rate)
+	outside := s.trafficTo(h.host, outside{s.gateway}, rate)
 	h.upgrade(v2, "true")
 	release("promoted: stable runs revision", "20,40,60")
-	shares(t, noneFailed(t, "asked from outside", outside), v2, 20, 40, 60)
+	s.shares(noneFailed(t, "asked from outside", outside), v2, 20, 40, 60)
 
 	h.upgrade(v3, "true")
 	release("promoted: stable runs revision", "40")

@@ -95,26 +95,25 @@ func (s *shop) ended(name string) (string, *apis.Condition) {
 // Each way in which a candidate can be bad, or unknown, ends by its own name, with all traffic on stable.
 func TestJudge(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
-	proxy := s.caller(t, s.ns)
+	s.needsPods(t)
+	from := s.caller(t, s.ns)
 	s.must(0, "is initialized", "canary-init", "first")
-	grpc := http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
 	for i, c := range []struct {
-		desc    string
-		faults  string // of the candidate
-		params  []string
-		header  http.Header
-		quiet   bool
-		then    func() // at 20 %
-		outcome string
-		reason  string // or several, by |
-		says    string
+		desc     string
+		faults   string // of the candidate
+		params   []string
+		protocol load.Protocol
+		quiet    bool
+		then     func() // at 20 %
+		outcome  string
+		reason   string // or several, by |
+		says     string
 	}{
 		{desc: "a fifth of the answers fail", faults: "fail=0.2", outcome: "rejected", reason: "failing", says: "failing: request-success-rate: the candidate is beyond the limit and worse than stable"},
 		{desc: "all answers fail", faults: "fail=1", outcome: "rejected", reason: "all failing", says: "rejected: all failing"},
 		{desc: "it is slow", faults: "slow=700ms", params: []string{"requestDuration=500ms"}, outcome: "rejected", reason: "slow", says: "rejected: slow: request-duration"},
 		{desc: "it hangs", faults: "hang=1", params: []string{"requestDuration=1s"}, outcome: "rejected", reason: "none answered", says: "rejected: none answered: the callers of"},
-		{desc: "it answers gRPC with status 14", faults: "grpc=14", header: grpc, outcome: "rejected", reason: "failing|all failing", says: "; its answers: 200 gRPC 14 (Unavailable)"},
+		{desc: "it answers gRPC with status 14", faults: "grpc=14", protocol: "grpc", outcome: "rejected", reason: "failing|all failing", says: "; its answers: 200 gRPC 14 (Unavailable)"},
 		{desc: "its endpoints are gone", then: func() { s.faults("ready=false", "shop") }, outcome: "rejected", reason: "failing|all failing", says: "503 UH (no healthy upstream)"},
 		{desc: "nobody sends requests", quiet: true, outcome: "inconclusive", reason: "no requests", says: "inconclusive: no requests: neither stable nor the candidate got any"},
 	} {
@@ -125,7 +124,7 @@ func TestJudge(t *testing.T) {
 			var traffic *load.Run
 			if !c.quiet {
 				var err error
-				traffic, err = load.Start(t.Context(), load.Plan{URL: "http://shop." + s.ns + "/", Proxy: proxy, Rate: rate, For: 5 * time.Minute, Timeout: 2 * time.Second, Header: c.header})
+				traffic, err = from.Start(t.Context(), load.Plan{URL: "http://shop." + s.ns + "/", Rate: rate, For: 5 * time.Minute, Timeout: 2 * time.Second, Protocol: c.protocol})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -159,6 +158,27 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// processOf is the process of a part of this machine's cluster.
+func processOf(t *testing.T, part string) int {
+	t.Helper()
+	for line := range strings.Lines(run(t, "", ".bin/cluster", "status")) {
+		if f := strings.Fields(line); len(f) > 3 && f[0] == part {
+			if pid, err := strconv.Atoi(f[3]); err == nil && pid > 1 {
+				return pid
+			}
+		}
+	}
+	t.Fatalf("this cluster has no process of %s", part)
+	return 0
+}
+
+func signal(t *testing.T, pid int, signal syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, signal); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // served says when the candidate's first bad answer came, and when the last request was sent that it answered.
 func served(samples []load.Sample) (bad, last time.Time) {
 	for _, one := range samples {
@@ -176,10 +196,10 @@ func served(samples []load.Sample) (bad, last time.Time) {
 // What fails on both sides is not the candidate's fault; Prometheus that is away is nobody's.
 func TestNotItsFault(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
-	proxy := s.caller(t, s.ns)
+	s.needsPods(t)
+	from := s.caller(t, s.ns)
 	s.must(0, "is initialized", "canary-init", "first")
-	s.traffic(proxy)
+	s.traffic(from)
 
 	t.Run("a dependency of both fails for 30 s", func(t *testing.T) {
 		s := *s
@@ -214,14 +234,7 @@ func TestNotItsFault(t *testing.T) {
 	})
 	prometheus := func(t *testing.T) (pid int, data string) {
 		t.Helper()
-		for line := range strings.Lines(run(t, "", ".bin/cluster", "status")) {
-			if f := strings.Fields(line); len(f) > 3 && f[0] == "prometheus" {
-				pid, _ = strconv.Atoi(f[3])
-			}
-		}
-		if pid <= 1 {
-			t.Fatal("there is no Prometheus of this cluster")
-		}
+		pid = processOf(t, "prometheus")
 		cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 		if err != nil {
 			t.Fatal(err)
@@ -231,12 +244,6 @@ func TestNotItsFault(t *testing.T) {
 			data = args[i+1]
 		}
 		return pid, data
-	}
-	signal := func(t *testing.T, pid int, signal syscall.Signal) {
-		t.Helper()
-		if err := syscall.Kill(pid, signal); err != nil {
-			t.Fatal(err)
-		}
 	}
 	for _, c := range []struct {
 		desc, version string

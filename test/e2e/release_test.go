@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/canary-tasks/canary-tasks/test/load"
+	"github.com/canary-tasks/canary-tasks/test/route"
 )
 
 // shop is an application in a namespace of its own, with the Tasks, the Pipeline and the shipped Role beside it.
@@ -33,19 +34,31 @@ type shop struct {
 	t          *testing.T
 	ns         string
 	kubeconfig string // of the ServiceAccount canary-tasks
+	splits     *route.History
 }
 
 const v3 = "3.0.0"
 
-// newShop brings version 1 up, as an application without canary releases.
+// newShop brings version 1 up, as an application without canary releases that takes nothing but mutual TLS.
 func newShop(t *testing.T) *shop {
 	t.Helper()
 	c := connect(t)
-	s := &shop{cluster: c, t: t, ns: c.namespace(t, "shop")}
+	s := c.shop(t, c.namespace(t, "shop"))
+	c.strict(t, s.ns)
 	apply(t, s.ns, "tasks", "pipelines", "examples/release")
 	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
 	s.kubeconfig = s.account("canary-tasks")
 	return s
+}
+
+// shop is the application of a namespace; how its traffic is divided is followed from here on.
+func (c *cluster) shop(t *testing.T, namespace string) *shop {
+	t.Helper()
+	splits, err := route.Follow(t.Context(), c.istio, namespace, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &shop{cluster: c, t: t, ns: namespace, splits: splits}
 }
 
 // account returns the path of a kubeconfig with the rights of a ServiceAccount.
@@ -194,8 +207,7 @@ func (s *shop) now() serves {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	last := vs.Spec.Http[len(vs.Spec.Http)-1].Route
-	got.Weights = fmt.Sprintf("%d/%d", last[0].Weight, last[1].Weight)
+	got.Weights = route.Weights(vs)
 	describe := func(name string) string {
 		d, err := s.kube.AppsV1().Deployments(s.ns).Get(s.t.Context(), name, metav1.GetOptions{})
 		if err != nil {
@@ -224,19 +236,24 @@ func (s *shop) want(want serves) {
 }
 
 // traffic sends requests until it is stopped.
-func (s *shop) traffic(proxy string) *load.Run { return s.trafficTo("shop."+s.ns, proxy, rate) }
+func (s *shop) traffic(from sender) *load.Run { return s.trafficTo("shop."+s.ns, from, rate) }
 
 // trafficTo begins to send so many requests a second to a host, once it answers: proxies learn of it a moment after its pods are ready.
-func (s *shop) trafficTo(host, proxy string, rate int) *load.Run {
+func (s *shop) trafficTo(host string, from sender, rate int) *load.Run {
 	s.t.Helper()
-	address := "http://" + host + "/"
+	return s.send(from, load.Plan{URL: "http://" + host + "/", Rate: rate, For: 20 * time.Minute})
+}
+
+// send begins to send what a plan says, once its address answers.
+func (s *shop) send(from sender, plan load.Plan) *load.Run {
+	s.t.Helper()
 	eventually(s.t, 30*time.Second, func() string {
-		if status, body := ask(s.t, proxy, address); status != http.StatusOK {
-			return fmt.Sprintf("%s answers %d %s", host, status, body)
+		if status, body := from.Ask(s.t.Context(), plan.URL); status != http.StatusOK {
+			return fmt.Sprintf("%s answers %d %s", plan.URL, status, body)
 		}
 		return ""
 	})
-	r, err := load.Start(s.t.Context(), load.Plan{URL: address, Proxy: proxy, Rate: rate, For: 20 * time.Minute})
+	r, err := from.Start(s.t.Context(), plan)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -257,6 +274,9 @@ func noneFailed(t *testing.T, desc string, traffic *load.Run, allowed ...load.An
 		return ""
 	})
 	traffic.Stop()
+	if err := traffic.Err(); err != nil {
+		t.Fatal(err)
+	}
 	samples := traffic.Samples()
 	counts := load.Count(samples)
 	failed := counts.Failed()
@@ -272,15 +292,11 @@ func noneFailed(t *testing.T, desc string, traffic *load.Run, allowed ...load.An
 }
 
 // shares checks that each version got its share at each weight.
-func shares(t *testing.T, samples []load.Sample, candidate string, weights ...int) {
+func (s *shop) shares(samples []load.Sample, candidate string, weights ...int) {
+	t := s.t
 	t.Helper()
 	for _, w := range weights {
-		var at []load.Sample
-		for _, s := range samples {
-			if s.Split == fmt.Sprintf("shop-primary=%d,shop-canary=%d", 100-w, w) {
-				at = append(at, s)
-			}
-		}
+		at := s.splits.During(fmt.Sprintf("%d/%d", 100-w, w), samples)
 		counts, seen := load.Count(at), 0
 		for a, n := range counts {
 			if a.Version == candidate {
@@ -304,26 +320,26 @@ func shares(t *testing.T, samples []load.Sample, candidate string, weights ...in
 // nobody asks for is not promoted.
 func TestRelease(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
-	proxy := s.caller(t, s.ns)
-	traffic := s.traffic(proxy)
+	s.needsPods(t)
+	from := s.caller(t, s.ns)
+	traffic := s.traffic(from)
 	if out, err := s.release(); err != nil || !strings.Contains(out, "is initialized") {
 		t.Fatalf("the first version: %v", err)
 	}
 	s.want(serves{"100/0", "1.0.0 x2", "1.0.0 x0", "initialized"})
 	noneFailed(t, "taking over", traffic)
 
-	traffic = s.traffic(proxy)
-	outgoing := s.trafficTo("shop."+s.ns, s.proxyOf(t, s.ns, "shop-primary"), 5) // the application asks others, too
+	traffic = s.traffic(from)
+	s.faults("ask=http://shop."+s.ns+"/", "shop-primary") // the application asks others, too
 	s.version(v2, "")
 	if out, err := s.release(); err != nil || !strings.Contains(out, "promoted: stable runs revision") {
 		t.Fatalf("a healthy version: %v", err)
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "promoted"})
 	time.Sleep(2 * time.Second)
-	shares(t, noneFailed(t, "promoting", traffic), v2, 20, 40, 60)
+	s.shares(noneFailed(t, "promoting", traffic), v2, 20, 40, 60)
 
-	traffic = s.traffic(proxy)
+	traffic = s.traffic(from)
 	s.version(v3, "fail=0.2")
 	if out, err := s.release(); err == nil || !strings.Contains(out, "rejected: failing: request-success-rate") {
 		t.Fatalf("a version that fails: %v", err)
@@ -336,7 +352,6 @@ func TestRelease(t *testing.T) {
 	noneFailed(t, "taking back", traffic, load.Answer{Version: v3, Status: 500})
 	s.dashboard()
 
-	outgoing.Stop()
 	s.version("4.0.0", "")
 	if out, err := s.release(); err == nil || !strings.Contains(out, "inconclusive: no requests") {
 		t.Fatalf("a version that nobody asks for: %v", err)
@@ -353,8 +368,8 @@ const grace = corev1.DefaultTerminationGracePeriodSeconds * time.Second
 // A run that is cancelled leaves all traffic on stable, whichever way it is cancelled.
 func TestCancelledAtAWeight(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
-	proxy := s.caller(t, s.ns)
+	s.needsPods(t)
+	from := s.caller(t, s.ns)
 	s.must(0, "is initialized", "canary-init", "first")
 	for _, c := range []struct {
 		desc string
@@ -371,7 +386,7 @@ func TestCancelledAtAWeight(t *testing.T) {
 			if slices.Contains(c.how, timeout) {
 				interval, timeouts = "interval=45s", []string{"--pipeline-timeout", "90s"} // in the middle of analyze-2
 			}
-			traffic := s.traffic(proxy)
+			traffic := s.traffic(from)
 			name := s.begin(timeouts, interval, "stepWeights=20,40")
 			eventually(t, 2*time.Minute, func() string {
 				out := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "tekton.dev/pipelineTask=analyze-2,tekton.dev/pipelineRun="+name, "-o", "jsonpath={.items[*].status.phase}")
@@ -450,7 +465,7 @@ func (s *shop) settled() map[string]string {
 // Whatever has nothing to do changes nothing but the lock.
 func TestNothingChangesTwice(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	s.traffic(s.caller(t, s.ns))
 	run(t, `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 4,
 scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{type: External, external: {metric: {name: queue}, target: {type: AverageValue, averageValue: 30}}}]}}`,
@@ -487,7 +502,7 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 // A newer revision takes the place of an older one in mid-release; the older run ends red and changes nothing more.
 func TestANewerRevisionTakesOver(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "")
@@ -506,8 +521,8 @@ func TestANewerRevisionTakesOver(t *testing.T) {
 	if last := load.Count(samples[len(samples)-100:]); last.Of(v3) != 100 {
 		t.Errorf("the last 100 requests: %s", last)
 	}
-	for _, sample := range samples { // stable never became what nobody judged good
-		if sample.Split == "shop-primary=100,shop-canary=0" && sample.Version == v2 {
+	for _, sample := range s.splits.During("100/0", samples) { // stable never became what nobody judged good
+		if sample.Version == v2 {
 			t.Fatalf("%s was answered by version 2, with all the traffic on stable", sample.Sent)
 		}
 	}
@@ -601,9 +616,9 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 	if got := answers(); got != "blue" {
 		t.Errorf("stable's configuration changed to %q with the candidate's", got)
 	}
-	s.needsStandIn(t)
-	proxy := s.caller(t, s.ns)
-	traffic := s.traffic(proxy)
+	s.needsPods(t)
+	from := s.caller(t, s.ns)
+	traffic := s.traffic(from)
 	for round, runs := range [][2]string{{"two", "three"}, {"four", "five"}} { // promoted and rolled back, twice
 		s.must(0, "is up beside stable", "canary-init", runs[0])
 		s.must(0, "rolled back", "rollback", runs[0])
@@ -621,7 +636,7 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 		if got := answers(); got != "blue" {
 			t.Errorf("round %d: after a promotion was rolled back stable has the configuration %q", round, got)
 		}
-		if status, body := ask(t, proxy, "http://shop."+s.ns+"/"); status != http.StatusOK || body != "blue" {
+		if status, body := from.Ask(t.Context(), "http://shop."+s.ns+"/"); status != http.StatusOK || body != "blue" {
 			t.Errorf("round %d: stable answers %d %q", round, status, body)
 		}
 	}
@@ -634,7 +649,7 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 // Whoever applies the same manifests in mid-release, as Jenkins X 3 does at every merge, changes nothing for the release, and no caller notices.
 func TestAppliedInMidRelease(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one")
 	manifests := strings.ReplaceAll(run(t, "", "kubectl", "get", "deployment/shop", "service/shop", "-n", s.ns, "-o",
@@ -704,7 +719,7 @@ func TestNoShiftBeforeAllAreReady(t *testing.T) {
 // A second run of the same revision, refused or waiting, leaves the first one's release to finish.
 func TestASecondRunLeavesTheFirst(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "")
@@ -789,9 +804,9 @@ func TestUncovered(t *testing.T) {
 // taken away under load is not what is looked at.
 func TestAutoscaler(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
-	proxy := s.caller(t, s.ns)
-	traffic := s.trafficTo("shop."+s.ns, proxy, 40)
+	s.needsPods(t)
+	from := s.caller(t, s.ns)
+	traffic := s.trafficTo("shop."+s.ns, from, 40)
 	run(t, `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 10,
 scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 40}}}]}}`,
 		"kubectl", "apply", "-n", s.ns, "-f", "-")
@@ -842,7 +857,7 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 	}
 	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
 	waits(300)
-	more := s.trafficTo("shop."+s.ns, proxy, 150)
+	more := s.trafficTo("shop."+s.ns, from, 150)
 	eventually(t, 3*time.Minute, func() string {
 		if n := pods("shop-primary"); n < 10 {
 			return fmt.Sprintf("stable's autoscaler keeps %d pods under more load", n)
@@ -864,7 +879,7 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 // The way back under load: the application serves by itself again, and nothing of its releases is left.
 func TestDetach(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one")
 	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "examples/account-per-step/rollback.yaml")
@@ -890,7 +905,7 @@ func TestDetach(t *testing.T) {
 // What is promoted is what was judged, whatever the target says by now.
 func TestPromotesWhatWasJudged(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "")
@@ -925,7 +940,7 @@ func TestPromotesWhatWasJudged(t *testing.T) {
 // What was judged good and fails as stable is not promoted: stable gets its former revision back.
 func TestFailsAsStable(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
+	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "fail=1&pods=shop-primary-")
@@ -962,7 +977,7 @@ func TestBadInput(t *testing.T) {
 		{"no label that names it", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: nameless}, spec: {selector: {matchLabels: {tier: web}}, " +
 			"template: {metadata: {labels: {tier: web}}, spec: {containers: [{name: app, image: odd}]}}, replicas: 0}}", nil,
 			[]string{"CANARY_TARGET=nameless"}, []string{`target is "nameless": Deployment nameless cannot be released: its spec.selector.matchLabels have none of`}},
-		{"a Prometheus that is something else", "", nil, []string{"CANARY_PROMETHEUS=http://" + s.mesh}, []string{`prometheus is "http://` + s.mesh + `"`}},
+		{"a Prometheus that is something else", "", nil, []string{"CANARY_PROMETHEUS=http://istiod.istio-system:15014"}, []string{`prometheus is "http://istiod.istio-system:15014"`}},
 		{"queries that cannot be judged by", "", nil, []string{`CANARY_METRICS=[{name: broken, query: "sum(", thresholdRange: {max: 1}}, {name: long, query: "sum(rate(up[9h]))", thresholdRange: {max: 1}}, ` +
 			`{name: several, query: up, thresholdRange: {max: 1}}, {name: empty, query: "", thresholdRange: {max: 1}}, {name: range, query: "up[1m]", thresholdRange: {max: 1}}]`},
 			[]string{"has 5 mistakes", `metrics is "broken": it is no PromQL`, `metrics is "long": its query looks 9h0m0s back`, `metrics is "several": several series: it gives`, `metrics is "empty": it is empty`, `metrics is "range": it gives a matrix`}},
@@ -972,7 +987,6 @@ func TestBadInput(t *testing.T) {
 			[]string{`virtualService is "shop"`}},
 		{"no route that leads here", "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: other}}]}]}}",
 			nil, nil, []string{`virtualService is "shop"`, "other"}},
-		{"a namespace with sidecars, and a pod without one", "", []string{"label", "namespace", s.ns, "istio-injection=enabled"}, nil, []string{"has no istio-proxy: start them again"}},
 		{"Recreate", "", []string{"patch", "deployment", "shop", "-n", s.ns, "-p", `{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}`}, nil, []string{"its strategy is Recreate"}},
 		{"a claim of one pod", "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}",
 			[]string{"patch", "deployment", "shop", "-n", s.ns, "-p", `{"spec":{"template":{"spec":{"volumes":[{"name":"data","persistentVolumeClaim":{"claimName":"data"}}]}}}}`}, nil,

@@ -63,7 +63,7 @@ func (j *jenkinsX3) boot(app, version, faults string) {
 // nothing of it is written.
 func TestJenkinsX3(t *testing.T) {
 	c := connect(t)
-	c.needsStandIn(t)
+	c.needsPods(t)
 	serveCanaries(t)
 	j := &jenkinsX3{cluster: c, t: t, production: c.namespace(t, "jx-production"), jx: c.namespace(t, "jx")}
 	host, _, err := net.SplitHostPort(c.prometheus) // which pods reach
@@ -106,7 +106,7 @@ func TestJenkinsX3(t *testing.T) {
 	for _, app := range apps {
 		run(t, "", "kubectl", "rollout", "status", "-n", j.production, "deployment/"+app, "--timeout=90s")
 	}
-	s := &shop{cluster: c, t: t, ns: j.jx}
+	s := c.shop(t, j.jx)
 	green := func(names ...string) (logs []string) {
 		t.Helper()
 		for _, name := range names {
@@ -123,11 +123,11 @@ func TestJenkinsX3(t *testing.T) {
 			t.Errorf("not initialized")
 		}
 	}
-	proxy := c.caller(t, j.production)
-	production := &shop{cluster: c, t: t, ns: j.production}
+	from := c.caller(t, j.production)
+	production := c.shop(t, j.production)
 	var traffic []*load.Run
 	for _, app := range apps[:2] {
-		traffic = append(traffic, production.trafficTo(app+"."+j.production, proxy, rate/2))
+		traffic = append(traffic, production.trafficTo(app+"."+j.production, from, rate/2))
 	}
 	versions := func() string {
 		return run(t, "", "kubectl", "get", "deployments,services,virtualservices,configmaps", "-n", j.production, "-o",

@@ -23,7 +23,7 @@ const (
 	rate   = 100 // requests per second
 )
 
-// TestRoute is the ground that everything else stands on: requests go through a route that istiod made, are divided over
+// TestRoute is the ground that everything else stands on: requests go through a route that istiod made, through real proxies, are divided over
 // real pods as its weights say, and are counted by Prometheus.
 func TestRoute(t *testing.T) {
 	c := connect(t)
@@ -39,12 +39,12 @@ func TestRoute(t *testing.T) {
 	})
 
 	t.Run("80/20 is what callers and Prometheus see", func(t *testing.T) {
-		c.needsStandIn(t)
-		proxy := c.ready(t, ns)
+		c.needsPods(t)
+		from := c.ready(t, ns)
 		before := map[string]map[string]float64{"source": {}, "destination": {}}
 		var counts load.Counts
 		for round := 1; ; round++ {
-			counts = c.divided(t, ns, proxy, before)
+			counts = c.divided(t, ns, from, before)
 			if within99(counts.Of(v2), counts.Total(), 0.2) {
 				break
 			}
@@ -57,10 +57,10 @@ func TestRoute(t *testing.T) {
 	})
 
 	t.Run("a header match is honoured", func(t *testing.T) {
-		c.needsStandIn(t)
-		proxy := c.ready(t, ns)
+		c.needsPods(t)
+		from := c.ready(t, ns)
 		for range 20 {
-			status, body := ask(t, proxy, "http://web."+ns+"/", "x-version", "next")
+			status, body := from.Ask(t.Context(), "http://web."+ns+"/", "x-version", "next")
 			if status != http.StatusOK || body != v2 {
 				t.Fatalf("the route for x-version: next was answered %d %q", status, body)
 			}
@@ -68,13 +68,12 @@ func TestRoute(t *testing.T) {
 	})
 
 	t.Run("from the write to the first request by the new split", func(t *testing.T) {
-		c.needsStandIn(t)
+		c.needsPods(t)
 		traffic := start(t, ns, c.ready(t, ns), time.Minute)
 		var delays []time.Duration
 		for i := range 10 {
-			time.Sleep(time.Second)
-			weight := 30 + i
-			want := fmt.Sprintf("web-primary=%d,web-canary=%d", 100-weight, weight)
+			time.Sleep(2 * time.Second)
+			weight, want := 100*(1-i%2), []string{v2, v1}[i%2] // all to the one, all to the other
 			patch, err := json.Marshal([]map[string]any{
 				{"op": "add", "path": "/spec/http/1/route/0/weight", "value": 100 - weight},
 				{"op": "add", "path": "/spec/http/1/route/1/weight", "value": weight},
@@ -87,18 +86,22 @@ func TestRoute(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, 30*time.Second, func() string {
+				last := load.Sample{}
 				for _, s := range traffic.Samples() {
-					if s.Split == want {
-						delays = append(delays, s.Sent.Sub(written))
-						return ""
+					if s.Sent.After(written) && s.Version != want {
+						last = s
 					}
 				}
-				return "no request was divided " + want
+				if time.Since(written) < 2*time.Second || time.Since(last.Sent) < time.Second {
+					return "the other version still answers"
+				}
+				delays = append(delays, max(0, last.Sent.Sub(written)))
+				return ""
 			})
 		}
 		traffic.Stop()
 		slices.Sort(delays)
-		t.Logf("10 writes at %d requests/s: median %s, least %s, most %s", rate, delays[5].Round(time.Millisecond),
+		t.Logf("10 writes at %d requests/s, until the last answer by the old weights: median %s, least %s, most %s", rate, delays[5].Round(time.Millisecond),
 			delays[0].Round(time.Millisecond), delays[9].Round(time.Millisecond))
 		if counts := load.Count(traffic.Samples()); counts.Failed() != 0 {
 			t.Errorf("requests failed: %s", counts)
@@ -106,30 +109,22 @@ func TestRoute(t *testing.T) {
 	})
 }
 
-// needsStandIn skips on a cluster that the user named, and says so.
-func (c *cluster) needsStandIn(t *testing.T) {
+// ready returns a caller whose route answers.
+func (c *cluster) ready(t *testing.T, ns string) load.Caller {
 	t.Helper()
-	if c.mesh == "" {
-		t.Skip("not run on this cluster: traffic goes through the stand-in, which reaches pods only on its own machine")
-	}
-}
-
-// ready returns the address of a caller whose route answers.
-func (c *cluster) ready(t *testing.T, ns string) string {
-	t.Helper()
-	proxy := c.caller(t, ns)
+	from := c.caller(t, ns)
 	eventually(t, 30*time.Second, func() string {
-		if status, body := ask(t, proxy, "http://web."+ns+"/"); status != http.StatusOK {
+		if status, body := from.Ask(t.Context(), "http://web."+ns+"/"); status != http.StatusOK {
 			return fmt.Sprintf("the route answers %d %s", status, body)
 		}
 		return ""
 	})
-	return proxy
+	return from
 }
 
-func start(t *testing.T, ns, proxy string, length time.Duration) *load.Run {
+func start(t *testing.T, ns string, from sender, length time.Duration) *load.Run {
 	t.Helper()
-	r, err := load.Start(t.Context(), load.Plan{URL: "http://web." + ns + "/", Proxy: proxy, Rate: rate, For: length})
+	r, err := from.Start(t.Context(), load.Plan{URL: "http://web." + ns + "/", Rate: rate, For: length})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +134,7 @@ func start(t *testing.T, ns, proxy string, length time.Duration) *load.Run {
 
 // divided sends load for 30 s and checks that both sides of the mesh counted in Prometheus exactly what the generator
 // counted. before is what was there already, and is brought up to date.
-func (c *cluster) divided(t *testing.T, ns, proxy string, before map[string]map[string]float64) load.Counts {
+func (c *cluster) divided(t *testing.T, ns string, from sender, before map[string]map[string]float64) load.Counts {
 	t.Helper()
 	seen := func(reporter string) map[string]float64 {
 		return c.query(t, fmt.Sprintf(`sum by (destination_workload) (istio_requests_total{reporter=%q,source_workload="client",source_workload_namespace=%q})`, reporter, ns), "destination_workload")
@@ -149,7 +144,7 @@ func (c *cluster) divided(t *testing.T, ns, proxy string, before map[string]map[
 	for reporter := range before {
 		before[reporter] = seen(reporter)
 	}
-	traffic := start(t, ns, proxy, 30*time.Second)
+	traffic := start(t, ns, from, 30*time.Second)
 	traffic.Wait()
 	counts := load.Count(traffic.Samples())
 	if counts.Failed() != 0 {

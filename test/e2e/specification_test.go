@@ -48,8 +48,8 @@ analysis: {interval: 60m, threshold: 2, stepWeights: [30], metrics: [{name: requ
 // A release is configured by what people have: a Canary in the cluster, the values of a chart, or a file; parameters beside it are stronger.
 func TestSpecification(t *testing.T) {
 	s := newShop(t)
-	s.needsStandIn(t)
-	proxy := s.caller(t, s.ns)
+	s.needsPods(t)
+	from := s.caller(t, s.ns)
 	s.must(0, "is initialized", "canary-init", "first")
 	s.must(2, "the cluster has no Canary resource", "canary-init", "second", "CANARY_CANARY=web")
 	serveCanaries(t)
@@ -60,7 +60,7 @@ func TestSpecification(t *testing.T) {
 	s.must(2, "/answers\": there is none: make it", "canary-init", "second", "CANARY_CANARY=web")
 	run(t, template, "kubectl", "apply", "-n", s.ns, "-f", "-")
 
-	traffic := s.traffic(proxy)
+	traffic := s.traffic(from)
 	s.version(v2, "")
 	out, err := s.release("canary=web")
 	if err != nil || !strings.Contains(out, "promoted: stable runs") || !strings.Contains(out, "the specification's spec.service.timeout is not acted on") ||
@@ -68,7 +68,7 @@ func TestSpecification(t *testing.T) {
 		t.Errorf("by a Canary: %v", err)
 	}
 	traffic.Stop()
-	shares(t, traffic.Samples(), v2, 30)
+	s.shares(traffic.Samples(), v2, 30)
 	if failed := load.Count(traffic.Samples()).Failed(); failed != 0 {
 		t.Errorf("%d requests failed", failed)
 	}
@@ -77,7 +77,7 @@ func TestSpecification(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	traffic = s.traffic(proxy)
+	traffic = s.traffic(from)
 	s.version(v3, "")
 	if out, err := s.release("spec="+string(values), "maxWeight=20", "requestDuration="); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
 		t.Errorf("by a chart's values: %v", err)

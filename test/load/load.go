@@ -1,5 +1,11 @@
-// Package load sends requests at a steady rate through the mesh stand-in and counts what came back: each attempt's
-// answer by version, status and connection error, over time. The requests are vegeta's.
+// Package load sends requests at a steady rate and counts what came back: each attempt's answer by
+// version, status and connection error, over time. The pace is vegeta's.
+//
+// Start sends from this process. Caller.Start has a pod send, whose program serves Handler, and
+// copies what it counts. Nothing is sent again: an attempt that breaks is counted as broken.
+//
+// The application is examples/app. It names itself in the headers X-Version and X-Pod of its
+// answers; what comes without them was answered by a proxy.
 package load
 
 import (
@@ -8,10 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,32 +31,68 @@ const (
 	MaxTime = 30 * time.Minute
 )
 
+// streamTime is how long the app is asked to keep a stream open.
+const streamTime = 12 * time.Second
+
 // Plan says what to send.
 type Plan struct {
-	URL     string        // as the caller's application would ask: "http://web.shop/"
-	Proxy   string        // where the caller's proxy listens, on this machine: "127.0.0.1:15001"
-	Rate    int           // requests per second, 1 to MaxRate
-	For     time.Duration // at most MaxTime
-	Timeout time.Duration // of one request; 0: 10 s
-	Header  http.Header   // of each request
+	URL      string        // as the caller's application would ask: "http://shop/"
+	Rate     int           // attempts per second, 1 to MaxRate
+	For      time.Duration // at most MaxTime
+	Timeout  time.Duration // of one attempt, of a stream beyond its 12 s; 0: 10 s
+	Header   http.Header   // of each request; Host is the host that is asked for
+	Protocol Protocol      // "": HTTP1
+}
+
+// validate returns all mistakes of a plan.
+func (p Plan) validate() error {
+	var errs []error
+	if p.Rate < 1 || p.Rate > MaxRate {
+		errs = append(errs, fmt.Errorf("rate %d is not between 1 and %d requests per second", p.Rate, MaxRate))
+	}
+	if p.For <= 0 || p.For > MaxTime {
+		errs = append(errs, fmt.Errorf("time %s is not between 0 and %s", p.For, MaxTime))
+	}
+	if p.Timeout < 0 || p.Timeout > MaxTime {
+		errs = append(errs, fmt.Errorf("timeout %s is not between 0 and %s", p.Timeout, MaxTime))
+	}
+	if u, err := url.Parse(p.URL); err != nil || u.Scheme != "http" || u.Host == "" {
+		errs = append(errs, fmt.Errorf("address %q is not http://host/", p.URL))
+	}
+	if p.Protocol != "" && !slices.Contains(protocols, p.Protocol) {
+		errs = append(errs, fmt.Errorf("protocol %q is not one of %q", p.Protocol, protocols))
+	}
+	return errors.Join(errs...)
+}
+
+// limit returns the longest time that one attempt may take.
+func (p Plan) limit() time.Duration {
+	limit := cmp.Or(p.Timeout, 10*time.Second)
+	if p.Protocol == Stream {
+		limit += streamTime
+	}
+	return limit
 }
 
 // Answer is what one attempt got.
 type Answer struct {
-	Version string // what the app answered; empty when the answer was not the app's
-	Status  int    // 0: no answer
+	Version string // what the app named; empty when the answer was not the app's
+	Status  int    // of HTTP, 200 for a gRPC call that is OK; 0: no answer, or GRPC has its status
+	GRPC    int    // the code of a gRPC call that is not OK
 	Error   string // "" when there was an answer, else "timeout" or "connection"
-	Split   string // the split that the stand-in chose by
 }
 
 func (a Answer) String() string {
+	by := " by " + cmp.Or(a.Version, "the proxy")
 	switch {
-	case a.Error != "":
+	case a.Error != "" && a.Version == "":
 		return a.Error
-	case a.Version == "":
-		return fmt.Sprintf("%d by the proxy", a.Status)
+	case a.Error != "": // of a stream that had begun
+		return a.Error + by
+	case a.GRPC != 0:
+		return fmt.Sprintf("gRPC %d%s", a.GRPC, by)
 	}
-	return fmt.Sprintf("%d by %s", a.Status, a.Version)
+	return fmt.Sprintf("%d%s", a.Status, by)
 }
 
 // Sample is an answer with the time at which its request was sent.
@@ -59,83 +101,90 @@ type Sample struct {
 	Sent    time.Time
 	Latency time.Duration
 	Says    string // why, of one that failed
+	Pod     string // that answered, as it names itself
 }
 
 func (s Sample) String() string {
-	return fmt.Sprintf("%s of %s after %s: %s", s.Answer, s.Sent.Format("15:04:05.000"), s.Latency.Round(time.Millisecond), s.Says)
+	return fmt.Sprintf("%s of %s after %s: %s", s.Answer, s.Sent.Format("15:04:05.000"),
+		s.Latency.Round(time.Millisecond), s.Says)
 }
 
 // Run is a load that goes on, or has ended.
 type Run struct {
-	stop    func() bool
+	stop    func() // begins the end; may be called again
 	done    chan struct{}
 	mu      sync.Mutex
-	samples []Sample
+	samples []Sample // in the order in which they ended
+	err     error
 }
 
-// Start begins to send. The run ends after plan.For, with ctx, or by Stop, whichever is first.
+// Start sends from this process. The run ends after plan.For, with ctx, or by Stop, whichever is
+// first. Its error names all mistakes of the plan.
 func Start(ctx context.Context, plan Plan) (*Run, error) {
-	var errs []error
-	if plan.Rate < 1 || plan.Rate > MaxRate {
-		errs = append(errs, fmt.Errorf("rate %d is not between 1 and %d requests per second", plan.Rate, MaxRate))
-	}
-	if plan.For <= 0 || plan.For > MaxTime {
-		errs = append(errs, fmt.Errorf("time %s is not between 0 and %s", plan.For, MaxTime))
-	}
-	if _, err := url.ParseRequestURI(plan.URL); err != nil {
-		errs = append(errs, err)
-	}
-	host, _, err := net.SplitHostPort(plan.Proxy)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		errs = append(errs, fmt.Errorf("proxy %q is not an IP:port of this machine's loopback", plan.Proxy))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := plan.validate(); err != nil {
 		return nil, err
 	}
-	if plan.Timeout == 0 {
-		plan.Timeout = 10 * time.Second
+	client, err := plan.client()
+	if err != nil {
+		return nil, err
 	}
-	// On a kept connection that breaks, the client would ask once more by itself.
-	attacker := vegeta.NewAttacker(vegeta.KeepAlive(false), vegeta.Timeout(plan.Timeout), vegeta.MaxBody(256), vegeta.Redirects(vegeta.NoFollow),
-		vegeta.Proxy(http.ProxyURL(&url.URL{Scheme: "http", Host: plan.Proxy})))
-	targets := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: plan.URL, Header: plan.Header})
-	results := attacker.Attack(targets, vegeta.Rate{Freq: plan.Rate, Per: time.Second}, plan.For, "load")
-	run := &Run{stop: attacker.Stop, done: make(chan struct{})}
-	unwatch := context.AfterFunc(ctx, func() { attacker.Stop() })
+	attacker := vegeta.NewAttacker(vegeta.Client(client), vegeta.MaxBody(256), vegeta.Redirects(vegeta.NoFollow))
+	rate := vegeta.Rate{Freq: plan.Rate, Per: time.Second}
+	results := attacker.Attack(vegeta.NewStaticTargeter(plan.target()), rate, plan.For, "load")
+	run := &Run{stop: func() { attacker.Stop() }, done: make(chan struct{})}
+	unwatch := context.AfterFunc(ctx, run.stop)
 	go func() {
 		defer close(run.done)
+		defer client.CloseIdleConnections()
 		defer unwatch()
 		for r := range results {
-			sample := Sample{Answer: answerOf(r), Sent: r.Timestamp, Latency: r.Latency}
-			if sample.Status != http.StatusOK {
-				sample.Says = cmp.Or(strings.TrimSpace(string(r.Body)), r.Error)
-			}
-			run.add(sample)
+			run.add(sampleOf(r))
 		}
 	}()
 	return run, nil
 }
 
-// answerOf reads what one attempt got. An app's answer is one word, its version; a proxy's own answer is a sentence.
-func answerOf(r *vegeta.Result) Answer {
-	a := Answer{Status: int(r.Code), Split: r.Headers.Get("X-Mesh-Split")}
+func sampleOf(r *vegeta.Result) Sample {
+	s := Sample{
+		Answer: Answer{Status: int(r.Code), Version: r.Headers.Get("X-Version")},
+		Sent:   r.Timestamp, Latency: r.Latency, Pod: r.Headers.Get("X-Pod"),
+	}
+	body := string(r.Body)
 	switch {
 	case r.Code == 0 && (strings.Contains(r.Error, "Client.Timeout") || strings.Contains(r.Error, "deadline exceeded")):
-		a.Error = "timeout"
+		s.Error = "timeout"
 	case r.Code == 0:
-		a.Error = "connection"
-	default:
-		if body := strings.TrimSpace(string(r.Body)); !strings.ContainsAny(body, " \n") {
-			a.Version = body
+		s.Error = "connection"
+	case r.Headers.Get(grpcStatus) != "":
+		if s.GRPC, _ = strconv.Atoi(r.Headers.Get(grpcStatus)); s.GRPC != 0 {
+			s.Status = 0
 		}
 	}
-	return a
+	switch {
+	case s.Error != "":
+		s.Says = r.Error
+	case s.Status != http.StatusOK:
+		s.Says = cmp.Or(strings.TrimSpace(body), r.Error)
+	}
+	// Of an answer that broke vegeta keeps no headers, but what was read of its body. Of a stream
+	// these are lines of the version.
+	if line, _, whole := strings.Cut(body, "\n"); s.Error != "" && whole {
+		s.Version = line
+	}
+	return s
 }
 
-func (r *Run) add(s Sample) {
+func (r *Run) add(samples ...Sample) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.samples = append(r.samples, s)
+	r.samples = append(r.samples, samples...)
+}
+
+// fail notes why samples are missing.
+func (r *Run) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = errors.Join(r.err, err)
 }
 
 // Stop ends the run; requests under way are waited for.
@@ -147,25 +196,39 @@ func (r *Run) Stop() {
 // Wait returns when the run has ended.
 func (r *Run) Wait() { <-r.done }
 
+// Done is closed when the run has ended.
+func (r *Run) Done() <-chan struct{} { return r.done }
+
+// Err returns why attempts are missing from Samples: the pod that sends could not be reached. It is
+// nil for a run of this process.
+func (r *Run) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
 // Samples returns every attempt that has ended so far, in the order in which they were sent.
 func (r *Run) Samples() []Sample {
-	r.mu.Lock()
-	samples := slices.Clone(r.samples)
-	r.mu.Unlock()
+	samples := r.Since(0)
 	slices.SortFunc(samples, func(a, b Sample) int { return a.Sent.Compare(b.Sent) })
 	return samples
 }
 
-// Counts says how often each answer came. Splits are left out of it.
+// Since returns the attempts that have ended after the first n, in the order in which they ended.
+func (r *Run) Since(n int) []Sample {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.samples[min(n, len(r.samples)):])
+}
+
+// Counts says how often each answer came.
 type Counts map[Answer]int
 
 // Count counts samples.
 func Count(samples []Sample) Counts {
 	counts := Counts{}
 	for _, s := range samples {
-		a := s.Answer
-		a.Split = ""
-		counts[a]++
+		counts[s.Answer]++
 	}
 	return counts
 }

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"debug/elf"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+)
+
+// makeProxy makes the image of sidecars and gateways, in the layout of Istio's proxyv2: Envoy, pilot-agent, and this
+// machine's iptables, by which istio-init leads a pod's traffic through Envoy.
+func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image, error) {
+	istio, err := moduleFolder(ctx, l, "istio.io/istio")
+	if err != nil {
+		return nil, err
+	}
+	const nft, legacy = "/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"
+	extensions, err := filepath.Glob("/usr/lib/*/xtables/*.so")
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, program := range slices.Concat([]string{bins["envoy"], nft, legacy}, extensions) {
+		loads, err := loadedBy(program)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, loads...)
+	}
+	paths = append(paths, nft, legacy)
+	paths = append(paths, extensions...)
+	slices.Sort(paths)
+	sources := map[string]string{"/usr/local/bin/envoy": bins["envoy"], "/usr/local/bin/pilot-agent": bins["pilot-agent"]}
+	for _, path := range slices.Compact(paths) {
+		sources[path] = path
+	}
+	sources["/var/lib/istio/envoy/envoy_bootstrap_tmpl.json"] = filepath.Join(istio, "tools/packaging/common/envoy_bootstrap.json")
+	sources["/etc/ssl/certs/ca-certificates.crt"] = "/etc/ssl/certs/ca-certificates.crt"
+	files := []file{
+		{tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil},
+		{tar.Header{Name: "run/", Typeflag: tar.TypeDir, Mode: 0o755}, nil},
+		{tar.Header{Name: "etc/istio/proxy/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
+		{tar.Header{Name: "var/lib/istio/data/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
+		{tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/root:/sbin/nologin\nistio-proxy:x:1337:1337::/:/sbin/nologin\n")},
+		{tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nistio-proxy:x:1337:\n")},
+	}
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, verb := range []string{"", "-save", "-restore"} {
+			for name, to := range map[string]string{family + verb: nft, family + "-nft" + verb: nft, family + "-legacy" + verb: legacy} {
+				files = append(files, file{tar.Header{Name: "usr/sbin/" + name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}, nil})
+			}
+		}
+	}
+	for to, from := range sources {
+		content, err := os.ReadFile(from)
+		if err != nil {
+			return nil, fmt.Errorf("making the proxy's image: %w", err)
+		}
+		files = append(files, file{tar.Header{Name: strings.TrimPrefix(to, "/"), Mode: 0o755}, content})
+	}
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.Name, b.Name) })
+	return addLayer(empty.Image, func(c *v1.ConfigFile) {
+		c.OS, c.Architecture = "linux", arch
+		c.Config.Entrypoint = []string{"/usr/local/bin/pilot-agent"}
+		c.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ISTIO_META_ISTIO_PROXY_SHA=envoy:" + envoyVersion}
+	}, files...)
+}
+
+// loadedBy returns the files that a program of this machine needs to start: its loader and, however indirectly, its
+// libraries. A program that is linked statically has none.
+func loadedBy(program string) ([]string, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var paths []string
+	if section := f.Section(".interp"); section != nil {
+		loader, err := section.Data()
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, string(bytes.TrimRight(loader, "\x00")))
+	}
+	needs, err := f.ImportedLibraries()
+	for len(needs) > 0 && err == nil {
+		name := needs[0]
+		needs = needs[1:]
+		path, found := library(name)
+		if !found {
+			return nil, fmt.Errorf("%s needs %s, which is in none of this machine's library folders", program, name)
+		}
+		if slices.Contains(paths, path) {
+			continue
+		}
+		paths = append(paths, path)
+		var more []string
+		more, err = importedLibraries(path)
+		needs = append(needs, more...)
+	}
+	return paths, err
+}
+
+// library finds a library where Debian's loaders look.
+func library(name string) (string, bool) {
+	for _, pattern := range []string{"/usr/lib/*-linux-gnu/", "/lib/*-linux-gnu/", "/usr/lib64/", "/lib64/", "/usr/lib/", "/lib/"} {
+		if found, err := filepath.Glob(pattern + name); err == nil && len(found) > 0 {
+			return found[0], true
+		}
+	}
+	return "", false
+}
+
+func importedLibraries(path string) ([]string, error) {
+	f, err := elf.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.ImportedLibraries()
+}
