@@ -17,7 +17,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 )
 
-// forge is a stand-in for a server of pull requests: it answers as the REST APIs of GitHub and GitLab are documented to, in front of a real Git server.
+// forge plays a server of pull requests: it answers as the REST APIs of GitHub and GitLab are documented to, in front of a real Git server.
 type forge struct {
 	*httptest.Server
 	mu    sync.Mutex

@@ -94,7 +94,7 @@ func (a *apiserver) shift(run string, weight int32) error {
 	return r.Shift(a.t.Context())
 }
 
-// judge is a stand-in for analyze: it notes that the weight was judged good.
+// judge takes the place of analyze: it notes that the weight was judged good.
 func (a *apiserver) judge(run string) error {
 	r := a.step("analyze", run)
 	s, err := r.observe(a.t.Context(), scope{})

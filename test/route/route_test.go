@@ -7,8 +7,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	api "istio.io/api/networking/v1"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
-	"istio.io/client-go/pkg/clientset/versioned/fake"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
@@ -36,26 +34,16 @@ func TestDuring(t *testing.T) {
 	}
 }
 
-func TestFollow(t *testing.T) {
+func TestWeights(t *testing.T) {
 	t.Parallel()
-	client := fake.NewSimpleClientset()
-	h, err := Follow(t.Context(), client, "ns", "shop")
-	if err != nil {
-		t.Fatal(err)
-	}
-	vs := &networking.VirtualService{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "ns"}}
-	vs.Spec.Http = []*api.HTTPRoute{{Route: []*api.HTTPRouteDestination{{Weight: 60}, {Weight: 40}}}}
-	if _, err := client.NetworkingV1().VirtualServices("ns").Create(t.Context(), vs, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	for len(h.Splits()) == 0 {
-		select {
-		case <-t.Context().Done():
-			t.Fatal("the VirtualService was not seen")
-		case <-time.After(10 * time.Millisecond):
+	two := []*api.HTTPRouteDestination{{Weight: 60}, {Weight: 40}}
+	for want, routes := range map[string][]*api.HTTPRoute{
+		"":      {{Route: two}, {Route: two[:1]}},
+		"60/40": {{Route: two[:1]}, {Route: two}},
+	} {
+		vs := &networking.VirtualService{}
+		if vs.Spec.Http = routes; Weights(vs) != want {
+			t.Errorf("weights %q, want %q", Weights(vs), want)
 		}
-	}
-	if got := h.Splits()[0].Weights; got != "60/40" {
-		t.Errorf("weights %s", got)
 	}
 }
