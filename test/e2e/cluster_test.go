@@ -217,20 +217,36 @@ func tryResolve(ctx context.Context, files ...string) (string, error) {
 	return string(yaml), err
 }
 
+// sample is one series that Prometheus answers with.
+type sample struct {
+	Metric map[string]string
+	Value  [2]any
+}
+
+func (c *cluster) samples(t *testing.T, promQL string) []sample {
+	t.Helper()
+	var answer struct {
+		Data struct{ Result []sample }
+	}
+	send(t, http.MethodGet, "http://"+c.prometheus+"/api/v1/query?query="+url.QueryEscape(promQL), &answer)
+	return answer.Data.Result
+}
+
+// series asks Prometheus and returns the labels of each series.
+func (c *cluster) series(t *testing.T, promQL string) []map[string]string {
+	t.Helper()
+	var all []map[string]string
+	for _, r := range c.samples(t, promQL) {
+		all = append(all, r.Metric)
+	}
+	return all
+}
+
 // query asks Prometheus and returns the value of each series by one of its labels.
 func (c *cluster) query(t *testing.T, promQL, label string) map[string]float64 {
 	t.Helper()
-	var answer struct {
-		Data struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any
-			}
-		}
-	}
-	send(t, http.MethodGet, "http://"+c.prometheus+"/api/v1/query?query="+url.QueryEscape(promQL), &answer)
 	values := map[string]float64{}
-	for _, r := range answer.Data.Result {
+	for _, r := range c.samples(t, promQL) {
 		v, err := strconv.ParseFloat(fmt.Sprint(r.Value[1]), 64)
 		if err != nil {
 			t.Fatal(err)

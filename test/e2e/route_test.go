@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -53,6 +54,38 @@ func TestRoute(t *testing.T) {
 				t.Fatalf("the candidate's share is not 20 %%, twice: %s", counts)
 			}
 			t.Logf("outside the 99 %% interval once, measuring again: %s", counts)
+		}
+	})
+
+	t.Run("both metrics have Istio's labels at both sides", func(t *testing.T) {
+		c.needsPods(t)
+		want := map[string]string{
+			"source_workload": "client", "source_workload_namespace": ns, "destination_workload": "web", "destination_workload_namespace": ns,
+			"destination_service": "web-canary." + ns + ".svc.cluster.local", "destination_service_name": "web-canary", "destination_service_namespace": ns,
+			"request_protocol": "http", "response_code": "200", "response_flags": "-",
+		}
+		for _, metric := range []string{"istio_requests_total", "istio_request_duration_milliseconds_bucket"} {
+			for reporter, more := range map[string]map[string]string{
+				"source": {"connection_security_policy": "unknown", "destination_canonical_service": "web"},
+				"destination": {"connection_security_policy": "mutual_tls", "source_principal": "spiffe://cluster.local/ns/" + ns + "/sa/client",
+					"destination_principal": "spiffe://cluster.local/ns/" + ns + "/sa/default"},
+			} {
+				all := c.series(t, fmt.Sprintf(`%s{reporter=%q,source_workload_namespace=%q,destination_workload="web"}`, metric, reporter, ns))
+				if len(all) == 0 {
+					t.Errorf("%s of reporter %s: no series", metric, reporter)
+				}
+				for _, got := range all {
+					for _, beside := range []string{"__name__", "reporter", "instance", "job", "namespace", "pod", "le"} {
+						delete(got, beside)
+					}
+					expected := maps.Clone(want)
+					maps.Copy(expected, more)
+					if diff := cmp.Diff(expected, got); diff != "" {
+						t.Errorf("%s of reporter %s (-want, +got)\n%s", metric, reporter, diff)
+						break
+					}
+				}
+			}
 		}
 	})
 
