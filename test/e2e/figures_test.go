@@ -49,6 +49,11 @@ func TestFigures(t *testing.T) {
 			calls[m[1]] = m[2]
 		}
 	}
+	sidecar := func(promQL string) float64 {
+		return s.query(t, fmt.Sprintf("avg(%s)", fmt.Sprintf(promQL, fmt.Sprintf(`{namespace=%q,pod=~"shop-primary-.*",container="istio-proxy"}`, s.ns))), "")[""]
+	}
+	add(fmt.Sprintf("a sidecar of stable's two, at %d requests/s to both", rate), "%.0f MB of memory, %.0f m of CPU",
+		sidecar("container_memory_working_set_bytes%s")/1e6, 1000*sidecar("rate(container_cpu_usage_seconds_total%s[1m])"))
 	s.version(v1, "fail=0.2")
 	out, err := s.release()
 	if err == nil {

@@ -92,11 +92,18 @@ func (s *shop) ended(name string) (string, *apis.Condition) {
 	return out, condition
 }
 
+// speaksHTTP2 gives the Service's port the name by which proxies speak HTTP/2 to the pods, which gRPC needs.
+func (s *shop) speaksHTTP2() {
+	s.t.Helper()
+	run(s.t, "", "kubectl", "patch", "service", "shop", "-n", s.ns, "--type=json", "-p", `[{"op":"replace","path":"/spec/ports/0/name","value":"http2"}]`)
+}
+
 // Each way in which a candidate can be bad, or unknown, ends by its own name, with all traffic on stable.
 func TestJudge(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
 	from := s.caller(t, s.ns)
+	s.speaksHTTP2()
 	s.must(0, "is initialized", "canary-init", "first")
 	for i, c := range []struct {
 		desc     string

@@ -192,6 +192,7 @@ func TestAsk(t *testing.T) {
 		{"no address", "://", "missing protocol scheme"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
 			if status, body := caller.Ask(t.Context(), c.url); status != 0 || !strings.Contains(body, c.want) {
 				t.Errorf("%d %q, want %s", status, body, c.want)
 			}

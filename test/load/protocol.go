@@ -145,7 +145,7 @@ func (c calls) RoundTrip(req *http.Request) (*http.Response, error) {
 	case err != nil && req.Context().Err() != nil:
 		return nil, req.Context().Err()
 	case sent.Load() > 1:
-		return nil, fmt.Errorf("gRPC sent the call %d times, it ended with: %v", sent.Load(), err)
+		return nil, fmt.Errorf("gRPC sent the call %d times, it ended with: %s", sent.Load(), status.Convert(err).Message())
 	case err != nil && in.Len() == 0: // the code is the client's own
 		return nil, err
 	case err != nil:
