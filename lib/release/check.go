@@ -135,17 +135,26 @@ func (r *Release) withoutSidecar(ctx context.Context, s *snapshot) (string, erro
 	case workload.KeptOut:
 		return fmt.Sprintf("its pods are kept out of the mesh by %s=false, so its namespace's sidecars are not in them: take that away, or nobody counts their requests", workload.InjectLabel), nil
 	}
-	pods, err := r.Client.Find(ctx, kube.Pod, s.target.Spec.Selector.MatchLabels, 1)
-	if err != nil || len(pods) == 0 {
+	pods, err := r.Client.Find(ctx, kube.Pod, s.target.Spec.Selector.MatchLabels, maxPods)
+	if err != nil {
 		return "", err
 	}
-	var pod corev1.Pod
-	if err := kube.Decode(pods[0].Object, &pod); err != nil || workload.HasSidecar(&pod) {
-		return "", err
+	for _, o := range pods {
+		var pod corev1.Pod
+		if err := kube.Decode(o.Object, &pod); err != nil {
+			return "", err
+		}
+		// One that is being ended may be of a time before its namespace had sidecars.
+		if pod.DeletionTimestamp == nil && !workload.HasSidecar(&pod) {
+			return fmt.Sprintf("its pods are to have a sidecar and Pod %s has no istio-proxy: start them again (kubectl rollout restart deployment %s), and look at istiod if they still have none",
+				pod.Name, s.target.Name), nil
+		}
 	}
-	return fmt.Sprintf("its pods are to have a sidecar and Pod %s has no istio-proxy: start them again (kubectl rollout restart deployment %s), and look at istiod if they still have none",
-		pod.Name, s.target.Name), nil
+	return "", nil
 }
+
+// maxPods is how many pods are looked at for a sidecar.
+const maxPods = 100
 
 // notShared says what to do about a claim that pods of two versions cannot mount at the same time.
 func (r *Release) notShared(ctx context.Context, name string) (string, error) {

@@ -1091,8 +1091,10 @@ func TestInitRefuses(t *testing.T) {
 		}, nil, []string{`target is "shop": its pods are kept out of the mesh by sidecar.istio.io/inject=false`}},
 		{"pods without a sidecar", func(a *apiserver) {
 			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio-injection: enabled}}}")
-			a.apply("{kind: Pod, metadata: {name: shop-1, labels: {app: shop}}, spec: {containers: [{name: app}]}}")
-		}, nil, []string{"Pod shop-1 has no istio-proxy: start them again"}},
+			a.apply("{kind: Pod, metadata: {name: shop-0, labels: {app: shop}, deletionTimestamp: 2026-01-01T00:00:00Z}, spec: {containers: [{name: app}]}}")
+			a.apply("{kind: Pod, metadata: {name: shop-1, labels: {app: shop}}, spec: {initContainers: [{name: istio-proxy}], containers: [{name: app}]}}")
+			a.apply("{kind: Pod, metadata: {name: shop-2, labels: {app: shop}}, spec: {containers: [{name: app}]}}")
+		}, nil, []string{"a mistake;", "Pod shop-2 has no istio-proxy: start them again"}},
 		{"a claim that only one pod can mount, and one that is not there", func(a *apiserver) {
 			a.apply("{kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce]}}")
 			a.apply("{kind: PersistentVolumeClaim, metadata: {name: shared}, spec: {accessModes: [ReadWriteMany]}}")
