@@ -100,6 +100,23 @@ func TestRoute(t *testing.T) {
 		}
 	})
 
+	t.Run("a Gateway of the Gateway API is deployed by istiod and answers", func(t *testing.T) {
+		c.needsPods(t)
+		run(t, `{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: api, annotations: {networking.istio.io/service-type: ClusterIP}},
+spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: api}, spec: {parentRefs: [{name: api}], rules: [{backendRefs: [{name: web-primary, port: 80}]}]}}`,
+			"kubectl", "apply", "-n", ns, "-f", "-")
+		run(t, "", "kubectl", "wait", "gateway/api", "-n", ns, "--for=condition=Programmed", "--timeout=120s")
+		at := outside{run(t, "", "kubectl", "get", "service", "api-istio", "-n", ns, "-o", "jsonpath={.spec.clusterIP}")}
+		eventually(t, time.Minute, func() string {
+			if status, body := at.Ask(t.Context(), "http://web.example.com/"); status != http.StatusOK || body != v1 {
+				return fmt.Sprintf("it answers %d %s", status, body)
+			}
+			return ""
+		})
+	})
+
 	t.Run("from the write to the first request by the new split", func(t *testing.T) {
 		c.needsPods(t)
 		traffic := start(t, ns, c.ready(t, ns), time.Minute)
