@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -99,8 +100,34 @@ func (c *cluster) caller(t *testing.T, namespace string) load.Caller {
 		t.Fatal(err)
 	}
 	run(t, manifest, "kubectl", "apply", "-n", namespace, "-f", "-")
+	return c.callerNow(t, namespace)
+}
+
+// callerNow returns the caller of a namespace as it is by now, once it is up.
+func (c *cluster) callerNow(t *testing.T, namespace string) load.Caller {
+	t.Helper()
 	run(t, "", "kubectl", "rollout", "status", "-n", namespace, "deployment/client", "--timeout=120s")
-	return load.Caller{Address: run(t, "", "kubectl", "get", "pods", "-n", namespace, "-l", "app=client", "-o", "jsonpath={.items[0].status.podIP}") + ":8081"}
+	pods := c.pods(t, namespace, "client")
+	if len(pods) == 0 {
+		t.Fatalf("there is no caller in namespace %s", namespace)
+	}
+	return load.Caller{Address: net.JoinHostPort(pods[0], "8081")}
+}
+
+// pods are the addresses of an application's pods, but of those that are being ended.
+func (c *cluster) pods(t *testing.T, namespace, app string) []string {
+	t.Helper()
+	list, err := c.kube.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var addresses []string
+	for _, pod := range list.Items {
+		if pod.DeletionTimestamp == nil && pod.Status.PodIP != "" {
+			addresses = append(addresses, pod.Status.PodIP)
+		}
+	}
+	return addresses
 }
 
 // outside is a caller outside the mesh: this machine, at the ingress gateway.
@@ -268,8 +295,10 @@ func eventually(t *testing.T, within time.Duration, ask func() string) {
 	t.Fatalf("after %s: %s", within, last)
 }
 
-// within99 tells whether k of n is inside the interval that holds 99 % of what a share of p gives (normal
-// approximation of the binomial, z = 2.5758).
-func within99(k, n int, p float64) bool {
-	return math.Abs(float64(k)-p*float64(n)) <= 2.5758*math.Sqrt(float64(n)*p*(1-p))
+// z99 is how many standard deviations hold 99 % of a normal distribution; beyond zNever is one in sixteen thousand.
+const z99, zNever = 2.5758, 4
+
+// isShare reports whether k of n is as near to a share of p as chance allows: within z standard deviations of the binomial.
+func isShare(k, n int, p, z float64) bool {
+	return math.Abs(float64(k)-p*float64(n)) <= z*math.Sqrt(float64(n)*p*(1-p))
 }

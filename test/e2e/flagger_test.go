@@ -60,7 +60,7 @@ func TestFromFlagger(t *testing.T) {
 	run(t, flaggersCanary, "kubectl", "apply", "-n", s.ns, "-f", "-")
 	run(t, "", "kubectl", "wait", "canary/shop", "-n", s.ns, "--for=jsonpath={.status.phase}=Initialized", "--timeout=180s")
 	traffic := s.traffic(s.caller(t, s.ns))
-	pods := s.pods("shop-primary")
+	pods := s.pods(t, s.ns, "shop-primary")
 	end()
 
 	s.must(2, "Flagger manages it, by Canary shop", "canary-init", "first")
@@ -73,7 +73,7 @@ func TestFromFlagger(t *testing.T) {
 	if got := strings.Join(strings.Fields(run(t, "", "kubectl", "get", "deployments,services,virtualservices,destinationrules", "-n", s.ns, "-o", "name")), " "); got != made {
 		t.Errorf("after the Canary was deleted there is\n%s, want\n%s", got, made)
 	}
-	if diff := cmp.Diff(pods, s.pods("shop-primary")); diff != "" {
+	if diff := cmp.Diff(pods, s.pods(t, s.ns, "shop-primary")); diff != "" {
 		t.Errorf("stable's pods (-before, +after)\n%s", diff)
 	}
 

@@ -55,7 +55,7 @@ func (s *shop) faults(faults string, deployments ...string) {
 	var pods []string
 	for _, name := range deployments {
 		selector := run(s.t, "", "kubectl", "get", "deployment", name, "-n", s.ns, "-o", "jsonpath={.spec.selector.matchLabels.app}")
-		pods = append(pods, s.pods(selector)...)
+		pods = append(pods, s.pods(s.t, s.ns, selector)...)
 	}
 	for _, ip := range pods {
 		send(s.t, http.MethodPut, "http://"+ip+":8081/faults?"+faults, nil)

@@ -315,7 +315,7 @@ func TestIstiodIsAway(t *testing.T) {
 		}
 	}
 	t.Logf("while istiod was away: %s", load.Count(meanwhile))
-	if counts := load.Count(meanwhile); counts.Failed() > 0 || !within99(counts.Of(v2), counts.Total(), 0.2) {
+	if counts := load.Count(meanwhile); counts.Failed() > 0 || !isShare(counts.Of(v2), counts.Total(), 0.2, zNever) {
 		t.Errorf("with 80/20 while istiod was away: %s", counts)
 	}
 	noneFailed(t, "istiod away around a shift", traffic)
@@ -347,21 +347,10 @@ mutations: {response_mutations: [{append: {header: {key: x-filter, value: "yes"}
 	// the policy is in force: nobody else gets an answer
 	s.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: other}}")
 	run(t, "", "kubectl", "patch", "deployment", "client", "-n", s.ns, "-p", `{"spec":{"template":{"spec":{"serviceAccountName":"other"}}}}`)
-	other := s.caller2()
+	other := s.callerNow(t, s.ns)
 	if status, body := other.Ask(t.Context(), "http://shop."+s.ns+"/"); status != http.StatusForbidden {
 		t.Errorf("another account is answered %d %s", status, body)
 	}
-}
-
-// caller2 is the caller as it is by now.
-func (s *shop) caller2() load.Caller {
-	s.t.Helper()
-	run(s.t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/client", "--timeout=120s")
-	for _, ip := range s.pods("client") {
-		return load.Caller{Address: ip + ":8081"}
-	}
-	s.t.Fatal("there is no caller")
-	return load.Caller{}
 }
 
 // A caller outside the mesh finds the pods by the Service and follows no weight: the release says so and promotes nothing. Here workloads take
@@ -372,7 +361,7 @@ func TestOutsideTheMesh(t *testing.T) {
 	run(t, "", "kubectl", "delete", "peerauthentication", "default", "-n", s.ns)
 	s.caller(t, s.ns)
 	run(t, "", "kubectl", "patch", "deployment", "client", "-n", s.ns, "-p", `{"spec":{"template":{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}}}}}`)
-	from := s.caller2()
+	from := s.callerNow(t, s.ns)
 	s.must(0, "is initialized", "canary-init", "first")
 	traffic := s.traffic(from)
 	s.version(v2, "")

@@ -75,22 +75,6 @@ func (s *shop) account(name string) string {
 	return path
 }
 
-// pods are the addresses of an application's pods, but of those that are being ended.
-func (s *shop) pods(app string) []string {
-	s.t.Helper()
-	list, err := s.kube.CoreV1().Pods(s.ns).List(s.t.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var addresses []string
-	for _, pod := range list.Items {
-		if pod.DeletionTimestamp == nil && pod.Status.PodIP != "" {
-			addresses = append(addresses, pod.Status.PodIP)
-		}
-	}
-	return addresses
-}
-
 // version writes a new version into the Deployment, as a chart does.
 func (s *shop) version(version, faults string) {
 	s.t.Helper()
@@ -682,7 +666,7 @@ func TestNoShiftBeforeAllAreReady(t *testing.T) {
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "")
 	s.must(0, "is up beside stable", "canary-init", "two", "CANARY_PROGRESS_DEADLINE_SECONDS=60")
-	pod := s.pods("shop")[0]
+	pod := s.pods(t, s.ns, "shop")[0]
 	send(t, http.MethodPut, "http://"+pod+":8081/faults?ready=false", nil)
 	available := func(want string) {
 		t.Helper()

@@ -46,7 +46,7 @@ func TestRoute(t *testing.T) {
 		var counts load.Counts
 		for round := 1; ; round++ {
 			counts = c.divided(t, ns, from, before)
-			if within99(counts.Of(v2), counts.Total(), 0.2) {
+			if isShare(counts.Of(v2), counts.Total(), 0.2, z99) {
 				break
 			}
 			// One round in a hundred is outside its 99 % interval by chance; two in a row are not.
