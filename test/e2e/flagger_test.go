@@ -70,7 +70,7 @@ func TestFromFlagger(t *testing.T) {
 	time.Sleep(10 * time.Second) // the garbage collector's
 	const made = "deployment.apps/shop deployment.apps/shop-primary service/shop service/shop-canary service/shop-primary virtualservice.networking.istio.io/shop " +
 		"destinationrule.networking.istio.io/shop-canary destinationrule.networking.istio.io/shop-primary"
-	if got := strings.Join(strings.Fields(run(t, "", "kubectl", "get", "deployments,services,virtualservices,destinationrules", "-n", s.ns, "-o", "name")), " "); got != made {
+	if got := strings.Join(strings.Fields(run(t, "", "kubectl", "get", "deployments,services,virtualservices,destinationrules", "-n", s.ns, "-l", "app!=client", "-o", "name")), " "); got != made {
 		t.Errorf("after the Canary was deleted there is\n%s, want\n%s", got, made)
 	}
 	if diff := cmp.Diff(pods, s.pods(t, s.ns, "shop-primary")); diff != "" {

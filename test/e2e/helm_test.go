@@ -132,7 +132,7 @@ func TestHelm(t *testing.T) {
 	if last := load.Count(samples[len(samples)-100:]); last.Of(v3) != 100 {
 		t.Errorf("the last 100 requests: %s", last)
 	}
-	if out := run(t, "", "kubectl", "get", "deployments,services,virtualservices", "-n", s.ns, "-o", "name"); out != "deployment.apps/shop\nservice/shop\n" {
+	if out := run(t, "", "kubectl", "get", "deployments,services,virtualservices", "-n", s.ns, "-l", "app!=client", "-o", "name"); out != "deployment.apps/shop\nservice/shop\n" {
 		t.Errorf("left:\n%s", out)
 	}
 }

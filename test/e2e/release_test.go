@@ -873,7 +873,7 @@ func TestDetach(t *testing.T) {
 	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=10s")
 	time.Sleep(10 * time.Second)
 	noneFailed(t, "detaching", traffic)
-	out := run(t, "", "kubectl", "get", "deployments,services,virtualservices,hpa", "-n", s.ns, "-o", "name")
+	out := run(t, "", "kubectl", "get", "deployments,services,virtualservices,hpa", "-n", s.ns, "-l", "app!=client", "-o", "name")
 	if want := "deployment.apps/shop\nservice/shop\n"; out != want {
 		t.Errorf("left:\n%s", out)
 	}
