@@ -4,7 +4,8 @@ export KO_CONFIG_PATH := $(CURDIR)/ko.yaml
 export GOWORK := off
 # Builds from empty caches are quicker without DWARF, without the checks that Envoy's types bring along and nobody calls, and with a compiler that collects no
 # garbage before it holds 2 GiB. Prometheus gets the one service discovery that the cluster uses.
-buildflags := -gcflags=all=-dwarf=false -tags=disable_pgv,remove_all_sd,enable_kubernetes_sd
+tags := disable_pgv,remove_all_sd,enable_kubernetes_sd
+buildflags := -gcflags=all=-dwarf=false -tags=$(tags)
 export GOFLAGS := $(strip $(filter-out $(buildflags),$(GOFLAGS)) $(buildflags))
 export GOGC := off
 export GOMEMLIMIT := 2GiB
@@ -49,10 +50,10 @@ lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the 
 	.bin/yamlfmt -lint .
 
 e2e: cluster ## the scenarios on the cluster
-	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags e2e -v -timeout 75m ./e2e/...
+	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags $(tags),e2e -parallel 2 -v -timeout 85m ./e2e/...
 
 figures: cluster ## what a release costs: time, requests, memory and sizes of images, measured on the cluster
-	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags e2e,figures -v -timeout 30m -run TestFigures ./e2e/
+	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags $(tags),e2e,figures -v -timeout 30m -run TestFigures ./e2e/
 
 demo: cluster ## six releases on the cluster, one after the other, each a commit in a Git server, and how each ended
 	$(call build,test,./demo)

@@ -90,16 +90,10 @@ type sender interface {
 	Ask(ctx context.Context, url string, headers ...string) (status int, body string)
 }
 
-var client = sync.OnceValues(func() (string, error) { return tryResolve(context.Background(), "test/e2e/testdata/client.yaml") })
-
 // caller starts a pod in a namespace, which is a workload of its own with a sidecar.
 func (c *cluster) caller(t *testing.T, namespace string) load.Caller {
 	t.Helper()
-	manifest, err := client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	run(t, manifest, "kubectl", "apply", "-n", namespace, "-f", "-")
+	apply(t, namespace, "test/e2e/testdata/client.yaml")
 	return c.callerNow(t, namespace)
 }
 
@@ -150,24 +144,13 @@ func (o outside) Start(ctx context.Context, plan load.Plan) (*load.Run, error) {
 
 // Ask sends one request to the gateway.
 func (o outside) Ask(ctx context.Context, to string, headers ...string) (status int, body string) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to, nil)
+	address, err := url.Parse(to)
 	if err != nil {
 		return 0, err.Error()
 	}
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	req.Host, req.URL.Host, req.Close = req.URL.Host, o.gateway, true
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer resp.Body.Close()
-	content, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err.Error()
-	}
-	return resp.StatusCode, string(content)
+	headers = append(headers, "Host", address.Host)
+	address.Host = o.gateway
+	return load.Ask(ctx, address.String(), headers...)
 }
 
 func send(t *testing.T, method, address string, answer any) {
@@ -228,7 +211,14 @@ func resolve(t *testing.T, files ...string) string {
 	return yaml
 }
 
+// resolved are the manifests that were resolved before, by their files: what is built does not change while scenarios run.
+var resolved sync.Map
+
 func tryResolve(ctx context.Context, files ...string) (string, error) {
+	key := strings.Join(files, " ")
+	if yaml, ok := resolved.Load(key); ok {
+		return yaml.(string), nil
+	}
 	args := []string{"resolve", "-R", "--base-import-paths", "--sbom=none"}
 	for _, f := range files {
 		args = append(args, "-f", f)
@@ -239,9 +229,10 @@ func tryResolve(ctx context.Context, files ...string) (string, error) {
 	cmd.Stderr = &stderr
 	yaml, err := cmd.Output()
 	if err != nil {
-		err = fmt.Errorf("ko %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+		return "", fmt.Errorf("ko %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
 	}
-	return string(yaml), err
+	resolved.Store(key, string(yaml))
+	return string(yaml), nil
 }
 
 // sample is one series that Prometheus answers with.
@@ -287,7 +278,7 @@ func (c *cluster) query(t *testing.T, promQL, label string) map[string]float64 {
 func eventually(t *testing.T, within time.Duration, ask func() string) {
 	t.Helper()
 	var last string
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(400 * time.Millisecond) {
 		if last = ask(); last == "" {
 			return
 		}

@@ -50,7 +50,11 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	sidecar := func(promQL string) float64 {
-		return s.query(t, fmt.Sprintf("avg(%s)", fmt.Sprintf(promQL, fmt.Sprintf(`{namespace=%q,pod=~"shop-primary-.*",container="istio-proxy"}`, s.ns))), "")[""]
+		value, found := s.query(t, fmt.Sprintf("avg(%s)", fmt.Sprintf(promQL, fmt.Sprintf(`{namespace=%q,pod=~"shop-primary-.*",container="istio-proxy"}`, s.ns))), "")[""]
+		if !found {
+			t.Fatalf("Prometheus has no %s of sidecars", promQL)
+		}
+		return value
 	}
 	add(fmt.Sprintf("a sidecar of stable's two, at %d requests/s to both", rate), "%.0f MB of memory, %.0f m of CPU",
 		sidecar("container_memory_working_set_bytes%s")/1e6, 1000*sidecar("rate(container_cpu_usage_seconds_total%s[1m])"))

@@ -130,11 +130,7 @@ func TestJudge(t *testing.T) {
 			s.version(strconv.Itoa(i+2)+".0.0", c.faults)
 			var traffic *load.Run
 			if !c.quiet {
-				var err error
-				traffic, err = from.Start(t.Context(), load.Plan{URL: "http://shop." + s.ns + "/", Rate: rate, For: 5 * time.Minute, Timeout: 2 * time.Second, Protocol: c.protocol})
-				if err != nil {
-					t.Fatal(err)
-				}
+				traffic = start(t, from, load.Plan{URL: "http://shop." + s.ns + "/", Rate: rate, For: 5 * time.Minute, Timeout: 2 * time.Second, Protocol: c.protocol})
 				defer traffic.Stop()
 			}
 			name := s.begin(nil, append(c.params, "threshold=3")...)

@@ -237,12 +237,7 @@ func (s *shop) send(from sender, plan load.Plan) *load.Run {
 		}
 		return ""
 	})
-	r, err := from.Start(s.t.Context(), plan)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(r.Stop)
-	return r
+	return start(s.t, from, plan)
 }
 
 // few is how many requests a claim of none that failed is made of, at least.
@@ -448,6 +443,7 @@ func (s *shop) settled() map[string]string {
 
 // Whatever has nothing to do changes nothing but the lock.
 func TestNothingChangesTwice(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	s.traffic(s.caller(t, s.ns))
@@ -576,6 +572,7 @@ func TestVirtualServiceOfSomebodyElse(t *testing.T) {
 
 // Old code always has old configuration.
 func TestConfigurationBelongsToARevision(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	settings := func(color string) {
 		t.Helper()
@@ -632,6 +629,7 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 
 // Whoever applies the same manifests in mid-release, as Jenkins X 3 does at every merge, changes nothing for the release, and no caller notices.
 func TestAppliedInMidRelease(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
@@ -662,6 +660,7 @@ func TestAppliedInMidRelease(t *testing.T) {
 
 // With one pod of the candidate that is not ready there is no shift.
 func TestNoShiftBeforeAllAreReady(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "")
@@ -702,6 +701,7 @@ func TestNoShiftBeforeAllAreReady(t *testing.T) {
 
 // A second run of the same revision, refused or waiting, leaves the first one's release to finish.
 func TestASecondRunLeavesTheFirst(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	s.traffic(s.caller(t, s.ns))
@@ -731,6 +731,7 @@ func TestASecondRunLeavesTheFirst(t *testing.T) {
 
 // canary-init names each permission that is missing, before anything is changed.
 func TestPermissions(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	role, err := s.kube.RbacV1().Roles(s.ns).Get(t.Context(), "canary-tasks", metav1.GetOptions{})
 	if err != nil {
@@ -769,6 +770,7 @@ func TestPermissions(t *testing.T) {
 
 // What selects the target's pods and not stable's is named before anything changes, and may be accepted by its name.
 func TestUncovered(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	run(t, "", "kubectl", "create", "poddisruptionbudget", "keep", "-n", s.ns, "--selector=app=shop", "--min-available=1")
 	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "test/e2e/testdata/policy.yaml")
@@ -862,6 +864,7 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 
 // The way back under load: the application serves by itself again, and nothing of its releases is left.
 func TestDetach(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
@@ -888,6 +891,7 @@ func TestDetach(t *testing.T) {
 
 // What is promoted is what was judged, whatever the target says by now.
 func TestPromotesWhatWasJudged(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
@@ -923,6 +927,7 @@ func TestPromotesWhatWasJudged(t *testing.T) {
 
 // What was judged good and fails as stable is not promoted: stable gets its former revision back.
 func TestFailsAsStable(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))

@@ -117,9 +117,9 @@ spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTT
 		})
 	})
 
-	t.Run("from the write to the first request by the new split", func(t *testing.T) {
+	t.Run("from the write to the last request by the old weights", func(t *testing.T) {
 		c.needsPods(t)
-		traffic := start(t, ns, c.ready(t, ns), time.Minute)
+		traffic := start(t, c.ready(t, ns), load.Plan{URL: "http://web." + ns + "/", Rate: rate, For: 5 * time.Minute})
 		var delays []time.Duration
 		for i := range 10 {
 			time.Sleep(2 * time.Second)
@@ -172,13 +172,19 @@ func (c *cluster) ready(t *testing.T, ns string) load.Caller {
 	return from
 }
 
-func start(t *testing.T, ns string, from sender, length time.Duration) *load.Run {
+// start begins to send. A scenario whose caller lost attempts has failed, whatever else it found.
+func start(t *testing.T, from sender, plan load.Plan) *load.Run {
 	t.Helper()
-	r, err := from.Start(t.Context(), load.Plan{URL: "http://web." + ns + "/", Rate: rate, For: length})
+	r, err := from.Start(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(r.Stop)
+	t.Cleanup(func() {
+		r.Stop()
+		if err := r.Err(); err != nil {
+			t.Error(err)
+		}
+	})
 	return r
 }
 
@@ -194,7 +200,7 @@ func (c *cluster) divided(t *testing.T, ns string, from sender, before map[strin
 	for reporter := range before {
 		before[reporter] = seen(reporter)
 	}
-	traffic := start(t, ns, from, 30*time.Second)
+	traffic := start(t, from, load.Plan{URL: "http://web." + ns + "/", Rate: rate, For: 30 * time.Second})
 	traffic.Wait()
 	counts := load.Count(traffic.Samples())
 	if counts.Failed() != 0 {

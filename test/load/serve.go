@@ -29,13 +29,12 @@ type (
 		Ended    bool
 	}
 	question struct {
-		URL    string
-		Header http.Header
+		URL     string
+		Headers []string // names and values in turn
 	}
 	reply struct {
-		Status int
+		Status int // 0: no answer
 		Body   string
-		Error  string // why there is no answer
 	}
 )
 
@@ -101,41 +100,43 @@ func Handler(ctx context.Context) http.Handler {
 	mux.HandleFunc("POST /ask", func(w http.ResponseWriter, r *http.Request) {
 		var q question
 		if read(w, r, &q) {
-			write(w, q.ask(r.Context()))
+			status, body := Ask(r.Context(), q.URL, q.Headers...)
+			write(w, reply{status, body})
 		}
 	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { write(w, struct{}{}) })
 	return mux
 }
 
-// ask sends a question over a connection of its own.
-func (q question) ask(ctx context.Context) reply {
-	status, body, err := func() (int, []byte, error) {
+// Ask sends one GET from this process over a connection of its own, with headers as names and values in turn, and
+// returns what came back: status 0 and the error's text where there was no answer. Redirects are not followed.
+func Ask(ctx context.Context, url string, headers ...string) (status int, body string) {
+	status, content, err := func() (int, []byte, error) {
 		client, err := Plan{Timeout: askTimeout}.client()
 		if err != nil {
 			return 0, nil, err
 		}
 		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, q.URL, nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return 0, nil, err
 		}
-		for name, values := range q.Header {
-			request.Header[name] = values
+		for i := 0; i+1 < len(headers); i += 2 {
+			request.Header.Set(headers[i], headers[i+1])
 		}
-		request.Host = q.Header.Get("Host") // "": that of the URL
+		request.Host = request.Header.Get("Host") // "": that of the URL
 		answer, err := client.Do(request)
 		if err != nil {
 			return 0, nil, err
 		}
 		defer answer.Body.Close()
-		body, err := io.ReadAll(io.LimitReader(answer.Body, maxBody))
-		return answer.StatusCode, body, err
+		content, err := io.ReadAll(io.LimitReader(answer.Body, maxBody))
+		return answer.StatusCode, content, err
 	}()
 	if err != nil {
-		return reply{Error: err.Error()}
+		return 0, err.Error()
 	}
-	return reply{Status: status, Body: string(body)}
+	return status, string(content)
 }
 
 func read(w http.ResponseWriter, r *http.Request, into any) bool {
