@@ -108,8 +108,8 @@ func (w Write) String() string { return w.Kind.Kind + "/" + w.Name }
 type Client struct {
 	api       dynamic.Interface
 	Namespace string
-	// Waiting is called before a request is sent again, because the API server or a webhook that it asks could not
-	// answer: with what is tried, as in "writing VirtualService shop/shop", and for how long it was. Nil: nobody is told.
+	// Waiting is called before a request is retried: with what is tried, as in "writing VirtualService shop/shop", and
+	// for how long so far. Nil: retries are silent.
 	Waiting func(what string, tried time.Duration, err error)
 	calls   atomic.Int64
 }

@@ -144,8 +144,9 @@ func (r *Release) withoutSidecar(ctx context.Context, s *snapshot) (string, erro
 		if err := kube.Decode(o.Object, &pod); err != nil {
 			return "", err
 		}
-		// One that is being ended may be of a time before its namespace had sidecars.
-		if pod.DeletionTimestamp == nil && !workload.HasSidecar(&pod) {
+		// A pod that is terminating or has ended may predate injection.
+		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+		if !ended && !workload.HasSidecar(&pod) {
 			return fmt.Sprintf("its pods are to have a sidecar and Pod %s has no istio-proxy: start them again (kubectl rollout restart deployment %s), and look at istiod if they still have none",
 				pod.Name, s.target.Name), nil
 		}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
@@ -31,9 +32,9 @@ type Release struct {
 	PrometheusConfig string
 	// Source is the folder of the workspace that a specification may be in; empty: none is bound.
 	Source string
-	// Patience bounds how long traffic is tried to be put back while the API server is unavailable or rejects writes.
+	// Patience bounds how long rollback retries while the API server is unavailable or rejects writes.
 	Patience time.Duration
-	// Outage bounds how long a step waits for an API server, or a webhook that it asks, that is unavailable.
+	// Outage bounds how long a step waits while the API server, or a webhook that it calls, is unavailable.
 	Outage time.Duration
 	// PutRight changes the environment repository after a rollback; nil: the log says what to change.
 	PutRight PutRight
@@ -154,7 +155,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
 			conflicts++
 			sleep(ctx, 100*time.Millisecond)
-		case err != nil && (ctx.Err() != nil || (kube.Away(err) || r.patience > 0 && kube.Refused(err)) && away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
+		case err != nil && (ctx.Err() != nil || r.mayPass(err) && away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
 		case err != nil:
 			return err
 		case p.done != nil:
@@ -164,6 +165,11 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			sleep(ctx, lastPoll)
 		}
 	}
+}
+
+// mayPass reports whether a failed write may succeed later: always in an outage; when rejected, only to put traffic back.
+func (r *Release) mayPass(err error) bool {
+	return kube.Away(err) || r.patience > 0 && kube.Refused(err)
 }
 
 // outage is a time in which the API server, or a webhook that it asks, is away or refuses what has to be done all the same.
@@ -189,8 +195,7 @@ func (o *outage) tolerated(ctx context.Context, rep *report.Reporter, err error)
 	return true
 }
 
-// keptWeights says what an outage means for the traffic, where a VirtualService is what cannot be written: istiod
-// checks each of them.
+// keptWeights returns what an outage means for traffic when a VirtualService cannot be written: istiod checks each.
 func keptWeights(what string) string {
 	if strings.HasPrefix(what, "writing VirtualService") {
 		return "; until then the proxies keep the weights that they have"
@@ -198,10 +203,13 @@ func keptWeights(what string) string {
 	return ""
 }
 
-// waiting returns what tells people that a request is repeated: not of one that succeeds soon, and not again for a while.
+// waiting returns a callback that logs retries: once a request has been tried for 500 ms, and at most every 30 s.
 func waiting(rep *report.Reporter) func(what string, tried time.Duration, err error) {
+	var mu sync.Mutex // permissions are asked for side by side
 	var said time.Time
 	return func(what string, tried time.Duration, err error) {
+		mu.Lock()
+		defer mu.Unlock()
 		if tried >= quiet && time.Since(said) > sayInterval {
 			rep.Say("%s: %v; trying again%s", what, err, keptWeights(what))
 			said = time.Now()

@@ -1092,6 +1092,7 @@ func TestInitRefuses(t *testing.T) {
 		{"pods without a sidecar", func(a *apiserver) {
 			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio-injection: enabled}}}")
 			a.apply("{kind: Pod, metadata: {name: shop-0, labels: {app: shop}, deletionTimestamp: 2026-01-01T00:00:00Z}, spec: {containers: [{name: app}]}}")
+			a.apply("{kind: Pod, metadata: {name: shop-00, labels: {app: shop}}, spec: {containers: [{name: app}]}, status: {phase: Failed}}")
 			a.apply("{kind: Pod, metadata: {name: shop-1, labels: {app: shop}}, spec: {initContainers: [{name: istio-proxy}], containers: [{name: app}]}}")
 			a.apply("{kind: Pod, metadata: {name: shop-2, labels: {app: shop}}, spec: {containers: [{name: app}]}}")
 		}, nil, []string{"a mistake;", "Pod shop-2 has no istio-proxy: start them again"}},

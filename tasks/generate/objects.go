@@ -59,7 +59,8 @@ func task(step string, steps int) *pipelinev1.Task {
 		"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/categories": "Deployment", "tekton.dev/tags": "canary, istio",
 		"tekton.dev/displayName": about[step].title, "tekton.dev/platforms": "linux/amd64,linux/arm64",
 	}
-	// A label, which istiod's webhook is chosen by: an annotation is read by istiod, so without it no step could start.
+	// A label, because the webhook selects pods by labels. With an annotation istiod would be asked, and no step could
+	// start while it is unavailable.
 	t.Labels[workload.InjectLabel] = "false"
 	t.Spec.Description = about[step].text
 	s := pipelinev1.Step{

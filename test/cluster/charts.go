@@ -17,7 +17,7 @@ import (
 // smallProxy is what a sidecar or a gateway asks for: the machine has few cores for many of them.
 var smallProxy = map[string]any{"requests": map[string]any{"cpu": "5m", "memory": "32Mi"}, "limits": map[string]any{"cpu": "2", "memory": "512Mi"}}
 
-// injection returns what istiod puts sidecars in by: its templates and its webhook, as Istio's own chart has them.
+// injection returns Istio's sidecar templates and injection webhook, as its own chart has them.
 func injection(ctx context.Context, l layout) (string, error) {
 	return renderIstio(ctx, l, "manifests/charts/istio-control/istio-discovery", "istiod", map[string]any{
 		"global": map[string]any{
@@ -64,6 +64,9 @@ func renderIstio(ctx context.Context, l layout, folder, release string, values m
 		if base := path.Base(name); strings.HasSuffix(base, ".yaml") && (only == nil || slices.Contains(only, base)) {
 			names = append(names, name)
 		}
+	}
+	if len(names) < max(1, len(only)) {
+		return "", fmt.Errorf("Istio's chart %s has not all of %v, but %v", folder, only, names)
 	}
 	slices.Sort(names)
 	var yaml bytes.Buffer

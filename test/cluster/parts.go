@@ -35,6 +35,9 @@ func currentInputs(l layout, bins built) (inputs, error) {
 	for _, name := range slices.Sorted(maps.Keys(bins)) {
 		fmt.Fprintln(h, bins[name])
 	}
+	if named, err := os.Stat(bins["envoy"]); err == nil { // ENVOY may name another file by the same path
+		fmt.Fprintln(h, named.Size(), named.ModTime())
+	}
 	err := filepath.WalkDir(filepath.Join(l.checkout, clusterModule), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") {
 			return err
@@ -253,7 +256,7 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 	}
 	kinds, err := filepath.Glob(filepath.Join(gateways, "config/crd/standard/gateway*.yaml"))
 	if err != nil || len(kinds) == 0 {
-		return "", fmt.Errorf("the module of the Gateway API has no config/crd/standard: %w", err)
+		return "", errors.New("the module of the Gateway API has no config/crd/standard")
 	}
 	files = append(files, kinds...)
 	var yaml strings.Builder
@@ -283,6 +286,14 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 	}
 	yaml.WriteString(templates)
 	return yaml.String(), nil
+}
+
+// checkMachine reports what this machine lacks for Services and sidecars, before anything is started.
+func checkMachine(ctx context.Context) error {
+	if out, err := exec.CommandContext(ctx, "/usr/sbin/iptables", "-t", "nat", "-S").CombinedOutput(); err != nil {
+		return fmt.Errorf("iptables does not work here, which Services and sidecars need: load the kernel's NAT modules (iptables -t nat -S: %w%s)", err, said(out))
+	}
+	return raiseInotify()
 }
 
 // maxInotify is how many instances the pods of the cluster may have together. Each sidecar takes some, and the
@@ -321,10 +332,7 @@ func makeNetwork(ctx context.Context) error {
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("letting pods reach services: %w", err)
 	}
-	if out, err := exec.CommandContext(ctx, "iptables", "-t", "nat", "-S").CombinedOutput(); err != nil {
-		return fmt.Errorf("iptables does not work here, which Services and sidecars need: load the kernel's NAT modules (iptables -t nat -S: %w: %s)", err, oneLine(out))
-	}
-	return raiseInotify()
+	return nil
 }
 
 // tools are the commands that a person uses.

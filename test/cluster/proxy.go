@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,16 +17,16 @@ import (
 )
 
 // makeProxy makes the image of sidecars and gateways, in the layout of Istio's proxyv2: Envoy, pilot-agent, and this
-// machine's iptables, by which istio-init leads a pod's traffic through Envoy.
+// machine's iptables, which istio-init uses to redirect a pod's traffic to Envoy.
 func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image, error) {
 	istio, err := moduleFolder(ctx, l, "istio.io/istio")
 	if err != nil {
 		return nil, err
 	}
 	const nft, legacy = "/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"
-	extensions, err := filepath.Glob("/usr/lib/*/xtables/*.so")
-	if err != nil {
-		return nil, err
+	extensions, err := filepath.Glob("/usr/lib*/*/xtables/*.so")
+	if err != nil || len(extensions) == 0 {
+		return nil, errors.New("iptables' extensions are not in /usr/lib/*/xtables: install iptables as Debian packages it")
 	}
 	var paths []string
 	for _, program := range slices.Concat([]string{bins["envoy"], nft, legacy}, extensions) {
@@ -77,27 +78,28 @@ func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image
 // loadedBy returns the files that a program of this machine needs to start: its loader and, however indirectly, its
 // libraries. A program that is linked statically has none.
 func loadedBy(program string) ([]string, error) {
-	f, err := elf.Open(program)
+	loader, err := loaderOf(program)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	var paths []string
-	if section := f.Section(".interp"); section != nil {
-		loader, err := section.Data()
+	var paths, folders []string
+	if loader != "" {
+		paths = append(paths, loader)
+		real, err := filepath.EvalSymlinks(loader)
 		if err != nil {
 			return nil, err
 		}
-		paths = append(paths, string(bytes.TrimRight(loader, "\x00")))
+		folders = append(folders, filepath.Dir(real), filepath.Dir(loader)) // of the program's own architecture
 	}
-	needs, err := f.ImportedLibraries()
+	needs, err := importedLibraries(program)
 	for len(needs) > 0 && err == nil {
 		name := needs[0]
 		needs = needs[1:]
-		path, found := library(name)
-		if !found {
-			return nil, fmt.Errorf("%s needs %s, which is in none of this machine's library folders", program, name)
+		i := slices.IndexFunc(folders, func(folder string) bool { _, err := os.Stat(filepath.Join(folder, name)); return err == nil })
+		if i < 0 {
+			return nil, fmt.Errorf("%s needs %s, which is in none of %v", program, name, folders)
 		}
+		path := filepath.Join(folders[i], name)
 		if slices.Contains(paths, path) {
 			continue
 		}
@@ -109,20 +111,28 @@ func loadedBy(program string) ([]string, error) {
 	return paths, err
 }
 
-// library finds a library where Debian's loaders look.
-func library(name string) (string, bool) {
-	for _, pattern := range []string{"/usr/lib/*-linux-gnu/", "/lib/*-linux-gnu/", "/usr/lib64/", "/lib64/", "/usr/lib/", "/lib/"} {
-		if found, err := filepath.Glob(pattern + name); err == nil && len(found) > 0 {
-			return found[0], true
-		}
+// loaderOf returns the program that starts a program; of a library, that of this machine's programs.
+func loaderOf(path string) (string, error) {
+	f, err := elf.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("%s is no program: %w", path, err)
 	}
-	return "", false
+	defer f.Close()
+	section := f.Section(".interp")
+	if section == nil {
+		if f.Type == elf.ET_DYN && path != shell {
+			return loaderOf(shell)
+		}
+		return "", nil
+	}
+	loader, err := section.Data()
+	return string(bytes.TrimRight(loader, "\x00")), err
 }
 
 func importedLibraries(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s is no program or library: %w", path, err)
 	}
 	defer f.Close()
 	return f.ImportedLibraries()

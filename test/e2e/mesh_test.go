@@ -24,8 +24,7 @@ func (s *shop) host() string { return s.ns + ".example.com" }
 // opened lets requests for the application in at the ingress gateway: what a VirtualService needs beside it.
 func (s *shop) opened() {
 	s.t.Helper()
-	s.apply(fmt.Sprintf(`{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: shop}, spec: {selector: {istio: ingressgateway},
-servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [%s]}]}}`, s.host()))
+	s.apply(strings.ReplaceAll(run(s.t, "", "cat", "examples/gateway/gateway.yaml"), "shop.example.com", s.host()))
 }
 
 func (s *shop) apply(manifest string) {
