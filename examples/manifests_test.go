@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	yamldocs "k8s.io/apimachinery/pkg/util/yaml"
+	istioscheme "istio.io/client-go/pkg/clientset/versioned/scheme"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"knative.dev/pkg/apis"
 )
@@ -24,7 +25,7 @@ var noManifests = []string{"rehearsal.yaml", "chart/", "jenkins-x-v2/jenkins-x",
 func TestManifests(t *testing.T) {
 	t.Parallel()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, pipelinev1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, pipelinev1.AddToScheme, istioscheme.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
