@@ -41,7 +41,8 @@ import (
 const (
 	appAddr   = ":8080"
 	adminAddr = ":8081"
-	// lameDuck is how long the app still serves after it was told to end: callers learn of it a moment later.
+	// lameDuck is how long the app still serves after it was told to end: callers learn of it a
+	// moment later.
 	lameDuck = 5 * time.Second
 	// drain is how long requests under way have after that. The streams of the tests last 12 s, and
 	// one may begin just before. Together both are less than the 30 s that Kubernetes waits.

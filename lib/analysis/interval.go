@@ -13,7 +13,14 @@ func Wilson(x, n, alpha float64) (low, high float64) {
 	}
 	z, p := normalQuantile(alpha), x/n
 	middle, half := p+z*z/(2*n), z*math.Sqrt(p*(1-p)/n+z*z/(4*n*n))
-	return max(0, (middle-half)/(1+z*z/n)), min(1, (middle+half)/(1+z*z/n))
+	low, high = 0, 1 // exactly, where none or all of them are
+	if x > 0 {
+		low = max(0, (middle-half)/(1+z*z/n))
+	}
+	if x < n {
+		high = min(1, (middle+half)/(1+z*z/n))
+	}
+	return low, high
 }
 
 // WilsonCorrected is Wilson's with a continuity correction (Newcombe 1998, Stat Med 17:857, method 4).

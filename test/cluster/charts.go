@@ -40,7 +40,8 @@ func ingressGateway(ctx context.Context, l layout) (string, error) {
 	})
 }
 
-// renderIstio renders a chart of Istio's module for the namespace istio-system: all of it, or the templates that are named.
+// renderIstio renders a chart of Istio's module for the namespace istio-system: all of it, or the
+// templates that are named.
 func renderIstio(ctx context.Context, l layout, folder, release string, values map[string]any, only ...string) (string, error) {
 	istio, err := moduleFolder(ctx, l, "istio.io/istio")
 	if err != nil {

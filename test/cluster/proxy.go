@@ -16,8 +16,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 )
 
-// makeProxy makes the image of sidecars and gateways, in the layout of Istio's proxyv2: Envoy, pilot-agent, and this
-// machine's iptables, which istio-init uses to redirect a pod's traffic to Envoy.
+// makeProxy makes the image of sidecars and gateways, in the layout of Istio's proxyv2: Envoy,
+// pilot-agent, and this machine's iptables, which istio-init uses to redirect a pod's traffic to
+// Envoy.
 func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image, error) {
 	istio, err := moduleFolder(ctx, l, "istio.io/istio")
 	if err != nil {
@@ -75,8 +76,8 @@ func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image
 	}, files...)
 }
 
-// loadedBy returns the files that a program of this machine needs to start: its loader and, however indirectly, its
-// libraries. A program that is linked statically has none.
+// loadedBy returns the files that a program of this machine needs to start: its loader and, however
+// indirectly, its libraries. A program that is linked statically has none.
 func loadedBy(program string) ([]string, error) {
 	loader, err := loaderOf(program)
 	if err != nil {
@@ -111,7 +112,8 @@ func loadedBy(program string) ([]string, error) {
 	return paths, err
 }
 
-// loaderOf returns the program that starts a program; of a library, that of this machine's programs.
+// loaderOf returns the program that starts a program; of a library, that of this machine's
+// programs.
 func loaderOf(path string) (string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

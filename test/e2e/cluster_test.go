@@ -31,8 +31,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
-// cluster is what a scenario works with. The addresses are empty on a cluster that the user named by KUBECONFIG: pods
-// are reached by their addresses, which only a node of the cluster does.
+// cluster is what a scenario works with. The addresses are empty on a cluster that the user named
+// by KUBECONFIG: pods are reached by their addresses, which only a node of the cluster does.
 type cluster struct {
 	kube       kubernetes.Interface
 	istio      istio.Interface
@@ -211,7 +211,8 @@ func resolve(t *testing.T, files ...string) string {
 	return yaml
 }
 
-// resolved are the manifests that were resolved before, by their files: what is built does not change while scenarios run.
+// resolved are the manifests that were resolved before, by their files: what is built does not
+// change while scenarios run.
 var resolved sync.Map
 
 func tryResolve(ctx context.Context, files ...string) (string, error) {
@@ -286,10 +287,12 @@ func eventually(t *testing.T, within time.Duration, ask func() string) {
 	t.Fatalf("after %s: %s", within, last)
 }
 
-// z99 is how many standard deviations hold 99 % of a normal distribution; beyond zNever is one in sixteen thousand.
+// z99 is how many standard deviations hold 99 % of a normal distribution; beyond zNever is one in
+// sixteen thousand.
 const z99, zNever = 2.5758, 4
 
-// isShare reports whether k of n is as near to a share of p as chance allows: within z standard deviations of the binomial.
+// isShare reports whether k of n is as near to a share of p as chance allows: within z standard
+// deviations of the binomial.
 func isShare(k, n int, p, z float64) bool {
 	return math.Abs(float64(k)-p*float64(n)) <= z*math.Sqrt(float64(n)*p*(1-p))
 }

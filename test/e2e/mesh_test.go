@@ -21,7 +21,8 @@ import (
 // host is the name by which callers outside ask for the application.
 func (s *shop) host() string { return s.ns + ".example.com" }
 
-// opened lets requests for the application in at the ingress gateway: what a VirtualService needs beside it.
+// opened lets requests for the application in at the ingress gateway: what a VirtualService needs
+// beside it.
 func (s *shop) opened() {
 	s.t.Helper()
 	s.apply(strings.ReplaceAll(run(s.t, "", "cat", "examples/gateway/gateway.yaml"), "shop.example.com", s.host()))
@@ -50,8 +51,9 @@ func (all traffics) noneFailed(t *testing.T, desc string) {
 	}
 }
 
-// Every kind of caller at once, 200 requests a second, with nothing but mutual TLS: at the gateway and in pods, over new
-// connections, kept ones and HTTP/2, by gRPC and with streams of 12 s. Neither a promotion nor a rollback costs one of them.
+// Every kind of caller at once, 200 requests a second, with nothing but mutual TLS: at the gateway
+// and in pods, over new connections, kept ones and HTTP/2, by gRPC and with streams of 12 s.
+// Neither a promotion nor a rollback costs one of them.
 func TestEveryKindOfCaller(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -104,7 +106,8 @@ func (s *shop) spec() map[string]any {
 	return o.Spec
 }
 
-// What people set for their traffic is in force for both versions, is there afterwards, and what it does to a bad version has its name in the verdict.
+// What people set for their traffic is in force for both versions, is there afterwards, and what it
+// does to a bad version has its name in the verdict.
 func TestTrafficPolicies(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -210,7 +213,8 @@ func TestTrafficPolicies(t *testing.T) {
 	}
 }
 
-// A route of somebody's with a mirror, faults, retries and a timeout keeps them all, at each weight and afterwards.
+// A route of somebody's with a mirror, faults, retries and a timeout keeps them all, at each weight
+// and afterwards.
 func TestKeptInTheRoute(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -282,7 +286,8 @@ headers: {response: {set: {x-route: main}}}, route: [{destination: {host: shop}}
 	}
 }
 
-// istiod is away for 40 s around a shift: the proxies go on with the weights that they have, and the run says so while it waits.
+// istiod is away for 40 s around a shift: the proxies go on with the weights that they have, and
+// the run says so while it waits.
 func TestIstiodIsAway(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -345,7 +350,8 @@ func TestIstiodIsAway(t *testing.T) {
 	noneFailed(t, "istiod away around a shift", traffic)
 }
 
-// Objects of the mesh that people have: each applies to both versions, and a release goes on under it.
+// Objects of the mesh that people have: each applies to both versions, and a release goes on under
+// it.
 func TestMeshPolicies(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -384,8 +390,8 @@ mutations: {response_mutations: [{remove: x-pod}]}}}}}]}}`)
 	}
 }
 
-// A caller outside the mesh finds the pods by the Service and follows no weight: the release says so and promotes nothing. Here workloads take
-// plaintext, as without a PeerAuthentication.
+// A caller outside the mesh finds the pods by the Service and follows no weight: the release says
+// so and promotes nothing. Here workloads take plaintext, as without a PeerAuthentication.
 func TestOutsideTheMesh(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -407,7 +413,8 @@ func TestOutsideTheMesh(t *testing.T) {
 	}
 }
 
-// What is not in the mesh is named before anything changes: a version whose sidecar is kept out, and pods from before their namespace had sidecars.
+// What is not in the mesh is named before anything changes: a version whose sidecar is kept out,
+// and pods from before their namespace had sidecars.
 func TestSidecarIsMissing(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -420,7 +427,8 @@ func TestSidecarIsMissing(t *testing.T) {
 		t.Errorf("it changed (-before, +after)\n%s", cmp.Diff(before, after))
 	}
 
-	// The pods of a candidate come up without one, as where the webhook is left out: they serve, and stable's pods get theirs.
+	// The pods of a candidate come up without one, as where the webhook is left out: they serve,
+	// and stable's pods get theirs.
 	run(t, "", "kubectl", "patch", "deployment", "shop", "-n", s.ns, "--type=json", "-p", `[{"op":"remove","path":"/spec/template/metadata/labels/sidecar.istio.io~1inject"}]`)
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.version(v2, "")
@@ -454,8 +462,8 @@ func TestSidecarIsMissing(t *testing.T) {
 	late.must(0, "is initialized", "canary-init", "first")
 }
 
-// Pods that were started before Istio's template changed, as by an upgrade, serve beside newer ones: a release brings its own pods up by the new
-// template, and no caller notices.
+// Pods that were started before Istio's template changed, as by an upgrade, serve beside newer
+// ones: a release brings its own pods up by the new template, and no caller notices.
 func TestOlderSidecars(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)

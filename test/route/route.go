@@ -1,5 +1,5 @@
-// Package route records how a VirtualService divided traffic over time, so that answers can be compared with the
-// weights in force when their requests were sent.
+// Package route records how a VirtualService divided traffic over time, so that answers can be
+// compared with the weights in force when their requests were sent.
 package route
 
 import (
@@ -74,7 +74,8 @@ func (h *History) Splits() []Split {
 	return append([]Split(nil), h.splits...)
 }
 
-// During returns the samples that were sent while the weights were these and the proxies had had time to follow.
+// During returns the samples that were sent while the weights were these and the proxies had had
+// time to follow.
 func (h *History) During(weights string, samples []load.Sample) []load.Sample {
 	splits := h.Splits()
 	var found []load.Sample
