@@ -356,7 +356,6 @@ func TestIstiodIsAway(t *testing.T) {
 // Objects of the mesh that people have: each applies to both versions, and a release goes on under
 // it.
 func TestMeshPolicies(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	from := s.caller(t, s.ns)
@@ -381,9 +380,6 @@ mutations: {response_mutations: [{remove: x-pod}]}}}}}]}}`)
 			t.Fatalf("the EnvoyFilter does not apply to version %s: it names its pod", one.Version)
 		}
 	}
-	if got := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "app=shop-primary", "-o", "jsonpath={.items[0].status.containerStatuses[*].ready} {.items[0].status.initContainerStatuses[?(@.name=='istio-proxy')].ready}"); got != "true true" {
-		t.Errorf("stable's pod and its sidecar are ready: %s", got)
-	}
 	// the policy is in force: nobody else gets an answer
 	s.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: other}}")
 	run(t, "", "kubectl", "patch", "deployment", "client", "-n", s.ns, "-p", `{"spec":{"template":{"spec":{"serviceAccountName":"other"}}}}`)
@@ -396,7 +392,6 @@ mutations: {response_mutations: [{remove: x-pod}]}}}}}]}}`)
 // A caller outside the mesh finds the pods by the Service and follows no weight: the release says
 // so and promotes nothing. Here workloads take plaintext, as without a PeerAuthentication.
 func TestOutsideTheMesh(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	run(t, "", "kubectl", "delete", "peerauthentication", "default", "-n", s.ns)
@@ -419,7 +414,6 @@ func TestOutsideTheMesh(t *testing.T) {
 // What is not in the mesh is named before anything changes: a version whose sidecar is kept out,
 // and pods from before their namespace had sidecars.
 func TestSidecarIsMissing(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	s.must(0, "is initialized", "canary-init", "first")

@@ -443,7 +443,6 @@ func (s *shop) settled() map[string]string {
 
 // Whatever has nothing to do changes nothing but the lock.
 func TestNothingChangesTwice(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	s.traffic(s.caller(t, s.ns))
@@ -572,7 +571,6 @@ func TestVirtualServiceOfSomebodyElse(t *testing.T) {
 
 // Old code always has old configuration.
 func TestConfigurationBelongsToARevision(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	settings := func(color string) {
 		t.Helper()
@@ -629,7 +627,6 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 
 // Whoever applies the same manifests in mid-release, as Jenkins X 3 does at every merge, changes nothing for the release, and no caller notices.
 func TestAppliedInMidRelease(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
@@ -660,7 +657,6 @@ func TestAppliedInMidRelease(t *testing.T) {
 
 // With one pod of the candidate that is not ready there is no shift.
 func TestNoShiftBeforeAllAreReady(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.must(0, "is initialized", "canary-init", "one")
 	s.version(v2, "")
@@ -701,7 +697,6 @@ func TestNoShiftBeforeAllAreReady(t *testing.T) {
 
 // A second run of the same revision, refused or waiting, leaves the first one's release to finish.
 func TestASecondRunLeavesTheFirst(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	s.traffic(s.caller(t, s.ns))
@@ -731,7 +726,6 @@ func TestASecondRunLeavesTheFirst(t *testing.T) {
 
 // canary-init names each permission that is missing, before anything is changed.
 func TestPermissions(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	role, err := s.kube.RbacV1().Roles(s.ns).Get(t.Context(), "canary-tasks", metav1.GetOptions{})
 	if err != nil {
@@ -770,7 +764,6 @@ func TestPermissions(t *testing.T) {
 
 // What selects the target's pods and not stable's is named before anything changes, and may be accepted by its name.
 func TestUncovered(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	run(t, "", "kubectl", "create", "poddisruptionbudget", "keep", "-n", s.ns, "--selector=app=shop", "--min-available=1")
 	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "test/e2e/testdata/policy.yaml")
@@ -864,7 +857,6 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 
 // The way back under load: the application serves by itself again, and nothing of its releases is left.
 func TestDetach(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
@@ -891,7 +883,6 @@ func TestDetach(t *testing.T) {
 
 // What is promoted is what was judged, whatever the target says by now.
 func TestPromotesWhatWasJudged(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
@@ -927,7 +918,6 @@ func TestPromotesWhatWasJudged(t *testing.T) {
 
 // What was judged good and fails as stable is not promoted: stable gets its former revision back.
 func TestFailsAsStable(t *testing.T) {
-	t.Parallel()
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
