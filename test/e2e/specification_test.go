@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
@@ -33,7 +34,12 @@ func serveCanaries(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
-	run(t, "", "kubectl", "wait", "--for=condition=Established", "-f", crds, "--timeout=30s")
+	eventually(t, 30*time.Second, func() string { // which fails where one has no conditions at all yet
+		if out, err := try(t, "", "kubectl", "wait", "--for=condition=Established", "-f", crds, "--timeout=5s"); err != nil {
+			return out
+		}
+		return ""
+	})
 }
 
 // template is as a chart of Jenkins X brings it, but for what it asks.
