@@ -67,7 +67,7 @@ func renderIstio(ctx context.Context, l layout, folder, release string, values m
 		}
 	}
 	if len(names) < max(1, len(only)) {
-		return "", fmt.Errorf("Istio's chart %s has not all of %v, but %v", folder, only, names)
+		return "", fmt.Errorf("chart %s of Istio has not all of %v, but %v", folder, only, names)
 	}
 	slices.Sort(names)
 	var yaml bytes.Buffer
