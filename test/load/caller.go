@@ -95,21 +95,6 @@ func (c Caller) Ask(ctx context.Context, url string, headers ...string) (status 
 	return r.Status, r.Body
 }
 
-// Ready waits until the pod's control port answers, or ctx ends.
-func (c Caller) Ready(ctx context.Context) error {
-	for {
-		err := c.do(ctx, controlTimeout, http.MethodGet, "/ready", nil, nil)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the control port: %w", err)
-		}
-	}
-}
-
 // do asks the control port, and reads its answer into out unless that is nil.
 func (c Caller) do(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)

@@ -199,24 +199,3 @@ func TestAsk(t *testing.T) {
 		})
 	}
 }
-
-func TestReady(t *testing.T) {
-	t.Parallel()
-	handler, asked := Handler(t.Context()), new(atomic.Int64)
-	server, caller := pod(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if asked.Add(1) == 1 {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		handler.ServeHTTP(w, r)
-	}))
-	if err := caller.Ready(t.Context()); err != nil || asked.Load() != 2 {
-		t.Errorf("asked %d times: %v", asked.Load(), err)
-	}
-	server.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := caller.Ready(ctx); err == nil {
-		t.Error("ready, though it does not listen")
-	}
-}

@@ -270,19 +270,3 @@ func (c Counts) String() string {
 	}
 	return strings.Join(parts, ", ")
 }
-
-// PerSecond groups samples by the second they were sent in, from the first one on.
-func PerSecond(samples []Sample) []Counts {
-	var seconds []Counts
-	if len(samples) == 0 {
-		return seconds
-	}
-	begin, from := samples[0].Sent, 0
-	for i := range samples {
-		for samples[i].Sent.Sub(begin) >= time.Duration(len(seconds)+1)*time.Second {
-			seconds = append(seconds, Count(samples[from:i]))
-			from = i
-		}
-	}
-	return append(seconds, Count(samples[from:]))
-}

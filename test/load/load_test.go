@@ -308,18 +308,3 @@ func TestAnswerString(t *testing.T) {
 		}
 	}
 }
-
-func TestPerSecond(t *testing.T) {
-	t.Parallel()
-	at := func(ms int, status int) Sample {
-		return Sample{Answer: Answer{Status: status}, Sent: time.UnixMilli(int64(1000 + ms))}
-	}
-	got := PerSecond([]Sample{at(0, 200), at(999, 200), at(1000, 500), at(3500, 200)})
-	want := []Counts{{{Status: 200}: 2}, {{Status: 500}: 1}, {}, {{Status: 200}: 1}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want, +got)\n%s", diff)
-	}
-	if got := PerSecond(nil); got != nil {
-		t.Errorf("of nothing: %v", got)
-	}
-}
