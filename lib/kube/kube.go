@@ -45,6 +45,7 @@ var (
 	ConfigMap               = Kind{"ConfigMap", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}}
 	Secret                  = Kind{"Secret", schema.GroupVersionResource{Version: "v1", Resource: "secrets"}}
 	Pod                     = Kind{"Pod", schema.GroupVersionResource{Version: "v1", Resource: "pods"}}
+	EndpointSlice           = Kind{"EndpointSlice", schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}}
 	PersistentVolumeClaim   = Kind{"PersistentVolumeClaim", schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}}
 	Event                   = Kind{"Event", schema.GroupVersionResource{Version: "v1", Resource: "events"}}
 	VirtualService          = Kind{"VirtualService", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}}

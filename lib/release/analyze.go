@@ -308,9 +308,7 @@ func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, 
 	answers := listed(ctx, "its answers", w.observer.Answers)
 	judged.Text, reason = judged.Text+answers, reason+answers
 	err := r.note(ctx, judged, w, func(record *Record) {
-		record.Outcome, record.Reason = Rejected, reason
-		record.Rejected = append(record.Rejected, Rejection{Revision: record.Candidate.Revision, Reason: reason, Run: record.Run, At: time.Now().UTC()})
-		record.Rejected = record.Rejected[max(0, len(record.Rejected)-maxRejected):]
+		record.reject(reason)
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -130,6 +131,33 @@ func (a *apiserver) put(key string, o map[string]any) {
 	}
 }
 
+// endpointSlices is what the controller makes of a Service: one endpoint for each pod that is available and that it selects.
+func (a *apiserver) endpointSlices(selector string) []any {
+	_, name, _ := strings.Cut(selector, "=")
+	service := a.objects["services/"+name]
+	if service == nil {
+		return []any{}
+	}
+	selects, _, _ := unstructured.NestedStringMap(service, "spec", "selector")
+	var endpoints []any
+	for key, o := range a.objects {
+		of, _, _ := unstructured.NestedStringMap(o, "spec", "template", "metadata", "labels")
+		if !strings.HasPrefix(key, "deployments/") || !labels.SelectorFromSet(selects).Matches(labels.Set(of)) {
+			continue
+		}
+		for range available(o) {
+			endpoints = append(endpoints, map[string]any{"addresses": []any{"10.0.0.1"}, "conditions": map[string]any{"ready": true}})
+		}
+	}
+	return []any{map[string]any{"metadata": map[string]any{"name": name + "-1"}, "addressType": "IPv4", "endpoints": endpoints}}
+}
+
+// available is how many pods of a Deployment serve.
+func available(o map[string]any) int {
+	n, _ := strconv.Atoi(fmt.Sprint(o["status"].(map[string]any)["availableReplicas"]))
+	return n
+}
+
 // having tells whether an object has the labels of a selector.
 func having(selector string, o map[string]any) bool {
 	s, err := labels.Parse(selector)
@@ -198,6 +226,9 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodGet && len(parts) > 3 && parts[len(parts)-2] == "web" { // a list: /…/namespaces/web/RESOURCE
 		items := []any{}
+		if name == "endpointslices" {
+			items = a.endpointSlices(r.URL.Query().Get("labelSelector"))
+		}
 		for _, key := range slices.Sorted(maps.Keys(a.objects)) {
 			if strings.HasPrefix(key, name+"/") && having(r.URL.Query().Get("labelSelector"), a.objects[key]) {
 				items = append(items, a.objects[key])

@@ -69,7 +69,7 @@ func (h history) unused(revisions ...string) []kube.Write {
 	return writes
 }
 
-// ending tells whether nothing is left to do for traffic: then what a release leaves behind is looked at.
+// ending reports whether nothing is left to do for traffic: then what a release leaves behind is looked at.
 func (s *snapshot) ending() bool {
 	switch {
 	case s.record == nil:
@@ -77,7 +77,12 @@ func (s *snapshot) ending() bool {
 	case s.record.Phase == Detaching:
 		return s.split == nil
 	case s.record.Phase == Promoting || s.record.Phase == RollingBack:
-		return s.primary != nil && s.split != nil && s.split.Candidate == 0 && s.target != nil && workload.Replicas(s.target.Deployment) == 0
+		return s.primary != nil && s.share() == 0 && workload.Replicas(s.deploymentOfTarget()) == 0
 	}
 	return false
+}
+
+// closing reports whether traffic is where the end of a release leaves it, or an earlier one left it: then it is read who answers.
+func (s *snapshot) closing() bool {
+	return s.ending() || s.record != nil && (s.record.Phase == Failed || s.record.Phase == Succeeded) && s.primary != nil && s.share() == 0
 }

@@ -3,7 +3,6 @@ package release
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"slices"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
@@ -70,8 +69,8 @@ func (r *Release) planDetach(s *snapshot) plan {
 func (r *Release) planTarget(s *snapshot, selector map[string]string) (p plan, ready bool) {
 	revision := workload.RevisionOf(s.primary.Deployment)
 	promoted := s.record.Promoted
-	same := reflect.DeepEqual(map[string]any(workload.TemplateOf(s.target.object)), map[string]any(promoted.Template)) // where Secrets may not be read, revisions differ
-	if revision == "" {                                                                                                // made by Flagger or by hand: there is nothing else to tell it by
+	same := workload.TemplateOf(s.target.object).Equal(promoted.Template) // where Secrets may not be read, or mounted content has changed, revisions differ
+	if revision == "" {                                                   // made by Flagger or by hand: there is nothing else to tell it by
 		same = slices.Equal(workload.TemplateOf(s.target.object).Images(), workload.TemplateOf(s.primary.object).Images())
 	}
 	if s.revision != revision && !same {

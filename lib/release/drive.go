@@ -6,9 +6,11 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +44,8 @@ type Release struct {
 	objectives []analysis.Objective
 	// verdict is how the step ended, in a sentence.
 	verdict  string
+	runSeen  bool          // whether this run is a PipelineRun that can be seen
+	fight    time.Duration // for which a write is repeated that somebody sets back; 0: maxFight
 	untold   bool          // that the status of the Canary could not be written was said
 	asked    bool          // whether there still is a Canary that events are about
 	patience time.Duration // what drive has of it now
@@ -93,6 +97,7 @@ const (
 	quiet        = 500 * time.Millisecond // a request is repeated without a word
 
 	patience  = 10 * time.Minute // below the time for finally that the Pipeline is started with
+	maxFight  = 30 * time.Second // for which a step writes again what somebody sets back
 	maxOutage = 2 * time.Minute  // of the API server or istiod: a restart, or a move to another node
 )
 
@@ -100,7 +105,8 @@ const (
 // code than Done.
 func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) plan) error {
 	var waiting *pause
-	var since, said time.Time
+	var since, said, begun time.Time
+	same := ""
 	conflicts, rounds := 0, 0
 	away := outage{patience: max(r.patience, r.Outage)}
 	for {
@@ -123,7 +129,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				r.Report.Say("%s", p.wait.text)
 				said = s.now
 			}
-			waiting, rounds = p.wait, 0
+			waiting = p.wait
 			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
 				away.since = time.Time{}
 				left := lookAround
@@ -161,10 +167,30 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case p.done != nil:
 			return r.finish(ctx, *p.done)
 		}
+		if err == nil {
+			conflicts = 0
+		}
+		if now := p.changes(); now != same {
+			same, rounds, begun = now, 0, s.now
+		}
 		if rounds++; rounds > maxConflicts { // somebody sets back what this writes
+			if s.now.Sub(begun) > max(r.patience, cmp.Or(r.fight, maxFight)) {
+				return report.Errorf(report.Undecided, "%s was written %d times in %s, and is as it was before each time: somebody sets it back, or the API server leaves it out. Look at its managedFields",
+					p.writes[0], rounds, s.now.Sub(begun).Round(time.Second))
+			}
 			sleep(ctx, lastPoll)
 		}
 	}
+}
+
+// changes is what a plan changes, without the guards of its writes: two plans that are the same have changed nothing in between.
+func (p plan) changes() string {
+	var b strings.Builder
+	for _, w := range p.writes {
+		w.Patch = slices.DeleteFunc(slices.Clone(w.Patch), func(o kube.Operation) bool { return o.Op == "test" })
+		b.Write(marshal(w))
+	}
+	return b.String()
 }
 
 // mayPass reports whether a failed write may succeed later: always in an outage; when rejected, only to put traffic back.

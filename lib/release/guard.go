@@ -63,7 +63,7 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	}
 	reason := fmt.Sprintf("%v while it becomes revision %s", why, s.record.Candidate.Revision)
 	r.Report.Event(ctx, true, "Promotion of %s failed, %s", s.id(r.Client.Namespace), reason)
-	if err := r.update(ctx, func(record *Record) { record.Outcome, record.Reason = Rejected, reason }); err != nil {
+	if err := r.stableFailed(ctx, reason); err != nil {
 		return err
 	}
 	return r.finish(ctx, result{code: report.Rejected, text: fmt.Sprintf("%s: not promoted: %s", s.id(r.Client.Namespace), reason),
@@ -90,4 +90,16 @@ func fails(ctx context.Context, o *metrics.Observer, test *analysis.Sequential) 
 			return signal.String()
 		}
 	}
+}
+
+// stableFailed ends a release whose version fails as stable: traffic goes where it is safe, and stable back to its own version.
+func (r *Release) stableFailed(ctx context.Context, reason string) error {
+	err := r.update(ctx, func(record *Record) {
+		record.reject(reason)
+		record.StableFails = true
+	})
+	if err == nil {
+		r.rollbackHere(ctx)
+	}
+	return err
 }

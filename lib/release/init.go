@@ -50,7 +50,14 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 	for _, m := range s.unread {
 		r.Report.Say("%s may not be read (Role canary-tasks-secrets): it belongs to no revision, and stable mounts the same as the candidate", m)
 	}
-	return r.drive(ctx, what, r.planInit)
+	for _, m := range s.tokens {
+		r.Report.Say("%s is the token of a service account, which cannot be copied: it belongs to no revision, and stable mounts the same as the candidate", m)
+	}
+	r.runSeen, err = r.sees(ctx)
+	if err != nil {
+		return err
+	}
+	return r.orToStable(ctx, func() error { return r.drive(ctx, what, r.planInit) })
 }
 
 // planInit is what canary-init does next.
@@ -66,9 +73,10 @@ func (r *Release) planInit(s *snapshot) plan {
 	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack): // it left stable between two versions
 		next := record.clone()
 		next.Before = record.former(cfg.RunID)
-		next.Holder, next.Run, next.RunNamespace, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, cfg.RunNamespace, r.expires(s), record.Epoch+1
+		next.Holder, next.Run, next.RunNamespace, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, cfg.RunNamespace, r.expires(s), s.lastEpoch()+1
+		next.RunSeen = r.runSeen
 		next.Phase, next.Outcome = RollingBack, cmp.Or(record.Outcome, Aborted)
-		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))}}
+		return r.take(s, next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))
 	case s.mine(cfg.RunID) && record.Phase == RollingBack:
 		p := r.planRollback(s)
 		if p.done != nil && p.done.code == report.Done {
@@ -78,7 +86,7 @@ func (r *Release) planInit(s *snapshot) plan {
 	case free && record != nil && r.waitedFor == record.Holder && record.Outcome == Inconclusive && record.Candidate.Revision == s.revision:
 		return ended(report.Undecided, "%s: run %s, which was waited for, could not judge revision %s: %s; nothing was changed", s.id(ns), record.Run, s.revision, record.Reason)
 	case free && s.mine(cfg.RunID) && record.Outcome != "": // this step ran before
-		return plan{done: &result{text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
+		return plan{done: &result{code: codeAfter(record.Outcome), text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
 			results: r.initResults(record.Outcome, s.revision, nil)}}
 	}
 	if record != nil && s.primary != nil && !cfg.RetryRejected && !r.preparing() && !s.fresh() {
@@ -87,7 +95,7 @@ func (r *Release) planInit(s *snapshot) plan {
 				s.id(ns), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
 		}
 	}
-	if s.primary == nil && record != nil && record.Stable.Revision != "" {
+	if s.primary == nil && record != nil && record.Stable.Revision != "" && record.Phase != Detaching {
 		return ended(report.Misconfig, "%s was made by a release (revision %s) and is gone: it is not made again out of a candidate that nobody judged. Restore the Deployment, or delete the ConfigMap %s to begin anew",
 			s.layout.Primary(), record.Stable.Revision, s.layout.Record())
 	}
@@ -106,20 +114,20 @@ func (r *Release) planInit(s *snapshot) plan {
 		if s.primary != nil && !s.fresh() { // whoever applied it may have scaled it up already
 			say = fmt.Sprintf("New revision detected! Scaling up %s", s.id(r.Client.Namespace))
 		}
-		return plan{writes: []kube.Write{s.write(r.begin(s), say)}}
+		return r.take(s, r.begin(s), say)
 	}
 	var fences []kube.Write // the first writes to the mesh and to stable: nobody who came before may move traffic
 	if s.split != nil {
-		weight := int32(0)
-		if !s.mayTakeAll() { // until it may
-			weight = s.split.Candidate
+		weight := s.split.Candidate // until something better is known
+		if to := s.safe(); to.known {
+			weight = to.weight
 		}
 		if w := s.split.Raise(weight, record.Epoch); w != nil && (!s.split.Fenced(record.Epoch) || record.Phase == Initializing) {
 			fences = append(fences, *w)
 		}
 	}
 	if s.primary != nil && s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
-		fences = append(fences, s.primary.fence(record.Epoch))
+		fences = append(fences, s.primary.fence(record.Epoch, s.layout, s.route.Name))
 	}
 	if len(fences) > 0 {
 		return plan{writes: fences}
@@ -147,8 +155,8 @@ func (r *Release) planBusy(s *snapshot) plan {
 	cfg, record := r.Config, s.record
 	same := record.Candidate.Revision == s.revision
 	if !same && cfg.Takeover && (record.Phase == Progressing || record.Phase == Initializing) && record.Stable.Revision != "" {
-		return plan{writes: []kube.Write{s.write(r.begin(s), fmt.Sprintf("New revision detected! Restarting analysis for %s: run %s, which released revision %s, is superseded",
-			s.id(r.Client.Namespace), record.Run, record.Candidate.Revision))}}
+		return r.take(s, r.begin(s), fmt.Sprintf("New revision detected! Restarting analysis for %s: run %s, which released revision %s, is superseded",
+			s.id(r.Client.Namespace), record.Run, record.Candidate.Revision))
 	}
 	busy := fmt.Sprintf("%s is held by run %s (phase %s, revision %s, until %s at the latest)", s.id(r.Client.Namespace), record.Run, record.Phase,
 		record.Candidate.Revision, record.Expires.UTC().Format("15:04:05"))
@@ -161,13 +169,35 @@ func (r *Release) planBusy(s *snapshot) plan {
 	}}}
 }
 
+// take plans taking the lock, or handing it from one run to another. Authority passes only when the mesh is safe: a step that dies in
+// between leaves no traffic that nobody answers for.
+func (r *Release) take(s *snapshot, next *Record, say string) plan {
+	if s.share() > 0 {
+		if w := s.toSafety(0, r.Client.Namespace); w != nil {
+			return plan{writes: []kube.Write{*w}}
+		}
+	}
+	return plan{writes: []kube.Write{s.write(next, say)}}
+}
+
+// codeAfter is how a step ends that finds the release of its run ended.
+func codeAfter(outcome Outcome) report.Code {
+	switch outcome {
+	case Initialized, Unchanged, Promoted:
+		return report.Done
+	case Rejected:
+		return report.Rejected
+	}
+	return report.Undecided
+}
+
 // begin is the record of a release that takes the lock.
 func (r *Release) begin(s *snapshot) *Record {
-	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace, Epoch: 1, Phase: Initializing, Config: *r.Config,
+	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace, RunSeen: r.runSeen, Epoch: s.lastEpoch() + 1, Phase: Initializing, Config: *r.Config,
 		Expires:   r.expires(s),
 		Candidate: s.candidate(), Objectives: r.objectives}
 	if s.record != nil {
-		next.Epoch, next.Rejected, next.Promoted = s.record.Epoch+1, s.record.Rejected, s.record.Promoted
+		next.Rejected, next.Promoted = s.record.Rejected, s.record.Promoted
 		next.Before = s.record.former(next.Holder)
 	}
 	if s.primary != nil && !s.halfMade() {
@@ -211,15 +241,15 @@ func (s *snapshot) candidate() Version {
 			v.Copied = append(v.Copied, m)
 		}
 	}
+	v.Unread = s.unread
+	if slices.ContainsFunc(v.Copied, func(m workload.Mount) bool { return m.Kind == "Secret" }) {
+		v.Open = v.Template.Revision(s.contents.WithoutSecrets())
+	}
 	return v
 }
 
 func (s *snapshot) stable() Version {
-	revision := workload.RevisionOf(s.primary.Deployment)
-	if revision == "" {
-		revision = "unknown" // made by Flagger or by hand
-	}
-	return Version{Revision: revision, Template: workload.TemplateOf(s.primary.object), Replicas: workload.Replicas(s.primary.Deployment)}
+	return Version{Revision: cmp.Or(workload.RevisionOf(s.primary.Deployment), unknownRevision), Template: workload.TemplateOf(s.primary.object), Replicas: workload.Replicas(s.primary.Deployment)}
 }
 
 // fresh tells whether stable runs what the target has.
@@ -249,9 +279,18 @@ func (s *snapshot) settled() bool {
 
 func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
 
-// fence plans the write that lets only this epoch change a Deployment.
-func (d *deployment) fence(epoch int64) kube.Write {
-	patch := append([]kube.Operation{kube.Unchanged(d.object)}, kube.Annotate(d.object, workload.FenceAnnotation, epochText(epoch))...)
+// unknownRevision is that of a stable that no release made: Flagger did, or somebody by hand.
+const unknownRevision = "unknown"
+
+// fence plans the write that lets only this epoch change a Deployment. It notes the route, too, for a release whose record is lost.
+func (d *deployment) fence(epoch int64, layout workload.Layout, route string) kube.Write {
+	patch := []kube.Operation{kube.Unchanged(d.object)}
+	if len(d.Annotations) == 0 {
+		patch = append(patch, kube.Operation{Op: "add", Path: "/metadata/annotations", Value: map[string]string{}})
+	}
+	for _, note := range [][2]string{{workload.FenceAnnotation, epochText(epoch)}, {workload.RouteAnnotation, layout.RouteNote(route)}} {
+		patch = append(patch, kube.Operation{Op: "add", Path: kube.AnnotationPath(note[0]), Value: note[1]})
+	}
 	return kube.Write{Kind: kube.Deployment, Name: d.Name, Patch: patch}
 }
 
@@ -272,8 +311,9 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	if s.primary == nil {
 		replicas := max(workload.Replicas(s.target.Deployment), 1)
 		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.layout.Primary(),
-			Say:    fmt.Sprintf("Creating %s.%s out of %s, revision %s", s.layout.Primary(), r.Client.Namespace, s.layout.Target, s.revision),
-			Create: workload.NewPrimary(s.target.object, selector, s.revision, s.contents, replicas, epochText(record.Epoch)),
+			Say: fmt.Sprintf("Creating %s.%s out of %s, revision %s", s.layout.Primary(), r.Client.Namespace, s.layout.Target, s.revision),
+			Create: workload.NewPrimary(s.target.object, selector, s.revision, s.contents, replicas, map[string]string{
+				workload.FenceAnnotation: epochText(record.Epoch), workload.RouteAnnotation: s.layout.RouteNote(cfg.Route)}),
 		}}}, false
 	}
 	if record.Stable.Revision == "" && !s.fresh() && !s.serving(serves) { // made out of a revision that is no longer the target's
@@ -464,7 +504,7 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 	if writes := s.autoscale(); len(writes) > 0 && outcome == Unchanged {
 		return plan{writes: writes}
 	}
-	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already", s.id(r.Client.Namespace), s.revision)
+	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already%s", s.id(r.Client.Namespace), s.revision, s.edited())
 	say := ""
 	if outcome == Initialized {
 		say = fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace))

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
@@ -24,7 +23,7 @@ func TestRollbackKeepsTrying(t *testing.T) {
 		defer a.mu.Unlock()
 		a.refuses = n
 	}
-	refuse(1)
+	refuse(2) // what it is for, and what a step does that failed
 	wantCode(t, a.rollback("run-2"), report.Undecided, "Forbidden")
 	if got := a.state().Weights; got != "60/40" {
 		t.Fatalf("weights %s", got)
@@ -251,9 +250,7 @@ func TestPodsForTheWeight(t *testing.T) {
 	stable["spec"].(map[string]any)["replicas"] = 7
 	a.put("deployments/shop-primary", stable)
 	a.mu.Unlock()
-	r := a.step("shift-weight", "run-2")
-	r.Step.Weight = config.Percent(40)
-	must(t, r.Shift(t.Context()))
+	must(t, a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40))
 	if got, want := a.state(), (state{"60/40", "shop:1 x7", "shop:2 x3", "shop-primary", Progressing, ""}); got != want {
 		t.Errorf("%v, want %v", got, want)
 	}

@@ -81,6 +81,9 @@ func (r *Release) planPromote(s *snapshot) plan {
 	if writes := s.endFloors(); len(writes) > 0 {
 		return plan{writes: writes}
 	}
+	if s.unanswered() {
+		return r.awaitEndpoints(s, "not promoted")
+	}
 	next := s.record.clone()
 	next.Phase, next.Outcome, next.Promoted, next.Former = Succeeded, Promoted, next.Candidate, next.Promoted
 	next.Rejected = slices.DeleteFunc(next.Rejected, func(was Rejection) bool { return was.Revision == candidate.Revision }) // it was tried again
@@ -90,7 +93,7 @@ func (r *Release) planPromote(s *snapshot) plan {
 }
 
 func (r *Release) promoted(s *snapshot) plan {
-	return plan{done: &result{text: fmt.Sprintf("%s: promoted: stable runs revision %s and has all the traffic", s.id(r.Client.Namespace), s.record.Candidate.Revision),
+	return plan{done: &result{text: fmt.Sprintf("%s: promoted: %s", s.id(r.Client.Namespace), s.traffic().text),
 		results: map[string]string{"outcome": string(Promoted)}}}
 }
 

@@ -52,6 +52,8 @@ type Version struct {
 	Chart    string            `json:"chart,omitempty"`   // NAME-VERSION, as the target's label says
 	Release  string            `json:"release,omitempty"` // of Helm
 	Copied   []workload.Mount  `json:"copied,omitempty"`  // what it mounts and stable has copies of
+	Unread   []workload.Mount  `json:"unread,omitempty"`  // Secrets that did not count in the revision: the account could not read them
+	Open     string            `json:"open,omitempty"`    // the revision without any Secret, for accounts that may not read them
 }
 
 func (v Version) contents() workload.Contents {
@@ -86,6 +88,7 @@ type Record struct {
 	Before       []string      `json:"before,omitempty"`       // uids of the runs that held it before, the newest last
 	Run          string        `json:"run"`                    // name of the run
 	RunNamespace string        `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
+	RunSeen      bool          `json:"runSeen,omitempty"`      // that PipelineRun was there: only what was seen can be gone
 	Epoch        int64         `json:"epoch"`                  // raised whenever the lock changes hands
 	Phase        Phase         `json:"phase"`
 	Expires      time.Time     `json:"expires"`
@@ -102,6 +105,8 @@ type Record struct {
 	// PrimaryAutoscaler is stable's: NAME-primary where a release made it.
 	PrimaryAutoscaler string `json:"primaryAutoscaler,omitempty"`
 	FailedChecks      int    `json:"failedChecks"`
+	// StableFails says that stable was shown to fail as it became the candidate's version. Its pods of that version are not safe.
+	StableFails bool `json:"stableFails,omitempty"`
 	// What the sequential test took from stable's past, and what it has come to at the end of the last interval.
 	Objectives []analysis.Objective        `json:"objectives,omitempty"`
 	Evidence   analysis.Evidence           `json:"evidence,omitzero"`
@@ -122,6 +127,13 @@ func (r *Record) former(taker string) []string {
 		before = append(slices.Clone(before), r.Holder)
 	}
 	return before[max(0, len(before)-maxBefore):]
+}
+
+// reject ends a release and remembers its revision.
+func (r *Record) reject(reason string) {
+	r.Outcome, r.Reason = Rejected, reason
+	r.Rejected = append(r.Rejected, Rejection{Revision: r.Candidate.Revision, Reason: reason, Run: r.Run, At: time.Now().UTC()})
+	r.Rejected = r.Rejected[max(0, len(r.Rejected)-maxRejected):]
 }
 
 func (r *Record) rejection(revision string) *Rejection {

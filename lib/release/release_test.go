@@ -658,14 +658,16 @@ func TestTheHolderHasEnded(t *testing.T) {
 		return "{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: run-2, uid: " + uid + "}, status: {conditions: [{type: Succeeded, status: " + status + "}]}}"
 	}
 	for _, c := range []struct {
-		desc, run string
-		busy      bool
+		desc, first, then string
+		busy              bool
 	}{
-		{"it runs", run("run-2", "Unknown"), true},
-		{"it failed", run("run-2", "'False'"), false},
-		{"it is gone", "", false},
-		{"it is no PipelineRun", "none", true},
-		{"another has its name", run("another", "Unknown"), false},
+		{"it runs", run("run-2", "Unknown"), run("run-2", "Unknown"), true},
+		{"it failed", run("run-2", "Unknown"), run("run-2", "'False'"), false},
+		{"it failed, and was not seen before", "", run("run-2", "'False'"), false},
+		{"it is gone", run("run-2", "Unknown"), "", false},
+		{"another has its name", run("run-2", "Unknown"), run("another", "Unknown"), false},
+		{"it is no PipelineRun", "", "", true},
+		{"it is no PipelineRun, and one has its name", "", run("another", "'False'"), true},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -673,14 +675,14 @@ func TestTheHolderHasEnded(t *testing.T) {
 			a.apply(shop("2"))
 			two := testConfig("run-2")
 			two.RunNamespace = "web"
-			switch c.run {
-			case "none":
-				two.RunName = ""
-			case "":
-			default:
-				a.apply(c.run)
+			if c.first != "" {
+				a.apply(c.first)
 			}
 			must(t, a.initWith(two), a.shift("run-2", 20))
+			delete(a.objects, "pipelineruns/run-2")
+			if c.then != "" {
+				a.apply(c.then)
+			}
 			err := a.init("run-3")
 			if c.busy {
 				wantCode(t, err, report.Busy, "held by run "+two.RunName)
@@ -1066,7 +1068,7 @@ func TestInitRefuses(t *testing.T) {
 		{"no such port", nil, func(c *config.Config) { c.Port = "8443" }, []string{`port is "8443"`, "has no such port"}},
 		{"a route to somewhere else", func(a *apiserver) {
 			a.apply("{kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: other}}]}]}}")
-		}, nil, []string{`virtualService is "shop"`, "other=0"}},
+		}, nil, []string{`virtualService is "shop"`, "other=100"}},
 		{"a PodDisruptionBudget and an AuthorizationPolicy of the target's alone", func(a *apiserver) {
 			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: both}, spec: {selector: {matchExpressions: [{key: app, operator: Exists}]}}}")
 			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: keep}, spec: {selector: {matchLabels: {app: shop}}}}")

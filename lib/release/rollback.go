@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -21,8 +23,12 @@ const graceful = 20 * time.Second
 // undoes what that run did and nothing else; without one, which is by hand, the last release.
 func (r *Release) Rollback(ctx context.Context) error {
 	if r.Step.Mode == config.Detach {
-		return r.Detach(ctx)
+		return r.orToStable(ctx, func() error { return r.Detach(ctx) })
 	}
+	return r.orToStable(ctx, func() error { return r.rollback(ctx) })
+}
+
+func (r *Release) rollback(ctx context.Context) error {
 	r.patience = r.Patience
 	var last *routing.Split // that could be moved by hand
 	var undone *Record
@@ -39,10 +45,15 @@ func (r *Release) Rollback(ctx context.Context) error {
 	if err != nil && last != nil && last.Candidate > 0 {
 		r.Report.Say("to send all traffic to stable by hand: %s", last.ByHand())
 	}
-	if err != nil || undone == nil {
+	if undone == nil {
 		return err
 	}
-	return r.putGitRight(ctx, undone)
+	if git := r.putGitRight(ctx, undone); err == nil {
+		return git
+	} else if git != nil {
+		r.Report.Say("%v", git)
+	}
+	return err
 }
 
 func (r *Release) planRollback(s *snapshot) plan {
@@ -56,9 +67,14 @@ func (r *Release) planRollback(s *snapshot) plan {
 		return plan{done: &result{text: fmt.Sprintf("%s.%s: nothing of this run to undo: %s", s.layout.Target, ns, why), results: map[string]string{"outcome": string(outcome)}}}
 	}
 	switch {
+	case record == nil && s.lost() && (s.share() > 0 || workload.Replicas(s.deploymentOfTarget()) > 0):
+		return r.planLost(s)
 	case record == nil:
 		return nothing("there is no release record")
 	case !byHand && !s.mine(r.Step.RunID):
+		if p := r.planBack(s); len(p.writes) > 0 { // what this run gave, and nobody has taken over yet
+			return p
+		}
 		return nothing(fmt.Sprintf("run %s was the last to hold the target", record.Run))
 	case record.Phase == Succeeded && (!byHand || record.Outcome != Promoted):
 		return nothing(fmt.Sprintf("the release ended as %s", record.Outcome))
@@ -66,7 +82,7 @@ func (r *Release) planRollback(s *snapshot) plan {
 		return r.rolledBack(s)
 	case record.Phase != RollingBack:
 		next := record.clone()
-		next.Phase, next.Epoch = RollingBack, record.Epoch+1
+		next.Phase, next.Epoch = RollingBack, s.lastEpoch()+1
 		next.Outcome = cmp.Or(record.Outcome, Aborted)
 		if record.Phase == Succeeded {
 			next.Outcome, next.Reason = Aborted, "rolled back by hand after its promotion"
@@ -74,10 +90,8 @@ func (r *Release) planRollback(s *snapshot) plan {
 		}
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(ns), cmp.Or(record.Reason, string(next.Outcome))))}}
 	}
-	if s.split != nil && (s.mayTakeAll() || s.split.Candidate == 0) {
-		if w := s.split.Raise(0, record.Epoch); w != nil {
-			return plan{writes: []kube.Write{*w}}
-		}
+	if w := s.toSafety(record.Epoch, ns); w != nil {
+		return plan{writes: []kube.Write{*w}}
 	}
 	stable := record.Stable
 	if s.primary == nil && stable.Revision != "" {
@@ -85,22 +99,22 @@ func (r *Release) planRollback(s *snapshot) plan {
 	}
 	if s.primary != nil && stable.Revision != "" {
 		if s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
-			return plan{writes: []kube.Write{s.primary.fence(record.Epoch)}}
+			return plan{writes: []kube.Write{s.primary.fence(record.Epoch, s.layout, s.route.Name)}}
 		}
-		if now := workload.RevisionOf(s.primary.Deployment); now != stable.Revision && now == record.Candidate.Revision {
+		if !s.runs(stable.Revision) && s.runs(record.Candidate.Revision) {
 			return plan{writes: []kube.Write{s.primary.roll(stable.Template, max(stable.Replicas, workload.Replicas(s.primary.Deployment)), record.Epoch,
 				fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), ns, stable.Revision))}}
 		}
 		if state := workload.RolloutOf(s.primary.Deployment, int32(record.Config.ReadyThreshold)); !state.Done {
 			return plan{wait: &pause{key: "stable", watch: &watched{kube.Deployment, s.primary.object}, text: fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text), limit: record.Config.ProgressDeadline.Duration,
 				then: func() plan {
-					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s", s.id(ns), stable.Revision, state.Text)
+					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(ns), stable.Revision, state.Text, s.traffic().text)
 				}}}
 		}
 		if w := s.leadBack(ns); w != nil {
 			return plan{writes: []kube.Write{*w}}
 		}
-		if s.target != nil && workload.Replicas(s.target.Deployment) > 0 && s.split != nil && s.split.Candidate == 0 {
+		if s.target != nil && workload.Replicas(s.target.Deployment) > 0 && s.share() == 0 {
 			return r.settle("drain", record.Config.Drain.Duration, func() plan {
 				return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id(ns)))}}
 			})
@@ -110,32 +124,53 @@ func (r *Release) planRollback(s *snapshot) plan {
 		return plan{writes: writes}
 	}
 	next := record.clone()
-	next.Phase = Failed
+	next.Phase, next.StableFails = Failed, false
 	p := r.rolledBack(s)
-	p.writes = append(s.history.unused(stable.Revision), s.write(next, ""))
+	if p.done != nil {
+		p.writes = append(s.history.unused(stable.Revision), s.write(next, ""))
+	}
 	return p
+}
+
+// planLost ends a release whose record is gone: traffic goes back, and the run is red. Whose release it was, and which revision Git
+// should say, nobody knows any more.
+func (r *Release) planLost(s *snapshot) plan {
+	if p := r.planBack(s); len(p.writes) > 0 || p.done.code != report.Done {
+		return p
+	}
+	return ended(report.Undecided, "%s: the release record, ConfigMap %s, is gone in mid-release: somebody deleted it. %s; %s still has pods. Run canary-init again, or scale it to 0",
+		s.id(r.Client.Namespace), s.layout.Record(), s.traffic().text, s.layout.Target)
+}
+
+func (s *snapshot) deploymentOfTarget() *appsv1.Deployment {
+	if s.target == nil {
+		return nil
+	}
+	return s.target.Deployment
 }
 
 // withoutStable is what is left to do where somebody took stable away: the candidate is all there is, whatever was said of it.
 func (r *Release) withoutStable(s *snapshot) plan {
-	has := "nothing serves"
-	if s.target != nil && s.target.Status.AvailableReplicas > 0 {
-		has = fmt.Sprintf("%s has all the traffic", s.layout.Target)
-		if s.split != nil && s.split.Candidate < 100 {
-			w := s.split.Raise(100, s.record.Epoch)
-			w.Say = fmt.Sprintf("Routing all traffic to canary: %s: Deployment %s is gone", s.id(r.Client.Namespace), s.layout.Primary())
-			return plan{writes: []kube.Write{*w}}
-		}
-	}
 	return ended(report.Undecided, "%s: not rolled back: Deployment %s, which ran revision %s, is gone; %s. Restore it and run rollback again, or delete the ConfigMap %s to begin anew",
-		s.id(r.Client.Namespace), s.layout.Primary(), s.record.Stable.Revision, has, s.layout.Record())
+		s.id(r.Client.Namespace), s.layout.Primary(), s.record.Stable.Revision, s.traffic().text, s.layout.Record())
 }
 
+// rolledBack ends a rollback with what was read in this step: the route, the Services and their endpoints.
 func (r *Release) rolledBack(s *snapshot) plan {
+	outcome := cmp.Or(s.record.Outcome, Aborted)
+	results := map[string]string{"outcome": string(outcome)}
 	if s.record.Stable.Revision == "" { // a first release, before there was a stable
-		return plan{done: &result{text: fmt.Sprintf("%s: %s in its first release: what served goes on serving", s.id(r.Client.Namespace), cmp.Or(s.record.Outcome, Aborted)),
-			results: map[string]string{"outcome": string(cmp.Or(s.record.Outcome, Aborted))}}}
+		return plan{done: &result{text: fmt.Sprintf("%s: %s in its first release: %s", s.id(r.Client.Namespace), outcome, s.traffic().text),
+			results: results}}
 	}
-	return plan{done: &result{undone: true, text: fmt.Sprintf("%s: rolled back (%s): stable runs revision %s and has all the traffic", s.id(r.Client.Namespace),
-		cmp.Or(s.record.Outcome, Aborted), s.record.Stable.Revision), results: map[string]string{"outcome": string(cmp.Or(s.record.Outcome, Aborted))}}}
+	now := s.traffic()
+	if s.unanswered() {
+		return r.awaitEndpoints(s, fmt.Sprintf("rolled back (%s)", outcome))
+	}
+	text := fmt.Sprintf("%s: rolled back (%s): %s", s.id(r.Client.Namespace), outcome, now.text)
+	d := &result{text: text, results: results, undone: s.share() == 0}
+	if !now.stable || !now.understood {
+		d.code, d.warning = report.Undecided, true
+	}
+	return plan{done: d}
 }

@@ -75,9 +75,14 @@ func (r *Release) rollbackOnFailure(ctx context.Context) {
 		r.Report.Say("not rolled back: there is no runId to tell whose release it is")
 		return
 	}
+	r.rollbackHere(ctx)
+}
+
+// rollbackHere runs rollback within another step. What comes of it is said.
+func (r *Release) rollbackHere(ctx context.Context) {
 	limited, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	context.AfterFunc(ctx, func() { time.AfterFunc(graceful, cancel) }) // told to end, before or meanwhile: as far as the time allows
+	context.AfterFunc(ctx, func() { time.AfterFunc(graceful, cancel) }) // terminated, before or meanwhile: as far as the time allows
 	undo := *r
 	undo.Config, undo.Results, undo.verdict = nil, "", "" // as rollback has them; the step's results are not rollback's
 	if err := undo.Rollback(limited); err != nil {

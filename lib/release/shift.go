@@ -20,6 +20,9 @@ func (r *Release) planShift(s *snapshot) plan {
 	if p, ok := r.mayGoOn(s, Progressing); !ok {
 		return p
 	}
+	if remedy := s.record.refused(weight); remedy != "" {
+		return ended(report.Undecided, "%s: parameter weight is %d: %s", s.id(r.Client.Namespace), weight, remedy)
+	}
 	last := s.record.shift()
 	done := &result{text: fmt.Sprintf("%s has %d %% of the traffic, stable %d %%", s.id(r.Client.Namespace), weight, 100-weight),
 		results: map[string]string{"weight": fmt.Sprint(weight)}}
@@ -55,6 +58,29 @@ func (r *Release) planShift(s *snapshot) plan {
 	return plan{writes: []kube.Write{*w}}
 }
 
+// refused returns why a weight is not the next one of the release, and what to do; "" when it is. The present weight is given again.
+func (r *Record) refused(weight int32) string {
+	last, next := r.shift(), int32(0)
+	if last != nil && last.Weight == weight {
+		return ""
+	}
+	for _, w := range r.Config.Weights {
+		if last == nil || int32(w) > last.Weight {
+			next = int32(w)
+			break
+		}
+	}
+	switch {
+	case last != nil && !last.Passed:
+		return fmt.Sprintf("weight %d is not judged yet: run analyze first", last.Weight)
+	case next == 0:
+		return fmt.Sprintf("the last weight of this release, %d, is judged: run promote", last.Weight)
+	case next != weight:
+		return fmt.Sprintf("the next weight of this release is %d, of %v: set weight=%d, or run rollback to end the release", next, r.Config.Weights, next)
+	}
+	return ""
+}
+
 // mayGoOn checks what every step after canary-init begins with: this run holds the target, the release is in the phase, the target is
 // still what is being released, and the weights are those that were set last. Where not, it is the plan to end with.
 func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
@@ -75,7 +101,10 @@ func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 	case s.target == nil || s.primary == nil:
 		return ended(report.Undecided, "%s: Deployment %s or %s is gone", id, s.layout.Target, s.layout.Primary()), false
 	case s.split == nil:
-		return ended(report.Undecided, "%s: VirtualService %s: %v", id, s.layout.VirtualService, s.splitError), false
+		return ended(report.Undecided, "%s: %s", id, s.misrouted()), false
+	case s.split.Fence == "":
+		return ended(report.Undecided, "%s: VirtualService %s was replaced: it lost the annotation %s. %s wrote it", id, s.layout.VirtualService,
+			workload.RouteFence(s.layout.Target), kube.LastManager(s.virtualService)), false
 	case !s.split.Fenced(record.Epoch):
 		return ended(report.Undecided, "%s: VirtualService %s was fenced off by another release", id, s.layout.VirtualService), false
 	case phase == Progressing && record.Candidate.Revision != s.revision:
@@ -109,41 +138,29 @@ func (r *Release) orToStable(ctx context.Context, do func() error) error {
 		r.Report.Say("the candidate's traffic could not be taken away: %v", err)
 	}
 	if told {
-		if err := r.update(ctx, func(record *Record) { record.Interrupted = true }); err != nil {
+		if err := r.noteInterrupted(ctx); err != nil {
 			r.Report.Say("it could not be noted that this run was interrupted: %v", err)
 		}
 	}
 	return failed
 }
 
-// toStable takes the candidate's traffic away, where this run holds the target. It is an error where the candidate has to keep it.
-func (r *Release) toStable(ctx context.Context) error {
-	patient := *r
-	patient.patience = min(r.Patience, graceful*3/4) // what is left is for the record
-	return patient.drive(ctx, scope{}, func(s *snapshot) plan {
-		switch {
-		case !s.mine(r.Step.RunID) || s.split == nil || s.split.Candidate == 0:
+// noteInterrupted notes that a step was terminated, so that the next run need not wait for this one.
+func (r *Release) noteInterrupted(ctx context.Context) error {
+	return r.drive(ctx, scope{recordOnly: true}, func(s *snapshot) plan {
+		byHand := s.record != nil && r.Step.RunID == "" && s.record.Phase == RollingBack
+		if s.record == nil || !s.mine(r.Step.RunID) && !byHand || s.record.Phase.ended() || s.record.Interrupted {
 			return plan{done: &result{}}
-		case !s.split.Fenced(s.record.Epoch):
-			return ended(report.Undecided, "VirtualService %s was fenced off by another release", s.layout.VirtualService)
-		case !s.stableServes():
-			return ended(report.Undecided, "it keeps %d %% of the traffic, as %s has no pod that serves", s.split.Candidate, s.layout.Primary())
 		}
-		w := s.split.Shift(0, s.record.Epoch)
-		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(r.Client.Namespace))
-		return plan{writes: []kube.Write{*w}}
+		next := s.record.clone()
+		next.Interrupted = true
+		return plan{writes: []kube.Write{s.write(next, "")}}
 	})
 }
 
-// mayTakeAll tells whether stable may get traffic that something else has: one that has served has the pods for it.
-func (s *snapshot) mayTakeAll() bool {
-	if s.record != nil && s.record.Stable.Revision != "" {
-		return s.stableServes()
-	}
-	return s.primary != nil && s.record != nil && workload.RolloutOf(s.primary.Deployment, int32(s.record.Config.ReadyThreshold)).Done
-}
-
-// stableServes tells whether stable has at least one pod that serves.
-func (s *snapshot) stableServes() bool {
-	return s.primary != nil && s.primary.Status.AvailableReplicas > 0
+// toStable leads traffic to where it is safe. It is an error where the candidate has to keep some.
+func (r *Release) toStable(ctx context.Context) error {
+	patient := *r
+	patient.patience = min(r.Patience, graceful*3/4) // what is left is for the record
+	return patient.drive(ctx, scope{}, r.planBack)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
@@ -39,6 +40,7 @@ type snapshot struct {
 
 	contents workload.Contents // what the target mounts
 	missing  []workload.Mount  // what it mounts and is not there
+	tokens   []workload.Mount  // tokens of service accounts, which cannot be copied; they do not count
 	unread   []workload.Mount  // Secrets that this account may not read; they do not count
 	copies   map[string]bool   // names of copies for stable that are there, as Kind/name
 	revision string            // of the target
@@ -49,7 +51,8 @@ type snapshot struct {
 
 	ofCanary []watched // what the cluster removes with a Canary of Flagger's, the Deployment last
 
-	history history // at the end of a release only
+	history   history // at the end of a release only
+	endpoints *int    // of stable's Service that are ready, at the end of a release only; nil: not read
 
 	record       *Record
 	holderEnded  bool // the PipelineRun that holds the target has ended, or is gone
@@ -100,7 +103,7 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	}
 	if cfg == nil { // every step but canary-init knows its configuration from the record
 		if s.record == nil || s.record.Config.Target == "" {
-			return s, errors.Join(errs...)
+			return s, errors.Join(append(errs, r.observeLost(ctx, s))...)
 		}
 		cfg = &s.record.Config
 	}
@@ -167,13 +170,15 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 				s.unread = append(s.unread, m)
 			case err != nil:
 				errs = append(errs, err)
+			case o != nil && o.Object["type"] == string(corev1.SecretTypeServiceAccountToken):
+				s.tokens = append(s.tokens, m)
 			case o != nil:
 				s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}] = mounted(o)
 			case !m.Optional:
 				s.missing = append(s.missing, m)
 			}
 		}
-		s.revision = template.Revision(s.contents)
+		s.revision = s.identify(template)
 		if what.copies {
 			for m := range s.contents {
 				kind := kube.ConfigMap
@@ -189,8 +194,85 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		h, err := r.past(ctx, s)
 		s.history, errs = h, append(errs, err)
 	}
+	if what.history && s.closing() {
+		ready, err := r.readEndpoints(ctx, s)
+		s.endpoints, errs = ready, append(errs, err)
+	}
 	s.now = time.Now()
 	return s, errors.Join(errs...)
+}
+
+// observeLost reads what is left of a release without a record: stable says which route its releases have.
+func (r *Release) observeLost(ctx context.Context, s *snapshot) error {
+	read := func(name string) (*deployment, error) {
+		d := &deployment{Deployment: new(appsv1.Deployment)}
+		var err error
+		if d.object, err = r.Client.Get(ctx, kube.Deployment, name, d.Deployment); d.object == nil {
+			return nil, err
+		}
+		return d, err
+	}
+	var err error
+	if s.primary, err = read(s.layout.Primary()); err != nil || !s.lost() {
+		return err
+	}
+	if s.target, err = read(s.layout.Target); err != nil {
+		return err
+	}
+	route := ""
+	s.layout, route = s.layout.Routed(s.primary.Annotations[workload.RouteAnnotation])
+	s.route = routing.Route{Target: s.layout.Target, Name: route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
+	if s.virtualService, err = r.Client.Get(ctx, kube.VirtualService, s.layout.VirtualService, nil); err != nil {
+		return err
+	}
+	if s.virtualService != nil {
+		split, err := routing.Find(s.virtualService, s.route)
+		if s.splitError = err; err == nil {
+			s.split = &split
+		}
+	}
+	s.now = time.Now()
+	return nil
+}
+
+// identify returns the revision of the target. Where one that the record knows is the same but for Secrets that one of two accounts may
+// not read, it is that one: what counted then counts now.
+func (s *snapshot) identify(template workload.Template) string {
+	if s.record != nil {
+		for _, v := range []Version{s.record.Candidate, s.record.Promoted} {
+			if v.Revision != "" && s.sameBut(template, v) {
+				return v.Revision
+			}
+		}
+	}
+	return template.Revision(s.contents)
+}
+
+// sameBut reports whether the target is a version, as far as both it and this account could read Secrets.
+func (s *snapshot) sameBut(template workload.Template, v Version) bool {
+	hidden := slices.ContainsFunc(v.Copied, func(m workload.Mount) bool { return slices.Contains(s.unread, m) })
+	if hidden {
+		return v.Open != "" && template.Revision(s.contents.WithoutSecrets()) == v.Open
+	}
+	return len(v.Unread) > 0 && template.Revision(s.contents.Without(v.Unread)) == v.Revision
+}
+
+// edited says that stable's pods are not made of what was promoted, because somebody edited it; "" when nobody did. A restart is no edit.
+func (s *snapshot) edited() string {
+	if s.record == nil || s.primary == nil || !s.fresh() || s.record.Promoted.Revision != s.revision {
+		return ""
+	}
+	selector, err := workload.SelectorOf(s.target.Deployment)
+	if err != nil {
+		return ""
+	}
+	selector.Stable = s.primary.Spec.Selector.MatchLabels
+	was := s.record.Promoted.Template.ForStable(selector, s.revision, s.record.Promoted.contents())
+	if is := workload.TemplateOf(s.primary.object).WithoutRestart(); is.Equal(was.WithoutRestart()) {
+		return ""
+	}
+	return fmt.Sprintf("; warning: the pod template of %s was edited since, by %s: its pods are not what was judged. Release another revision, or put it back",
+		s.layout.Primary(), kube.LastManager(s.primary.object))
 }
 
 // flaggers tells whether stable is one that a Flagger made, and that its Canary still owns.
@@ -243,8 +325,8 @@ func (r *Release) hasEnded(ctx context.Context, record *Record) (bool, error) {
 		return false, nil
 	case err != nil:
 		return false, err
-	case o == nil || run.Metadata.UID != record.Holder:
-		return true, nil
+	case o == nil || run.Metadata.UID != record.Holder: // gone, if it was ever there; a run may also be no PipelineRun
+		return record.RunSeen, nil
 	}
 	for _, c := range run.Status.Conditions {
 		if c.Type == "Succeeded" && c.Status != "Unknown" {
@@ -252,6 +334,19 @@ func (r *Release) hasEnded(ctx context.Context, record *Record) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// sees reports whether the run of canary-init is a PipelineRun that this account may see.
+func (r *Release) sees(ctx context.Context) (bool, error) {
+	cfg := r.Config
+	if cfg.RunNamespace == "" || cfg.RunName == "" {
+		return false, nil
+	}
+	o, err := r.Client.In(cfg.RunNamespace).Get(ctx, kube.PipelineRun, cfg.RunName, nil)
+	if apierrors.IsForbidden(err) || errors.Is(err, kube.ErrNotServed) {
+		return false, nil
+	}
+	return err == nil && o != nil && string(o.GetUID()) == cfg.RunID, err
 }
 
 // mounted is what a pod sees of a ConfigMap or a Secret.

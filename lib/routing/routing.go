@@ -77,9 +77,9 @@ func Find(object *kube.Object, r Route) (Split, error) {
 		found[0].Shared = toStable > 1
 		return found[0], nil
 	case 0:
-		return Split{}, fmt.Errorf("no HTTP route%s leads to exactly the destinations %s and %s; it has %s", named, r.Stable, r.Candidate, describe(&vs.Spec))
+		return Split{}, fmt.Errorf("no HTTP route%s leads to exactly the destinations %s and %s; it has %s", named, r.Stable, r.Candidate, Describe(object))
 	default:
-		return Split{}, fmt.Errorf("%d HTTP routes%s lead to %s and %s: name one of them (route); it has %s", len(found), named, r.Stable, r.Candidate, describe(&vs.Spec))
+		return Split{}, fmt.Errorf("%d HTTP routes%s lead to %s and %s: name one of them (route); it has %s", len(found), named, r.Stable, r.Candidate, Describe(object))
 	}
 }
 
@@ -98,22 +98,6 @@ func fullHost(host, namespace string) string {
 		return host
 	}
 	return host + "." + namespace + ".svc.cluster.local"
-}
-
-// describe lists the routes of a VirtualService for an error message.
-func describe(spec *networking.VirtualService) string {
-	var routes []string
-	for i, h := range spec.Http {
-		var hosts []string
-		for _, d := range h.Route {
-			hosts = append(hosts, fmt.Sprintf("%s=%d", d.GetDestination().GetHost(), d.Weight))
-		}
-		routes = append(routes, fmt.Sprintf("http[%d] %q -> %s", i, h.Name, strings.Join(hosts, ", ")))
-	}
-	if len(routes) == 0 {
-		return "no HTTP routes"
-	}
-	return strings.Join(routes, "; ")
 }
 
 // Shift plans the write that gives the candidate its weight, in percent, and stable the rest; nil when it has it. The write is refused
@@ -190,7 +174,7 @@ func FindWhole(object *kube.Object, name, service string) (Whole, error) {
 		}
 	}
 	if len(found) != 1 {
-		return Whole{}, fmt.Errorf("%d HTTP routes lead to %s alone; it has %s", len(found), service, describe(&vs.Spec))
+		return Whole{}, fmt.Errorf("%d HTTP routes lead to %s alone; it has %s", len(found), service, Describe(object))
 	}
 	return found[0], nil
 }

@@ -171,7 +171,7 @@ func TestFindRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ desc, routes, name, want string }{
 		{"no routes", "  # none", "", "it has no HTTP routes"},
-		{"another host", "  - route: [{destination: {host: shop}}]", "", `it has http[0] "" -> shop=0`},
+		{"another host", "  - route: [{destination: {host: shop}}]", "", `it has http[0] "" -> shop=100`},
 		{"the same short host of another namespace", "  - route: [{destination: {host: shop-primary}}, {destination: {host: shop-canary.other.svc.cluster.local}}]", "", "no HTTP route leads to exactly"},
 		{"three destinations", "  - route: [{destination: {host: shop-primary}}, {destination: {host: shop-canary}}, {destination: {host: old}}]", "", "no HTTP route leads to exactly"},
 		{"two that could be meant", both + strings.Replace(both, "main", "other", 1), "", "2 HTTP routes lead to shop-primary and shop-canary: name one of them"},

@@ -5,9 +5,12 @@
 package workload
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -19,7 +22,17 @@ const (
 	TargetLabel        = "canary-tasks.dev/target"   // on everything made for a target: its name
 	RevisionAnnotation = "canary-tasks.dev/revision" // on stable's pods: the revision they serve
 	FenceAnnotation    = "canary-tasks.dev/fence"    // on stable: the epoch that may write
+	RouteAnnotation    = "canary-tasks.dev/route"    // on stable: the VirtualService and Service of its releases, should their record be lost
 )
+
+// EpochOf reads the epoch out of a fence; 0 when there is none.
+func EpochOf(fence string) int64 {
+	epoch, err := strconv.ParseInt(fence, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return epoch
+}
 
 // RouteFence is the annotation of a VirtualService with the epoch of a target that may write. Targets that share one have a fence each, so that
 // their releases do not end one another.
@@ -40,6 +53,33 @@ type Layout struct {
 	Target         string // the Deployment that Git and Helm write: the candidate
 	Service        string // the Service that people call
 	VirtualService string
+}
+
+// route is what RouteAnnotation says.
+type route struct {
+	Service        string `json:"service"`
+	VirtualService string `json:"virtualService"`
+	Route          string `json:"route,omitempty"`
+}
+
+// RouteNote returns what RouteAnnotation says of a layout whose HTTP route has a name, or none.
+func (l Layout) RouteNote(name string) string {
+	note, err := json.Marshal(route{l.Service, l.VirtualService, name})
+	if err != nil {
+		panic(err) // strings
+	}
+	return string(note)
+}
+
+// Routed returns a layout with the Service and the VirtualService of a note, and the name of the HTTP route. Where the note does not
+// say, both have the target's name.
+func (l Layout) Routed(note string) (Layout, string) {
+	var r route
+	if json.Unmarshal([]byte(note), &r) != nil {
+		r = route{}
+	}
+	l.Service, l.VirtualService = cmp.Or(r.Service, l.Target), cmp.Or(r.VirtualService, r.Service, l.Target)
+	return l, r.Route
 }
 
 // Primary is the Deployment that serves: stable.

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -117,6 +118,42 @@ func CopyName(name, revision string) string {
 	return name[:min(len(name), 253-len(tail))] + tail
 }
 
+// Equal reports whether two templates are the same as JSON: what was read from a record has other types for its numbers than what the API
+// server sent.
+func (t Template) Equal(other Template) bool {
+	a, errA := json.Marshal(t)
+	b, errB := json.Marshal(other)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
+// WithoutRestart is a template without the annotation of kubectl rollout restart.
+func (t Template) WithoutRestart() Template {
+	c := Template(runtime.DeepCopyJSON(t))
+	metadata := object(c, "metadata")
+	annotations := object(metadata, "annotations")
+	if delete(annotations, "kubectl.kubernetes.io/restartedAt"); len(annotations) == 0 {
+		delete(metadata, "annotations")
+	}
+	delete(metadata, "creationTimestamp")
+	return c
+}
+
+// WithoutSecrets are the contents of ConfigMaps alone.
+func (c Contents) WithoutSecrets() Contents {
+	open := maps.Clone(c)
+	maps.DeleteFunc(open, func(m Mount, _ map[string]any) bool { return m.Kind == "Secret" })
+	return open
+}
+
+// Without are the contents of all but some mounts.
+func (c Contents) Without(mounts []Mount) Contents {
+	rest := maps.Clone(c)
+	for _, m := range mounts {
+		delete(rest, Mount{Kind: m.Kind, Name: m.Name})
+	}
+	return rest
+}
+
 var copyName = regexp.MustCompile(`-primary-([0-9a-f]{10})$`)
 
 // CopiedFor is the revision that a copy of a mounted object belongs to, by its name; empty where that is not the name of one.
@@ -203,8 +240,9 @@ func list(from map[string]any, field string) []map[string]any {
 	return objects
 }
 
-// NewPrimary is the Deployment of stable, made from the target as it serves now. The result has no name, kind and namespace.
-func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, copied Contents, replicas int32, epoch string) map[string]any {
+// NewPrimary is the Deployment of stable, made from the target as it serves now, with notes as annotations. The result has no name, kind and
+// namespace.
+func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, copied Contents, replicas int32, notes map[string]string) map[string]any {
 	spec := runtime.DeepCopyJSON(object(target.Object, "spec"))
 	spec["replicas"] = int64(replicas)
 	spec["selector"] = map[string]any{"matchLabels": strings2any(s.Stable)}
@@ -216,7 +254,7 @@ func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, 
 	maps.Copy(labels, withoutTracking(s.Stable, nil))
 	labels[TargetLabel] = target.GetName()
 	return map[string]any{
-		"metadata": map[string]any{"labels": labels, "annotations": map[string]any{FenceAnnotation: epoch}},
+		"metadata": map[string]any{"labels": labels, "annotations": strings2any(notes)},
 		"spec":     spec,
 	}
 }

@@ -118,7 +118,7 @@ func TestNewPrimary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := &kube.Object{Object: NewPrimary(target, selector, "abc", mounts("ConfigMap/files", "ConfigMap/settings", "Secret/certs", "Secret/keys"), 3, "7")}
+	got := &kube.Object{Object: NewPrimary(target, selector, "abc", mounts("ConfigMap/files", "ConfigMap/settings", "Secret/certs", "Secret/keys"), 3, map[string]string{FenceAnnotation: "7"})}
 	want := read(t, `
 metadata:
   labels: {app: shop-primary, tier: front, team: web, canary-tasks.dev/target: shop}
@@ -168,7 +168,7 @@ func TestPrimaryIsNobodyElses(t *testing.T) {
 	if err != nil || selector.Stable[instance] != "shop" {
 		t.Fatalf("%v, %v", selector, err)
 	}
-	primary := &kube.Object{Object: NewPrimary(read(t, helm), selector, "abc", Contents{}, 3, "7")}
+	primary := &kube.Object{Object: NewPrimary(read(t, helm), selector, "abc", Contents{}, 3, map[string]string{FenceAnnotation: "7"})}
 	if labels := primary.GetLabels(); labels[instance] != "" || labels["app"] != "shop-primary" {
 		t.Errorf("labels %v", labels)
 	}

@@ -1,0 +1,105 @@
+package release
+
+import (
+	"context"
+	"fmt"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+// traffic is where traffic goes, as it was read: the last line of a step says no more than that.
+type traffic struct {
+	text       string
+	stable     bool // all of it goes to pods of stable
+	understood bool // the route is one that releases make, or leads to the Service alone
+}
+
+// traffic says where traffic goes, by the route, the Services and, where they were read, stable's endpoints.
+func (s *snapshot) traffic() traffic {
+	switch {
+	case s.split != nil && s.split.Candidate == 0 && s.endpoints != nil && *s.endpoints == 0:
+		return traffic{fmt.Sprintf("VirtualService %s leads to %s, which has no ready endpoint", s.layout.VirtualService, s.layout.PrimaryService()), false, true}
+	case s.split != nil && s.split.Candidate == 0:
+		runs := "stable"
+		if s.primary != nil {
+			runs += " runs revision " + s.stable().Revision + " and"
+		}
+		return traffic{runs + " has all the traffic", s.stableServes(), true}
+	case s.split != nil && s.split.Candidate == 100:
+		return traffic{fmt.Sprintf("%s has all the traffic", s.layout.Target), false, true}
+	case s.split != nil:
+		return traffic{fmt.Sprintf("stable has %d %% of the traffic and %s %d %%", s.split.Stable, s.layout.Target, s.split.Candidate), false, true}
+	}
+	service, toStable := s.leadsTo()
+	if s.virtualService == nil {
+		was := "is gone"
+		if s.record != nil && s.record.Stable.Revision == "" {
+			was = "is not there yet"
+		}
+		return traffic{fmt.Sprintf("VirtualService %s %s: callers in the mesh reach %s", s.layout.VirtualService, was, service), toStable, false}
+	}
+	if share := s.share(); share > 0 {
+		return traffic{fmt.Sprintf("%s has up to %d %% of the traffic: %s", s.layout.Target, share, s.misrouted()), false, false}
+	}
+	if _, err := routing.FindWhole(s.virtualService, s.route.Name, s.layout.Service); err == nil {
+		return traffic{fmt.Sprintf("VirtualService %s leads to %s", s.layout.VirtualService, service), toStable, toStable}
+	}
+	return traffic{fmt.Sprintf("%s has no traffic; where the rest goes is not known: %s", s.layout.Target, s.misrouted()), false, false}
+}
+
+// leadsTo says where the Service that people call leads, and whether that is stable.
+func (s *snapshot) leadsTo() (text string, stable bool) {
+	name := "Service " + s.layout.Service
+	switch {
+	case s.service == nil:
+		return name, false
+	case s.primary != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels):
+		return fmt.Sprintf("%s, which leads to %s", name, s.layout.Primary()), s.stableServes()
+	case s.target != nil && s.target.Spec.Selector != nil && workload.Selects(s.service, s.target.Spec.Selector.MatchLabels):
+		return fmt.Sprintf("%s, which leads to %s", name, s.layout.Target), false
+	}
+	return name + ", which leads elsewhere", false
+}
+
+// unanswered reports whether the route leads to stable and nobody answers there.
+func (s *snapshot) unanswered() bool {
+	return s.split != nil && s.split.Candidate == 0 && s.endpoints != nil && *s.endpoints == 0
+}
+
+// awaitEndpoints waits until stable's Service has an endpoint that is ready.
+func (r *Release) awaitEndpoints(s *snapshot, how string) plan {
+	text := fmt.Sprintf("%s: %s: %s", s.id(r.Client.Namespace), how, s.traffic().text)
+	return plan{wait: &pause{key: "endpoints", text: text, limit: s.record.Config.ProgressDeadline.Duration, then: func() plan {
+		return ended(report.Undecided, "%s. Look at its selector, and at the pods of %s", text, s.layout.Primary())
+	}}}
+}
+
+// readEndpoints counts the endpoints of stable's Service that are ready. It is nil for an account that may not list them.
+func (r *Release) readEndpoints(ctx context.Context, s *snapshot) (*int, error) {
+	found, err := r.Client.Find(ctx, kube.EndpointSlice, map[string]string{discoveryv1.LabelServiceName: s.layout.PrimaryService()}, 0)
+	if apierrors.IsForbidden(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ready := 0
+	for i := range found {
+		var slice discoveryv1.EndpointSlice
+		if err := kube.Decode(found[i].Object, &slice); err != nil {
+			return nil, err
+		}
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				ready++
+			}
+		}
+	}
+	return &ready, nil
+}
