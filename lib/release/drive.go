@@ -43,12 +43,14 @@ type Release struct {
 	// objectives are what the sequential test takes from stable's past, which canary-init looks at.
 	objectives []analysis.Objective
 	// verdict is how the step ended, in a sentence.
-	verdict  string
-	runSeen  bool          // whether this run is a PipelineRun that can be seen
-	fight    time.Duration // for which a write is repeated that somebody sets back; 0: maxFight
-	untold   bool          // that the status of the Canary could not be written was said
-	asked    bool          // whether there still is a Canary that events are about
-	patience time.Duration // what drive has of it now
+	verdict string
+	runSeen bool // whether this run is a PipelineRun that can be seen
+	// stableWatch says how stable fails while it rolls; nil: Prometheus does.
+	stableWatch func(context.Context) string
+	fight       time.Duration // for which a write is repeated that somebody sets back; 0: maxFight
+	untold      bool          // that the status of the Canary could not be written was said
+	asked       bool          // whether there still is a Canary that events are about
+	patience    time.Duration // what drive has of it now
 	// waitedFor is the run that held the target when this one came.
 	waitedFor string
 }

@@ -33,21 +33,25 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	if len(errorsOnly) == 0 || !s.mine(r.Step.RunID) || s.record.Phase != Progressing && s.record.Phase != Promoting {
 		return do(ctx) // which says so, or has nothing to roll
 	}
-	client, err := r.prometheus(&s.record.Config)
-	if err != nil { // that Prometheus cannot be asked is no failure
-		r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
-		return do(ctx)
-	}
-	test, err := analysis.NewSequential(analysis.Plan{Objectives: errorsOnly, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
-	if err != nil {
-		return err
+	watch := r.stableWatch
+	if watch == nil {
+		client, err := r.prometheus(&s.record.Config)
+		if err != nil { // that Prometheus cannot be asked is no failure
+			r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
+			return do(ctx)
+		}
+		test, err := analysis.NewSequential(analysis.Plan{Objectives: errorsOnly, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
+		if err != nil {
+			return err
+		}
+		watch = func(ctx context.Context) string { return fails(ctx, client.Observe(r.measured(s), time.Now()), test) }
 	}
 	guarded, stop := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		var text string
-		if err := attempt(func() error { text = fails(guarded, client.Observe(r.measured(s), time.Now()), test); return nil }); err != nil {
+		if err := attempt(func() error { text = watch(guarded); return nil }); err != nil {
 			r.Report.Say("what stable answers while it rolls is looked at no more: %v", err)
 		}
 		if text != "" {

@@ -1,0 +1,647 @@
+package release
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
+
+	"github.com/canary-tasks/canary-tasks/lib/config"
+	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
+	"github.com/canary-tasks/canary-tasks/lib/workload"
+)
+
+var (
+	seeds     = flag.Int("seeds", 200, "how many random worlds TestRandom runs")
+	firstSeed = flag.Uint64("seed", 1, "the first of them")
+)
+
+// TestRandom lets several pipelines release one target, with kills, SIGTERM, lost answers and people who edit what is being released.
+// Whatever comes, these hold:
+//   - No version that fails is in stable. One that fails as stable only, is not there once its release has ended.
+//   - The weights of the route add up to 100.
+//   - Once all finally tasks have ended, no version has traffic that was not judged.
+//   - The next run repairs every state.
+//   - The last sentence of a step is true.
+//
+// A failure says its seed: go test -run 'TestRandom' ./lib/release -seeds 1 -seed N.
+func TestRandom(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	seen := map[string]int{}
+	t.Run("worlds", func(t *testing.T) {
+		for i := range *seeds {
+			seed := *firstSeed + uint64(i)
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				var w *world
+				synctest.Test(t, func(t *testing.T) {
+					w = newWorld(t, seed)
+					w.live()
+					w.end()
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				for s, n := range w.seen {
+					seen[s] += n
+				}
+			})
+		}
+	})
+	t.Logf("%d seeds, %d states seen: %v", *seeds, len(seen), slices.Sorted(maps.Keys(seen)))
+	for _, must := range []string{"kill", "sigterm", "lost", "nested", "takeover", "promoted", "rejected", "aborted", "stable fails", "hand: weights",
+		"hand: third destination", "hand: candidate alone", "hand: route deleted", "hand: chart's route", "hand: record deleted", "hand: target scaled",
+		"hand: selector set back", "hand: stable has no pods", "new revision"} {
+		if *seeds >= 200 && seen[must] == 0 {
+			t.Errorf("%q was never seen", must)
+		}
+	}
+}
+
+// nature is what a version is really like, whatever a release finds out.
+type nature int
+
+const (
+	good          nature = iota
+	bad                  // the analysis rejects it
+	badAsStable          // it passes as candidate, and fails as stable
+	notJudged            // the analysis ends inconclusive
+	howManyNature        // how many there are
+)
+
+// world is a cluster on which pipelines release one target.
+type world struct {
+	t         *testing.T
+	rand      *rand.Rand
+	api       *apiserver
+	natures   map[string]nature // by image
+	version   int
+	pipelines []*pipeline
+	seen      map[string]int
+	log       bytes.Buffer
+	depth     int
+	exempt    map[string]bool // versions that only fail as stable, whose record somebody deleted
+	noPods    bool            // somebody scaled stable to 0
+	loose     bool            // a pipeline without finally was killed
+	human     bool            // somebody made a route that a person has to put right
+}
+
+// pipeline is a PipelineRun at work.
+type pipeline struct {
+	id            string
+	finally       bool
+	seen          bool // it is a PipelineRun
+	next          int
+	failed, ended bool
+	cut           bool // a step was killed or terminated
+}
+
+var pipelineSteps = []string{"canary-init", "shift-weight 20", "analyze", "shift-weight 40", "analyze", "promote"}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
+	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 0)), natures: map[string]nature{}, seen: map[string]int{}, exempt: map[string]bool{}}
+	w.api = newAPIServer(t, settings, shopService, autoscaler)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d:\n%s", seed, w.log.String())
+		}
+	})
+	w.api.onWrite = func(string) { w.check() }
+	w.newVersion(good)
+	first := w.start()
+	first.finally = true
+	for !first.ended {
+		w.advance(first, nil)
+	}
+	return w
+}
+
+func (w *world) say(format string, args ...any) { fmt.Fprintf(&w.log, format+"\n", args...) }
+
+func (w *world) saw(what string) { w.seen[what]++ }
+
+func (w *world) newVersion(n nature) {
+	w.version++
+	v := strconv.Itoa(w.version)
+	w.natures["shop:"+v] = n
+	w.say("version %s is applied, nature %d", v, n)
+	w.api.apply(shop(v))
+}
+
+func (w *world) start() *pipeline {
+	p := &pipeline{id: fmt.Sprintf("run-%d", len(w.pipelines)+1), finally: w.rand.IntN(4) > 0, seen: w.rand.IntN(4) > 0}
+	w.pipelines = append(w.pipelines, p)
+	w.say("%s starts (finally %t, a PipelineRun %t)", p.id, p.finally, p.seen)
+	if p.seen {
+		w.api.apply("{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: " + p.id + ", uid: " + p.id + "}, status: {conditions: [{type: Succeeded, status: Unknown}]}}")
+	}
+	return p
+}
+
+// live lets a while pass.
+func (w *world) live() {
+	w.newVersion(nature(w.rand.IntN(int(howManyNature))))
+	w.start()
+	for range 10 + w.rand.IntN(10) {
+		w.tick()
+	}
+}
+
+// tick is one thing that happens.
+func (w *world) tick() {
+	var alive []*pipeline
+	for _, p := range w.pipelines {
+		if !p.ended {
+			alive = append(alive, p)
+		}
+	}
+	switch n := w.rand.IntN(20); {
+	case n == 0 && len(w.pipelines) < 5:
+		w.saw("new revision")
+		w.newVersion(nature(w.rand.IntN(int(howManyNature))))
+		w.start()
+	case n == 1 && len(w.pipelines) < 5:
+		w.start() // the same revision
+	case n <= 3:
+		w.hand()
+	case len(alive) == 0:
+		w.newVersion(nature(w.rand.IntN(int(howManyNature))))
+		w.start()
+	default:
+		w.advance(alive[w.rand.IntN(len(alive))], w.faults())
+	}
+}
+
+// faults are what goes wrong in a step.
+type faults struct {
+	kill, term, lose, nest int // after so many writes; negative: never
+}
+
+func (w *world) faults() *faults {
+	f := &faults{-1, -1, -1, -1}
+	switch w.rand.IntN(12) {
+	case 0, 1:
+		f.kill = w.rand.IntN(6)
+	case 2:
+		f.term = w.rand.IntN(4)
+	case 3:
+		f.lose = w.rand.IntN(4)
+	case 4, 5:
+		if w.depth == 0 {
+			f.nest = w.rand.IntN(4)
+		}
+	}
+	return f
+}
+
+// advance runs a pipeline's next step.
+func (w *world) advance(p *pipeline, f *faults) {
+	if p.failed || p.next == len(pipelineSteps) {
+		if p.finally {
+			if _, cut := w.step(p, "rollback", f); cut {
+				return // it is tried again
+			}
+		}
+		w.finish(p)
+		return
+	}
+	name := pipelineSteps[p.next]
+	p.next++
+	err, cut := w.step(p, name, f)
+	if cut {
+		p.cut = true
+		w.loose = w.loose || !p.finally && f.term < 0
+	}
+	p.failed = err != nil || cut
+}
+
+func (w *world) finish(p *pipeline) {
+	p.ended = true
+	if p.seen {
+		w.api.apply("{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: " + p.id + ", uid: " + p.id + "}, status: {conditions: [{type: Succeeded, status: 'False'}]}}")
+	}
+}
+
+// wire is the connection of one step to the API server.
+type wire struct {
+	w      *world
+	f      *faults
+	cancel context.CancelFunc
+	writes int
+	dead   bool
+	nested bool
+}
+
+func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c.dead {
+		return status(r, http.StatusForbidden, "Forbidden"), nil
+	}
+	if c.f == nil || r.Method == http.MethodGet || strings.HasSuffix(r.URL.Path, "events") || strings.HasSuffix(r.URL.Path, "reviews") {
+		return c.send(r)
+	}
+	n := c.writes
+	c.writes++
+	switch n {
+	case c.f.kill:
+		c.dead = true
+		c.w.saw("kill")
+		return status(r, http.StatusForbidden, "Forbidden"), nil
+	case c.f.term:
+		c.w.saw("sigterm")
+		c.cancel()
+	}
+	answer, err := c.send(r)
+	switch n {
+	case c.f.lose:
+		c.w.saw("lost")
+		if err == nil {
+			answer.Body.Close()
+		}
+		return status(r, http.StatusGatewayTimeout, "Timeout"), nil
+	case c.f.nest:
+		c.w.saw("nested")
+		c.nested = true
+		c.w.depth++
+		c.w.say("  meanwhile:")
+		c.w.tick()
+		c.w.say("  and on")
+		c.w.depth--
+	}
+	return answer, err
+}
+
+// send hands a request to the API server without a network, so that time stands still meanwhile.
+func (c *wire) send(r *http.Request) (*http.Response, error) {
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	recorder := httptest.NewRecorder()
+	c.w.api.ServeHTTP(recorder, r)
+	return recorder.Result(), nil
+}
+
+func status(r *http.Request, code int, reason string) *http.Response {
+	body := fmt.Sprintf(`{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q, "message": %q}`, code, reason, reason)
+	return &http.Response{StatusCode: code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(body)), Request: r, ContentLength: int64(len(body))}
+}
+
+// step runs a step of a pipeline, and says whether it was killed or terminated.
+func (w *world) step(p *pipeline, name string, f *faults) (err error, cut bool) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	defer cancel()
+	name, argument, _ := strings.Cut(name, " ")
+	c := &wire{w: w, f: f, cancel: cancel}
+	client, err := kube.New(&rest.Config{Host: "http://api", Transport: c}, "web")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := &Release{Client: client, Report: &report.Reporter{Out: io.Discard, Step: name}}
+	r.Step.Namespace, r.Step.Target, r.Step.RunID, r.Step.RunName = "web", "shop", p.id, p.id
+	before := w.api.holder()
+	code := r.run(ctx, func(r *Release, ctx context.Context) error {
+		switch name {
+		case "canary-init":
+			r.Config = testConfig(p.id)
+			r.Config.RunNamespace = "web"
+			return r.Init(ctx, nil)
+		case "shift-weight":
+			n, _ := strconv.Atoi(argument)
+			r.Step.Weight = config.Percent(n)
+			return r.Shift(ctx)
+		case "analyze":
+			return w.analyze(ctx, r)
+		case "promote":
+			r.stableWatch = w.watchStable
+			return r.Promote(ctx)
+		}
+		return r.Rollback(ctx)
+	})
+	if c.dead && name == "rollback" && code == report.Done {
+		w.t.Errorf("%s %s was killed and is green: %s", p.id, name, r.verdict)
+	}
+	w.say("%s %s: %s: %s [%s]", p.id, name, report.Codes[code].Name, r.verdict, w.now())
+	if now := w.api.holder(); name == "canary-init" && now == p.id && before != "" && before != now {
+		w.saw("takeover")
+	}
+	if !c.nested && !c.dead && ctx.Err() == nil {
+		w.claims(name, r.verdict)
+	}
+	if code != report.Done {
+		err = errors.New(r.verdict)
+	}
+	return err, c.dead || ctx.Err() != nil
+}
+
+// analyze is the step analyze, but for what it measures.
+func (w *world) analyze(ctx context.Context, r *Release) error {
+	return r.orToStable(ctx, func() error {
+		s, err := r.observe(ctx, scope{})
+		if err != nil {
+			return err
+		}
+		if p, ok := r.mayGoOn(s, Progressing); !ok {
+			return r.finish(ctx, *p.done)
+		}
+		shift := s.record.shift()
+		if shift == nil {
+			return report.Errorf(report.Undecided, "nothing to judge")
+		}
+		if shift.Passed {
+			return nil
+		}
+		image := s.target.Spec.Template.Spec.Containers[0].Image
+		switch n := w.natures[image]; {
+		case n == bad || n == notJudged:
+			_ = r.toStable(ctx)
+			err := r.update(ctx, func(record *Record) {
+				if record.Outcome, record.Reason = Inconclusive, "no requests"; n == bad {
+					record.reject("it fails")
+				}
+			})
+			if err != nil {
+				return err
+			}
+			return report.Errorf(report.Rejected, "not good")
+		}
+		return r.update(ctx, func(record *Record) { record.shift().Passed = true })
+	})
+}
+
+// watchStable says that stable fails as soon as it runs a version that does.
+func (w *world) watchStable(ctx context.Context) string {
+	for ctx.Err() == nil {
+		w.api.mu.Lock()
+		image := imageOf(w.api.objects["deployments/shop-primary"])
+		w.api.mu.Unlock()
+		if w.natures[image] == badAsStable {
+			w.saw("stable fails")
+			return "90 % of its requests fail"
+		}
+		sleep(ctx, firstPoll/50)
+	}
+	return ""
+}
+
+func imageOf(deployment map[string]any) string {
+	containers, _, _ := unstructured.NestedSlice(deployment, "spec", "template", "spec", "containers")
+	if len(containers) == 0 {
+		return ""
+	}
+	image, _ := containers[0].(map[string]any)["image"].(string)
+	return image
+}
+
+// holder is the run that holds the target, where it is being released.
+func (a *apiserver) holder() string {
+	if r := a.record(); r != nil && !r.Phase.ended() {
+		return r.Holder
+	}
+	return ""
+}
+
+// record is the release record; nil where there is none.
+func (a *apiserver) record() *Record {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.recordLocked()
+}
+
+func (a *apiserver) recordLocked() *Record {
+	o := a.objects["configmaps/shop-canary-release"]
+	if o == nil {
+		return nil
+	}
+	r, err := readRecord(&unstructured.Unstructured{Object: o})
+	if err != nil {
+		a.t.Error(err)
+	}
+	return r
+}
+
+// hand is somebody who changes what is being released.
+func (w *world) hand() {
+	r := w.api.record()
+	if r == nil || r.Phase.ended() {
+		return
+	}
+	for _, p := range w.pipelines {
+		w.loose = w.loose || p.id == r.Holder && !p.finally
+	}
+	did := func(what string) {
+		w.saw("hand: " + what)
+		w.say("by hand: %s [%s]", what, w.now())
+	}
+	has := func(key string) bool {
+		w.api.mu.Lock()
+		defer w.api.mu.Unlock()
+		return w.api.objects[key] != nil
+	}
+	switch n := w.rand.IntN(9); {
+	case n == 0 && has("virtualservices/shop"):
+		w.api.route(to("shop-primary", 30, "shop-canary", 70))
+		did("weights")
+	case n == 1 && has("virtualservices/shop"):
+		w.api.route(to("shop-primary", 50, "shop-canary", 40, "old", 10))
+		w.human = true
+		did("third destination")
+	case n == 2 && has("virtualservices/shop"):
+		w.api.route(to("shop-canary", nil))
+		w.human = true
+		did("candidate alone")
+	case n == 3 && has("virtualservices/shop"):
+		w.api.mu.Lock()
+		delete(w.api.objects, "virtualservices/shop")
+		w.api.mu.Unlock()
+		did("route deleted")
+	case n == 4 && has("virtualservices/shop"):
+		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
+		did("chart's route")
+	case n == 5:
+		w.api.mu.Lock()
+		delete(w.api.objects, "configmaps/shop-canary-release")
+		w.exempt[imageOf(w.api.objects["deployments/shop-primary"])] = true
+		w.api.mu.Unlock()
+		did("record deleted")
+	case n == 6:
+		w.api.edit("deployments/shop", func(o map[string]any) { o["spec"].(map[string]any)["replicas"] = w.rand.IntN(5) })
+		did("target scaled")
+	case n == 7:
+		w.api.edit("services/shop", func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"} })
+		w.human = true // canary-init names who did it
+		did("selector set back")
+	case n == 8 && w.rand.IntN(3) == 0:
+		w.api.edit("deployments/shop-primary", func(o map[string]any) { o["spec"].(map[string]any)["replicas"] = 0 })
+		w.noPods = true
+		did("stable has no pods")
+	}
+}
+
+// now is what people see.
+func (w *world) now() string {
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	phase := ""
+	if r := w.api.recordLocked(); r != nil {
+		phase = fmt.Sprintf("%s %s %s", r.Holder, r.Phase, r.Outcome)
+	}
+	return fmt.Sprintf("%s, stable %s, target %s, %s", w.routeLocked(), imageOf(w.api.objects["deployments/shop-primary"]), imageOf(w.api.objects["deployments/shop"]), phase)
+}
+
+func (w *world) routeLocked() string {
+	o := w.api.objects["virtualservices/shop"]
+	if o == nil {
+		return "no route"
+	}
+	return routing.Describe(&unstructured.Unstructured{Object: o})
+}
+
+// check looks at what holds after every write. The lock is held.
+func (w *world) check() {
+	stable := imageOf(w.api.objects["deployments/shop-primary"])
+	r := w.api.recordLocked()
+	switch w.natures[stable] {
+	case bad, notJudged:
+		w.t.Errorf("version %s is in stable", stable)
+	case badAsStable:
+		if r != nil && r.Phase.ended() && !w.exempt[stable] {
+			w.t.Errorf("version %s, which fails as stable, is there after its release", stable)
+		}
+	}
+	if r != nil {
+		if w.saw(string(r.Phase)); r.Outcome != "" {
+			w.saw(string(r.Outcome))
+		}
+	}
+	if o := w.api.objects["virtualservices/shop"]; o != nil {
+		split, err := routing.Find(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+		if err == nil && split.Stable+split.Candidate != 100 {
+			w.t.Errorf("the weights are %d and %d", split.Stable, split.Candidate)
+		}
+	}
+}
+
+var (
+	allTraffic = regexp.MustCompile(`stable runs revision (\S+) and has all the traffic`)
+	shares     = regexp.MustCompile(`has (\d+) % of the traffic, stable (\d+) %`)
+)
+
+// claims compares the last sentence of a step with the cluster.
+func (w *world) claims(step, said string) {
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	o := w.api.objects["virtualservices/shop"]
+	if m := allTraffic.FindStringSubmatch(said); m != nil {
+		runs, _, _ := unstructured.NestedString(w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations", workload.RevisionAnnotation)
+		share := int32(100)
+		if o != nil {
+			share = routing.ToCandidate(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+		}
+		if runs != m[1] || share != 0 {
+			w.t.Errorf("%s says %q; stable runs %s, and the candidate has %d %%", step, said, runs, share)
+		}
+	}
+	if m := shares.FindStringSubmatch(said); m != nil {
+		if got := w.api.weightsLocked(); got != m[2]+"/"+m[1] {
+			w.t.Errorf("%s says %q; the weights are %s", step, said, got)
+		}
+	}
+}
+
+// end lets all pipelines end, looks who has traffic, and releases a good version.
+func (w *world) end() {
+	for _, p := range w.pipelines {
+		for !p.ended {
+			if !p.finally && p.failed {
+				w.finish(p)
+				continue
+			}
+			if !p.failed { // cancelled: it is terminated, and finally runs
+				p.failed = true
+				if p.next > 0 && p.next < len(pipelineSteps) && !p.cut {
+					_, _ = w.step(p, pipelineSteps[p.next], &faults{-1, 0, -1, -1})
+				}
+				continue
+			}
+			w.advance(p, nil)
+		}
+	}
+	w.say("all have ended [%s]", w.now())
+	if !w.loose {
+		w.safe("all finally tasks ended")
+	}
+	w.repair()
+}
+
+// safe looks that no version has traffic that was not judged.
+func (w *world) safe(when string) {
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	o := w.api.objects["virtualservices/shop"]
+	target := imageOf(w.api.objects["deployments/shop"])
+	share := routing.ToCandidate(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+	if o == nil {
+		share = 0
+	}
+	up := available(w.api.objects["deployments/shop-primary"]) > 0
+	if share > 0 && up && w.natures[target] != good && w.natures[target] != badAsStable {
+		w.t.Errorf("%s: version %s has %d %% of the traffic: %s", when, target, share, w.routeLocked())
+	}
+	if share == 0 && !up && available(w.api.objects["deployments/shop"]) > 0 && o != nil && !w.human {
+		w.t.Errorf("%s: traffic goes to stable, which has no pod, and the target has some: %s", when, w.routeLocked())
+	}
+}
+
+// repair releases a good version: whatever was left, it ends as stable with all the traffic.
+func (w *world) repair() {
+	w.api.mu.Lock()
+	if r := w.api.recordLocked(); r != nil && !r.Phase.ended() { // its run is no PipelineRun: time has to pass
+		r.Interrupted = true
+		w.api.objects["configmaps/shop-canary-release"]["data"].(map[string]any)[recordKey] = r.text()
+	}
+	w.api.mu.Unlock()
+	if w.noPods {
+		w.api.edit("deployments/shop-primary", func(o map[string]any) {
+			if fmt.Sprint(o["spec"].(map[string]any)["replicas"]) == "0" {
+				o["spec"].(map[string]any)["replicas"] = 2
+			}
+		})
+	}
+	if w.human {
+		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
+		w.api.edit("services/shop", func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop-primary"} })
+	}
+	w.newVersion(good)
+	p := w.start()
+	for !p.ended {
+		w.advance(p, nil)
+	}
+	if got, want := w.api.state(), (state{"100/0", fmt.Sprintf("shop:%d", w.version), fmt.Sprintf("shop:%d x0", w.version), "shop-primary", Succeeded, Promoted}); got.Weights != want.Weights ||
+		!strings.HasPrefix(got.Stable, want.Stable+" x") || got.Candidate != want.Candidate || got.Selects != want.Selects || got.Phase != want.Phase || got.Outcome != want.Outcome {
+		w.t.Errorf("the next run does not repair it: %+v", got)
+	}
+	for _, name := range []string{"scale", "scale-primary"} {
+		if notes := fmt.Sprint(w.api.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
+			w.t.Errorf("%s keeps its floor: %s", name, notes)
+		}
+	}
+}
