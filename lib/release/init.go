@@ -79,7 +79,7 @@ func (r *Release) planInit(s *snapshot) plan {
 		return r.take(s, next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))
 	case s.mine(cfg.RunID) && record.Phase == RollingBack:
 		p := r.planRollback(s)
-		if p.done != nil && p.done.code == report.Done {
+		if p.done != nil && (p.done.code == report.Done || p.done.undone) { // the candidate has no traffic: what is missing is made below
 			p = plan{writes: []kube.Write{s.write(r.begin(s), "")}}
 		}
 		return p

@@ -25,6 +25,9 @@ func (s *snapshot) traffic() traffic {
 	switch {
 	case s.split != nil && s.split.Candidate == 0 && s.endpoints != nil && *s.endpoints == 0:
 		return traffic{fmt.Sprintf("VirtualService %s leads to %s, which has no ready endpoint", s.layout.VirtualService, s.layout.PrimaryService()), false, true}
+	case s.split != nil && s.split.Candidate == 0 && !s.stableServes():
+		return traffic{fmt.Sprintf("VirtualService %s leads to %s, and %s has no pod that serves", s.layout.VirtualService, s.layout.PrimaryService(),
+			s.layout.Primary()), false, true}
 	case s.split != nil && s.split.Candidate == 0:
 		runs := "stable"
 		if s.primary != nil {
