@@ -37,6 +37,7 @@ var (
 // Whatever comes, these hold:
 //   - No version that fails is in stable. One that fails as stable only, is not there once its release has ended.
 //   - The weights of the route add up to 100.
+//   - A stable that was shown to fail gets no more traffic while the candidate it was made of is up.
 //   - Once all finally tasks have ended, no version has traffic that was not judged.
 //   - The next run repairs every state.
 //   - The last sentence of a step is true.
@@ -97,6 +98,8 @@ type world struct {
 	seen      map[string]int
 	log       bytes.Buffer
 	depth     int
+	failing   map[string]bool // versions that were shown to fail as stable
+	weight    int32           // of stable, when it was looked at last
 	exempt    map[string]bool // versions that only fail as stable, whose record somebody deleted
 	noPods    bool            // somebody scaled stable to 0
 	loose     bool            // a pipeline without finally was killed
@@ -117,7 +120,7 @@ var pipelineSteps = []string{"canary-init", "shift-weight 20", "analyze", "shift
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 0)), natures: map[string]nature{}, seen: map[string]int{}, exempt: map[string]bool{}}
+	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 0)), natures: map[string]nature{}, seen: map[string]int{}, exempt: map[string]bool{}, failing: map[string]bool{}}
 	w.api = newAPIServer(t, settings, shopService, autoscaler)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -383,7 +386,10 @@ func (w *world) watchStable(ctx context.Context) string {
 		image := imageOf(w.api.objects["deployments/shop-primary"])
 		w.api.mu.Unlock()
 		if w.natures[image] == badAsStable {
+			w.api.mu.Lock()
 			w.saw("stable fails")
+			w.failing[image] = true
+			w.api.mu.Unlock()
 			return "90 % of its requests fail"
 		}
 		sleep(ctx, firstPoll/50)
@@ -526,6 +532,11 @@ func (w *world) check() {
 		if err == nil && split.Stable+split.Candidate != 100 {
 			w.t.Errorf("the weights are %d and %d", split.Stable, split.Candidate)
 		}
+		fails := w.failing[stable] && imageOf(w.api.objects["deployments/shop"]) == stable && available(w.api.objects["deployments/shop"]) > 0
+		if err == nil && fails && split.Stable > w.weight {
+			w.t.Errorf("version %s is shown to fail as stable, and gets %d %% after %d %%", stable, split.Stable, w.weight)
+		}
+		w.weight = split.Stable
 	}
 }
 

@@ -916,7 +916,8 @@ func TestPromotesWhatWasJudged(t *testing.T) {
 	}
 }
 
-// What was judged good and fails as stable is not promoted: stable gets its former revision back.
+// What was judged good and fails as stable is not promoted: the judged candidate has the traffic until stable has its former revision back. The
+// revision is remembered.
 func TestFailsAsStable(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -926,11 +927,21 @@ func TestFailsAsStable(t *testing.T) {
 	s.must(0, "is up beside stable", "canary-init", "two", "CANARY_DRAIN=30s")
 	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
 	s.must(0, "is good at 40 %", "analyze", "two")
-	s.must(1, "stable fails: request-success-rate: beyond the limit", "promote", "two")
-	s.must(0, "stable runs revision", "rollback", "two")
+	out := s.must(1, "stable fails: request-success-rate: beyond the limit", "promote", "two")
 	s.want(serves{"100/0", "1.0.0 x2", "2.0.0 x0", "rejected"})
+	if !strings.Contains(out, "Routing all traffic to canary: shop."+s.ns+": shop passed at every weight, and shop-primary fails") {
+		t.Errorf("it does not say where traffic goes:\n%s", out)
+	}
+	s.must(0, "stable runs revision", "rollback", "two")
+	s.must(1, "was rejected at", "canary-init", "three")
+	time.Sleep(2 * time.Second)
 	traffic.Stop()
 	samples := traffic.Samples()
+	rescued := load.Count(s.splits.During("0/100", samples))
+	t.Logf("all: %s; while the candidate has all the traffic: %s", load.Count(samples), rescued)
+	if rescued.Failed() > 0 || rescued.Of(v2) == 0 {
+		t.Errorf("while the candidate has all the traffic: %s", rescued)
+	}
 	if last := load.Count(samples[len(samples)-100:]); last.Of(v1) != 100 {
 		t.Errorf("the last 100 requests: %s", last)
 	}
