@@ -37,6 +37,7 @@ var (
 // Whatever comes, these hold:
 //   - No version that fails is in stable. One that fails as stable only, is not there once its release has ended.
 //   - The weights of the route add up to 100.
+//   - The target passes from one run to another only when stable has all the traffic.
 //   - A stable that was shown to fail gets no more traffic while the candidate it was made of is up.
 //   - Once all finally tasks have ended, no version has traffic that was not judged.
 //   - The next run repairs every state.
@@ -100,6 +101,9 @@ type world struct {
 	depth     int
 	failing   map[string]bool // versions that were shown to fail as stable
 	weight    int32           // of stable, when it was looked at last
+	epoch     int64           // of the record, when it was looked at last
+	holder    string          // of the record then
+	meanwhile bool            // something else happened within the step that runs
 	exempt    map[string]bool // versions that only fail as stable, whose record somebody deleted
 	noPods    bool            // somebody scaled stable to 0
 	loose     bool            // a pipeline without finally was killed
@@ -183,7 +187,7 @@ func (w *world) tick() {
 		w.start()
 	case n == 1 && len(w.pipelines) < 5:
 		w.start() // the same revision
-	case n <= 3:
+	case n <= 5:
 		w.hand()
 	case len(alive) == 0:
 		w.newVersion(nature(w.rand.IntN(int(howManyNature))))
@@ -281,7 +285,7 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		return status(r, http.StatusGatewayTimeout, "Timeout"), nil
 	case c.f.nest:
 		c.w.saw("nested")
-		c.nested = true
+		c.nested, c.w.meanwhile = true, true
 		c.w.depth++
 		c.w.say("  meanwhile:")
 		c.w.tick()
@@ -309,6 +313,9 @@ func (w *world) step(p *pipeline, name string, f *faults) (err error, cut bool) 
 	}
 	r := &Release{Client: client, Report: &report.Reporter{Out: io.Discard, Step: name}}
 	r.Step.Namespace, r.Step.Target, r.Step.RunID, r.Step.RunName = "web", "shop", p.id, p.id
+	if w.depth == 0 {
+		w.meanwhile = false
+	}
 	before := w.api.holder()
 	code := r.run(ctx, func(r *Release, ctx context.Context) error {
 		switch name {
@@ -527,6 +534,11 @@ func (w *world) check() {
 			w.saw(string(r.Outcome))
 		}
 	}
+	defer func() {
+		if r != nil {
+			w.epoch, w.holder = r.Epoch, r.Holder
+		}
+	}()
 	if o := w.api.objects["virtualservices/shop"]; o != nil {
 		split, err := routing.Find(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
 		if err == nil && split.Stable+split.Candidate != 100 {
@@ -537,6 +549,10 @@ func (w *world) check() {
 			w.t.Errorf("version %s is shown to fail as stable, and gets %d %% after %d %%", stable, split.Stable, w.weight)
 		}
 		w.weight = split.Stable
+		passes := r != nil && r.Epoch > w.epoch && r.Holder != w.holder && w.holder != "" // from one run to another
+		if err == nil && passes && !w.meanwhile && split.Candidate > 0 && split.Stable > 0 && available(w.api.objects["deployments/shop-primary"]) > 0 {
+			w.t.Errorf("%s takes the target from %s, and the candidate has %d %%", r.Holder, w.holder, split.Candidate)
+		}
 	}
 }
 
