@@ -55,7 +55,9 @@ e2e: cluster ## the scenarios on the cluster
 figures: cluster ## what a release costs: time, requests, memory and sizes of images, measured on the cluster
 	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags $(tags),e2e,figures -v -timeout 30m -run TestFigures ./e2e/
 
-demo: cluster ## six releases on the cluster, one after the other, each a commit in a Git server, and how each ended
+# From empty caches the modules of the cluster take a while to download: the demo and the images are compiled meanwhile.
+demo: .bin/cluster ## six releases on the cluster, one after the other, each a commit in a Git server, and how each ended
+	@{ $(call build,test,./demo); CGO_ENABLED=0 go build -trimpath ./images/... ./examples/app; } >/dev/null 2>&1 & .bin/cluster up && wait
 	$(call build,test,./demo)
 	eval "$$(.bin/cluster env)" && .bin/demo
 

@@ -37,7 +37,7 @@ var Permissions = []Permission{
 	{"", "configmaps", []string{"list", "delete"}, []string{"promote", "rollback"}, "copies of configuration that no revision of stable mounts any more", ""},
 	{"apps", "replicasets", []string{"list"}, []string{"promote", "rollback"}, "which revisions stable could go back to", ""},
 	{"", "services", []string{"get", "patch"}, []string{"promote"}, "the Service's selector, which others may have set back", ""},
-	{"discovery.k8s.io", "endpointslices", []string{"list"}, []string{"promote", "rollback"}, "whether stable answers, at the end of a release", ""},
+	{"discovery.k8s.io", "endpointslices", []string{"list"}, []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}, "whether stable answers, before it gets all the traffic", ""},
 	{"", "namespaces", []string{"get"}, []string{"canary-init"}, "whether its pods are to have a sidecar", ""},
 	{"", "pods", []string{"list"}, []string{"canary-init"}, "whether the target's pods have a sidecar", ""},
 	{"", "persistentvolumeclaims", []string{"get"}, []string{"canary-init"}, "whether two versions can mount what the target mounts", ""},

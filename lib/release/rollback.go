@@ -32,7 +32,7 @@ func (r *Release) rollback(ctx context.Context) error {
 	r.patience = r.Patience
 	var last *routing.Split // that could be moved by hand
 	var undone *Record
-	err := r.drive(ctx, scope{service: true, autoscalers: true, history: true}, func(s *snapshot) plan {
+	err := r.drive(ctx, scope{service: true, autoscalers: true, history: true, endpoints: true}, func(s *snapshot) plan {
 		if last = s.split; !s.stableServes() {
 			last = nil
 		}
@@ -111,6 +111,9 @@ func (r *Release) planRollback(s *snapshot) plan {
 					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(ns), stable.Revision, state.Text, s.traffic().text)
 				}}}
 		}
+		if s.unanswered() {
+			return r.awaitEndpoints(s, "not rolled back")
+		}
 		if w := s.leadBack(ns); w != nil {
 			return plan{writes: []kube.Write{*w}}
 		}
@@ -138,8 +141,16 @@ func (r *Release) planLost(s *snapshot) plan {
 	if p := r.planBack(s); len(p.writes) > 0 || p.done.code != report.Done {
 		return p
 	}
-	return ended(report.Undecided, "%s: the release record, ConfigMap %s, is gone in mid-release: somebody deleted it. %s; %s still has pods. Run canary-init again, or scale it to 0",
-		s.id(r.Client.Namespace), s.layout.Record(), s.traffic().text, s.layout.Target)
+	return ended(report.Undecided, "%s: %s. %s; %s still has pods. Run canary-init again, or scale it to 0",
+		s.id(r.Client.Namespace), s.noRecord(), s.traffic().text, s.layout.Target)
+}
+
+// noRecord says why there is no record of a release that was begun.
+func (s *snapshot) noRecord() string {
+	if s.unreadable != nil {
+		return s.unreadable.Error()
+	}
+	return fmt.Sprintf("the release record, ConfigMap %s, is gone in mid-release: somebody deleted it", s.layout.Record())
 }
 
 func (s *snapshot) deploymentOfTarget() *appsv1.Deployment {

@@ -44,7 +44,7 @@ func (s *snapshot) safe() haven {
 	}
 	proven := whole(s.target) && s.revision == r.Candidate.Revision && unjudged(r) == "" &&
 		s.target.Status.AvailableReplicas >= s.servingOfStable()
-	back := s.primary != nil && s.runs(r.Stable.Revision) && whole(s.primary)
+	back := serves && s.runs(r.Stable.Revision) && whole(s.primary)
 	switch {
 	case serves && !r.StableFails, back:
 		if proven && !whole(s.primary) && s.split != nil && s.split.Candidate == 100 { // it came to the rescue
@@ -74,10 +74,13 @@ func (s *snapshot) servingOfStable() int32 {
 	return min(s.primary.Status.AvailableReplicas, workload.Replicas(s.primary.Deployment))
 }
 
-// stableServes reports whether stable has at least one pod that serves.
+// stableServes reports whether stable has at least one pod that serves and, where that was read, that its Service leads to.
 func (s *snapshot) stableServes() bool {
-	return s.primary != nil && s.primary.Status.AvailableReplicas > 0
+	return s.primary != nil && s.primary.Status.AvailableReplicas > 0 && !s.unanswered()
 }
+
+// unanswered reports whether nobody answers behind stable's Service: its selector was edited, or it is gone.
+func (s *snapshot) unanswered() bool { return s.endpoints != nil && *s.endpoints == 0 }
 
 // share is the candidate's share of the traffic, in percent, as the route was read. A route that this release did not make has one,
 // too.

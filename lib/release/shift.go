@@ -86,6 +86,8 @@ func (r *Record) refused(weight int32) string {
 func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 	record, id := s.record, s.layout.Target+"."+r.Client.Namespace
 	switch {
+	case record == nil && s.lost():
+		return ended(report.Undecided, "%s: %s", id, s.noRecord()), false
 	case record == nil:
 		return ended(report.Undecided, "%s: there is no release record (ConfigMap %s): canary-init has not run", id, s.layout.Record()), false
 	case s.unchanged(r.Step.RunID): // not every pipeline can leave out the steps that have nothing to do then
@@ -162,5 +164,5 @@ func (r *Release) noteInterrupted(ctx context.Context) error {
 func (r *Release) toStable(ctx context.Context) error {
 	patient := *r
 	patient.patience = min(r.Patience, graceful*3/4) // what is left is for the record
-	return patient.drive(ctx, scope{}, r.planBack)
+	return patient.drive(ctx, scope{endpoints: true}, r.planBack)
 }

@@ -52,10 +52,11 @@ type snapshot struct {
 	ofCanary []watched // what the cluster removes with a Canary of Flagger's, the Deployment last
 
 	history   history // at the end of a release only
-	endpoints *int    // of stable's Service that are ready, at the end of a release only; nil: not read
+	endpoints *int    // of stable's Service that are ready; nil: not read
 
 	record       *Record
-	holderEnded  bool // the PipelineRun that holds the target has ended, or is gone
+	unreadable   error // why there is none although its ConfigMap is there
+	holderEnded  bool  // the PipelineRun that holds the target has ended, or is gone
 	recordObject *kube.Object
 }
 
@@ -68,6 +69,7 @@ type scope struct {
 	autoscalers bool
 	copies      bool
 	history     bool // at the end of a release
+	endpoints   bool // of stable's Service
 }
 
 // observe reads a snapshot.
@@ -85,11 +87,15 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	s.layout = workload.Layout{Target: r.Step.Target}
 	if s.recordObject = get(kube.ConfigMap, s.layout.Record(), nil); s.recordObject != nil {
 		record, err := readRecord(s.recordObject)
-		if err != nil {
+		switch {
+		case err == nil:
+			s.record = record
+		case r.Config != nil:
 			return nil, err
+		default: // as good as gone: traffic goes back without it
+			s.unreadable = err
 		}
-		s.record = record
-		if r.Config == nil { // canary-init has asked
+		if r.Config == nil && s.record != nil { // canary-init has asked
 			r.aboutRecorded(ctx, record.Config.Canary)
 		}
 	}
@@ -194,7 +200,7 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		h, err := r.past(ctx, s)
 		s.history, errs = h, append(errs, err)
 	}
-	if what.history && s.closing() {
+	if what.endpoints && s.record != nil && s.primary != nil && s.record.Stable.Revision != "" || what.history && s.closing() {
 		ready, err := r.readEndpoints(ctx, s)
 		s.endpoints, errs = ready, append(errs, err)
 	}

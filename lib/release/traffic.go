@@ -23,7 +23,7 @@ type traffic struct {
 // traffic says where traffic goes, by the route, the Services and, where they were read, stable's endpoints.
 func (s *snapshot) traffic() traffic {
 	switch {
-	case s.split != nil && s.split.Candidate == 0 && s.endpoints != nil && *s.endpoints == 0:
+	case s.split != nil && s.split.Candidate == 0 && s.unanswered():
 		return traffic{fmt.Sprintf("VirtualService %s leads to %s, which has no ready endpoint", s.layout.VirtualService, s.layout.PrimaryService()), false, true}
 	case s.split != nil && s.split.Candidate == 0 && !s.stableServes():
 		return traffic{fmt.Sprintf("VirtualService %s leads to %s, and %s has no pod that serves", s.layout.VirtualService, s.layout.PrimaryService(),
@@ -70,16 +70,11 @@ func (s *snapshot) leadsTo() (text string, stable bool) {
 	return name + ", which leads elsewhere", false
 }
 
-// unanswered reports whether the route leads to stable and nobody answers there.
-func (s *snapshot) unanswered() bool {
-	return s.split != nil && s.split.Candidate == 0 && s.endpoints != nil && *s.endpoints == 0
-}
-
 // awaitEndpoints waits until stable's Service has an endpoint that is ready.
 func (r *Release) awaitEndpoints(s *snapshot, how string) plan {
-	text := fmt.Sprintf("%s: %s: %s", s.id(r.Client.Namespace), how, s.traffic().text)
+	text := fmt.Sprintf("%s: %s: Service %s has no ready endpoint; %s", s.id(r.Client.Namespace), how, s.layout.PrimaryService(), s.traffic().text)
 	return plan{wait: &pause{key: "endpoints", text: text, limit: s.record.Config.ProgressDeadline.Duration, then: func() plan {
-		return ended(report.Undecided, "%s. Look at its selector, and at the pods of %s", text, s.layout.Primary())
+		return ended(report.Undecided, "%s. Look whether the Service is there, and at its selector", text)
 	}}}
 }
 
