@@ -199,11 +199,12 @@ func (w *world) tick() {
 
 // faults are what goes wrong in a step.
 type faults struct {
-	kill, term, lose, nest int // after so many writes; negative: never
+	kill, term, lose, nest int  // at so many writes; negative: never
+	stale                  bool // what else happens comes before the write, which was planned already
 }
 
 func (w *world) faults() *faults {
-	f := &faults{-1, -1, -1, -1}
+	f := &faults{-1, -1, -1, -1, w.rand.IntN(2) == 0}
 	switch w.rand.IntN(12) {
 	case 0, 1:
 		f.kill = w.rand.IntN(6)
@@ -275,6 +276,9 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.w.saw("sigterm")
 		c.cancel()
 	}
+	if n == c.f.nest && c.f.stale {
+		c.nest()
+	}
 	answer, err := direct{c.w.api}.RoundTrip(r)
 	switch n {
 	case c.f.lose:
@@ -284,15 +288,22 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return status(r, http.StatusGatewayTimeout, "Timeout"), nil
 	case c.f.nest:
-		c.w.saw("nested")
-		c.nested, c.w.meanwhile = true, true
-		c.w.depth++
-		c.w.say("  meanwhile:")
-		c.w.tick()
-		c.w.say("  and on")
-		c.w.depth--
+		if !c.f.stale {
+			c.nest()
+		}
 	}
 	return answer, err
+}
+
+// nest lets something else happen.
+func (c *wire) nest() {
+	c.w.saw("nested")
+	c.nested, c.w.meanwhile = true, true
+	c.w.depth++
+	c.w.say("  meanwhile:")
+	c.w.tick()
+	c.w.say("  and on")
+	c.w.depth--
 }
 
 func status(r *http.Request, code int, reason string) *http.Response {
@@ -594,7 +605,7 @@ func (w *world) end() {
 			if !p.failed { // cancelled: it is terminated, and finally runs
 				p.failed = true
 				if p.next > 0 && p.next < len(pipelineSteps) && !p.cut {
-					_, _ = w.step(p, pipelineSteps[p.next], &faults{-1, 0, -1, -1})
+					_, _ = w.step(p, pipelineSteps[p.next], &faults{-1, 0, -1, -1, false})
 				}
 				continue
 			}
