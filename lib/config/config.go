@@ -71,6 +71,7 @@ type Config struct {
 	RunName          string    `json:"runName"`
 	Mode             string    `json:"-"`                      // prepare, or nothing
 	Warnings         []string  `json:"-"`                      // of the specification: fields that are not acted on
+	Git              Git       `json:"-"`                      // what rollback will be given
 	RunNamespace     string    `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
 }
 
@@ -361,7 +362,7 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	if c.RunID == "" {
 		r.add("runId", "", "give every step of a release the same one: the uid of the PipelineRun")
 	}
-	r.git() // rollback takes it
+	c.Git = r.git() // rollback takes it
 	c.Weights = r.weights(c.MaxSteps)
 	known := !r.problems.Names("interval", "threshold", "stepWeight", "stepWeights", "maxWeight", "progressDeadlineSeconds", "drain", "deadline")
 	if longest := c.Longest(); known && longest > c.Deadline.Duration {

@@ -35,6 +35,7 @@ func TestLoadInit(t *testing.T) {
 		Interval: seconds(60), Threshold: 5, Weights: []Percent{20, 40, 60}, MaxSteps: 10, ProgressDeadline: seconds(600), ReadyThreshold: 100,
 		SuccessRate: 99, RequestDuration: Duration{500 * time.Millisecond}, Alpha: 0.05, Baseline: "limits", Prometheus: "http://prometheus.istio-system:9090", Drain: seconds(5),
 		Deadline: seconds(3000), OnBusy: "wait", Takeover: true, RunID: "4711", RunName: "run-1",
+		Git: Git{Mode: "pull-request", Environment: "production"},
 	}
 	got, err := LoadInit(t.Context(), environment(CanaryInit))
 	if err != nil {
@@ -51,6 +52,7 @@ func TestLoadInit(t *testing.T) {
 	if err := json.Unmarshal(b, &back); err != nil {
 		t.Fatal(err)
 	}
+	got.Git = Git{} // rollback has it from its own parameters
 	if diff := cmp.Diff(got, back); diff != "" {
 		t.Errorf("out of the record (-want, +got)\n%s", diff)
 	}

@@ -1,9 +1,12 @@
 package config
 
 import (
+	"errors"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Git says how the environment repository is put right after a rollback.
@@ -13,7 +16,7 @@ type Git struct {
 	Branch      string   // "": the server's default
 	Files       []string // where versions stand; nil: where Jenkins X keeps them
 	Path        []string // to the version within the YAML; nil: as Jenkins X has it
-	App         string   // as the file calls the application; "": by the name of its chart
+	App         string   // as the file calls the application; "": as the target is called
 	Environment string   // as jx promote calls it
 	Provider    string   // whose pull requests they are, as go-scm calls it: github, gitlab, ...
 }
@@ -23,13 +26,17 @@ var Providers = []string{"github", "gitlab", "gitea", "bitbucketcloud", "bitbuck
 
 // git reads how Git is put right. canary-init checks it before anything is changed; rollback acts on it, and only once traffic is safe.
 func (r *reader) git() Git {
-	g := Git{Mode: r.text("git"), Repository: r.text("gitRepository"), Branch: r.text("gitBranch"), App: r.name("gitApp", ""),
+	g := Git{Mode: r.text("git"), Repository: r.text("gitRepository"), Branch: r.text("gitBranch"), App: r.text("gitApp"),
 		Environment: r.name("gitEnvironment", ""), Provider: r.text("gitProvider")}
 	if !slices.Contains([]string{"off", "commit", "pull-request"}, g.Mode) {
 		r.add("git", g.Mode, "give off, commit or pull-request")
 	}
 	for _, file := range r.names("gitFile", isPath, "give paths of files in the repository, by comma: helmfiles/jx-production/helmfile.yaml") {
 		g.Files = append(g.Files, strings.TrimPrefix(file, "./"))
+	}
+	if g.App != "" && !IsApplication(g.App) {
+		r.add("gitApp", g.App, "give the application's name in the file: at most 63 letters, digits, dashes, dots and underscores")
+		g.App = ""
 	}
 	if path := r.text("gitPath"); path != "" {
 		if g.Path = strings.Fields(path); len(g.Files) == 0 {
@@ -42,13 +49,11 @@ func (r *reader) git() Git {
 	if g.Repository == "" {
 		return g
 	}
-	host, credentials := hostOf(g.Repository)
+	host, err := HostOf(g.Repository)
 	switch {
-	case credentials:
-		r.add("gitRepository", "..."+g.Repository[strings.LastIndex(g.Repository, "@"):], "leave the password out of the address, and mount it as the Secret of gitSecret")
+	case err != nil:
+		r.add("gitRepository", shownAddress(g.Repository), "%v", err)
 		g.Repository = ""
-	case host == "":
-		r.add("gitRepository", g.Repository, "give the address that git clone takes: https://..., ssh://... or git@host:path")
 	case g.Mode == "pull-request" && g.Provider == "":
 		for _, known := range [][2]string{{"github", "github"}, {"gitlab", "gitlab"}, {"bitbucket.org", "bitbucketcloud"}} {
 			if strings.Contains(host, known[0]) {
@@ -62,28 +67,74 @@ func (r *reader) git() Git {
 	return g
 }
 
-// hostOf returns the host of an address as git clone takes it, "" where it is none, and whether there are credentials in it.
-func hostOf(address string) (host string, credentials bool) {
+// HostOf returns the host of an address that git clone takes: https://HOST/PATH, http://, ssh://[USER@]HOST/PATH or USER@HOST:PATH. The error says
+// what to do, and has nothing of the address in it.
+func HostOf(address string) (string, error) {
+	what := errors.New("give the address that git clone takes: https://..., ssh://... or git@host:path")
+	secret := errors.New("leave the password out of the address, and mount it as the Secret of gitSecret")
+	if strings.ContainsFunc(address, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) }) {
+		return "", what
+	}
 	if user, rest, found := strings.Cut(address, "@"); found && !strings.Contains(address, "://") {
 		host, path, _ := strings.Cut(rest, ":")
-		if path == "" {
-			host = ""
+		switch {
+		case strings.Contains(user, ":"):
+			return "", secret
+		case !hostname.MatchString(host) || strings.Trim(path, "/") == "" || !gitUser.MatchString(user):
+			return "", what
 		}
-		return host, strings.Contains(user, ":")
+		return host, nil
 	}
 	u, err := url.Parse(address)
-	if err != nil {
-		return "", strings.Contains(address, "@")
+	switch {
+	case err != nil && strings.Contains(address, "@"):
+		return "", secret
+	case err != nil:
+		return "", what
+	case u.User != nil:
+		if _, has := u.User.Password(); has || u.Scheme != "ssh" {
+			return "", secret
+		}
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "": // a token, as some servers take it
+		return "", errors.New("leave out what begins with ? or #; a token belongs into the Secret of gitSecret")
 	}
-	if u.User != nil {
-		_, has := u.User.Password()
-		credentials = has || u.Scheme != "ssh"
+	if !slices.Contains([]string{"https", "http", "ssh"}, u.Scheme) || strings.Trim(u.Path, "/") == "" || !hostname.MatchString(u.Hostname()) {
+		return "", what
 	}
-	if !slices.Contains([]string{"https", "http", "ssh"}, u.Scheme) || strings.Trim(u.Path, "/") == "" {
-		return "", credentials
-	}
-	return u.Hostname(), credentials
+	return u.Hostname(), nil
 }
+
+// shownAddress is what may be printed of an address, however it is wrong.
+func shownAddress(address string) string {
+	if i := strings.LastIndex(address, "@"); i >= 0 {
+		address = "..." + address[i:]
+	}
+	if i := strings.IndexAny(address, "?#"); i >= 0 {
+		address = address[:i] + "..."
+	}
+	return address
+}
+
+var (
+	hostname = regexp.MustCompile(`^[A-Za-z0-9_:]([A-Za-z0-9._:-]*[A-Za-z0-9_])?$`) // IPv6 has colons
+	gitUser  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+
+	semantic    = regexp.MustCompile(`^v?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
+	tag         = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+	application = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
+)
+
+// maxVersion is how long a tag of an image may be.
+const maxVersion = 128
+
+// IsVersion reports whether a text is a version that may be written to Git: a semantic version, with or without v, or the tag of an image
+// (https://semver.org, https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests).
+func IsVersion(text string) bool {
+	return len(text) <= maxVersion && (semantic.MatchString(text) || tag.MatchString(text))
+}
+
+// IsApplication reports whether a text can be what Git calls an application: the name of a chart, or of a release of Helm.
+func IsApplication(text string) bool { return len(text) <= 63 && application.MatchString(text) }
 
 // isPath knows the path of a file within a repository.
 func isPath(path string) bool {
