@@ -25,7 +25,7 @@ func main() {
 func putRight(ctx context.Context, git config.Git, u release.Undo) (release.Righted, error) {
 	repository := gitops.Repository{URL: git.Repository, Branch: git.Branch, Provider: git.Provider, Secrets: os.Getenv("CANARY_GIT_SECRETS"),
 		Author: "canary-tasks <canary-tasks@users.noreply.github.com>"}
-	change := gitops.Change{Version: gitops.Version{App: u.App, Release: u.Release, Path: git.Path}, Files: git.Files, From: u.From, To: u.To, Message: u.Message}
+	change := gitops.Change{Version: gitops.Version{App: u.App, Release: u.Release, Namespace: u.Namespace, Path: git.Path}, Files: git.Files, From: u.From, To: u.To, Message: u.Message}
 	if change.Files == nil {
 		change.Files = gitops.Files(u.Namespace)
 	}

@@ -1,35 +1,26 @@
-// Package gitops puts an environment repository back to the version that serves, after a release was rolled back.
+// Package gitops reverts an environment repository to the version that serves, after a release was rolled back.
 //
-// edit.go plans the edit of one file: it is pure.
+// find.go locates an application's version in a file and edit.go changes it; both are pure. repository.go commits and pushes, propose.go opens a pull
+// request, and access.go has the credentials and whom they may be sent to.
 package gitops
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/canary-tasks/canary-tasks/lib/config"
 )
-
-// Version is an application's version in a file: the line to edit.
-type Version struct {
-	App     string   // what its chart is called, as requirements and most helmfiles call it
-	Release string   // what Helm calls it: a helmfile may have a chart more than once; "" where that is not known
-	Path    []string // to the version within the YAML: [spec releases [name=shop] version]; nil: as Jenkins X has it
-}
-
-// Files are where Jenkins X keeps the versions of a namespace's applications, in the order in which they are looked for: version 2, then version 3.
-func Files(namespace string) []string {
-	return []string{"env/requirements.yaml", "helmfiles/" + namespace + "/helmfile.yaml", "helmfile.yaml"}
-}
 
 // What there is to do with a file.
 var (
-	ErrNotThere = errors.New("the application is not in the file")
-	ErrAlready  = errors.New("the file says that version already")
-	ErrMovedOn  = errors.New("the file says another version by now")
+	ErrAlready = errors.New("the file says that version already")
+	ErrMovedOn = errors.New("the file says another version by now")
 )
 
 // Edit is a change of one line.
@@ -44,35 +35,55 @@ func (e Edit) String() string {
 	return fmt.Sprintf("%s:%d\n-%s\n+%s", e.File, e.Line, e.Before, e.After)
 }
 
-// Find returns the version that a file says. The error is ErrNotThere, or says that the file is no YAML.
-func (v Version) Find(content []byte) (string, error) {
-	node, err := v.node(content)
-	if err != nil {
-		return "", err
-	}
-	return node.Value, nil
-}
-
-// Set replaces one version by another, and leaves everything else as it is, byte for byte. The error is ErrNotThere, ErrAlready, ErrMovedOn where the
-// file says neither of both, or says that the file is no YAML.
+// Set replaces one version by another, and leaves everything else as it is, byte for byte. Both versions are as config.IsVersion says. The error is
+// ErrNotThere, ErrAlready, ErrMovedOn where the file has neither of both, or says why the file is not edited. An edit that would change anything but
+// this version, as one of a YAML anchor would, is not made.
 func (v Version) Set(file string, content []byte, from, to string) ([]byte, Edit, error) {
-	node, err := v.node(content)
+	for _, version := range []string{from, to} {
+		if !config.IsVersion(version) {
+			return nil, Edit{}, fmt.Errorf("%q is not a version: neither a semantic version nor the tag of an image", shorten(version))
+		}
+	}
+	documents, err := parse(content)
+	if err != nil {
+		return nil, Edit{}, err
+	}
+	node, err := v.find(documents)
 	switch {
 	case err != nil:
 		return nil, Edit{}, err
 	case node.Value == to:
 		return nil, Edit{}, fmt.Errorf("%w: %s of %s in %s", ErrAlready, to, v.App, file)
 	case node.Value != from:
-		return nil, Edit{}, fmt.Errorf("%w: %s of %s in %s, and not %s", ErrMovedOn, node.Value, v.App, file, from)
+		return nil, Edit{}, fmt.Errorf("%w: %s of %s in %s, and not %s", ErrMovedOn, shorten(node.Value), v.App, file, from)
 	}
+	next, edit, err := replaceAt(file, content, node, from, to)
+	if err != nil {
+		return nil, Edit{}, err
+	}
+	changed, err := parse(next)
+	if err != nil {
+		return nil, Edit{}, fmt.Errorf("%s: not edited, as the result would not be YAML: %w", file, err)
+	}
+	if err := onlyVersion(documents, changed, from, to); err != nil {
+		return nil, Edit{}, fmt.Errorf("%s: not edited, as more than the version of %s in line %d would change: %w", file, v.App, node.Line, err)
+	}
+	return next, edit, nil
+}
+
+// replaceAt replaces the text of a scalar.
+func replaceAt(file string, content []byte, node *yaml.Node, from, to string) ([]byte, Edit, error) {
 	lines := bytes.SplitAfter(content, []byte("\n"))
-	line := lines[node.Line-1]
-	start := node.Column - 1
-	if node.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
-		start++
+	var line []byte
+	if node.Line <= len(lines) { // YAML knows more ends of lines than \n
+		line = lines[node.Line-1]
 	}
-	if !bytes.HasPrefix(line[min(start, len(line)):], []byte(from)) { // written over several lines, or with escapes
-		return nil, Edit{}, fmt.Errorf("%s: the version of %s in line %d is not written plainly: write it on one line, as %s", file, v.App, node.Line, from)
+	start := offset(line, node.Column-1)
+	if node.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
+		start = min(start+1, len(line))
+	}
+	if !bytes.HasPrefix(line[start:], []byte(from)) { // an anchor, a tag, several lines, escapes
+		return nil, Edit{}, fmt.Errorf("%s: the version in line %d is not written plainly: write it on one line, as %s", file, node.Line, from)
 	}
 	if node.Style == 0 && !plain(to) {
 		to = `"` + to + `"`
@@ -83,71 +94,93 @@ func (v Version) Set(file string, content []byte, from, to string) ([]byte, Edit
 	return bytes.Join(lines, nil), edit, nil
 }
 
-// plain says that a version needs no quotes to be text: 1.10 is a number.
+// offset returns where a character of a line begins, in bytes.
+func offset(line []byte, characters int) int {
+	at := 0
+	for range characters {
+		_, size := utf8.DecodeRune(line[at:])
+		at += size
+	}
+	return at
+}
+
+// plain reports whether a version needs no quotes to be text, by any version of YAML: 1.10 is a number, and on is true to some.
 func plain(version string) bool {
 	node, err := yaml.Parse(version)
-	return err == nil && node.YNode().Kind == yaml.ScalarNode && node.YNode().Tag == yaml.NodeTagString && node.YNode().Value == version
+	return err == nil && node.YNode().Kind == yaml.ScalarNode && node.YNode().Tag == yaml.NodeTagString && node.YNode().Value == version &&
+		!yaml.IsValueNonString(version)
 }
 
-// alike is how many entries of a list a path leads to: LIST [KEY=VALUE] version.
-func alike(root *yaml.RNode, path []string) (n int) {
-	entries, err := root.Pipe(yaml.Lookup(path[0]))
-	if err != nil || entries == nil {
-		return 0
+// Bounds of what a file is compared to.
+const (
+	maxNodes = 1 << 20 // with aliases followed
+	maxDepth = 1000
+)
+
+// onlyVersion returns an error unless the documents differ in one scalar, which was one version and is the other.
+func onlyVersion(before, after []*yaml.Node, from, to string) error {
+	if len(before) != len(after) {
+		return fmt.Errorf("%d documents became %d", len(before), len(after))
 	}
-	key, value, _ := strings.Cut(strings.Trim(path[1], "[]"), "=")
-	_ = entries.VisitElements(func(entry *yaml.RNode) error {
-		if field := entry.Field(key); field != nil && field.Value.YNode().Value == value {
-			n++
+	c := comparison{from: from, to: to, left: maxNodes}
+	for i := range before {
+		if err := c.compare(before[i], after[i], 0); err != nil {
+			return err
 		}
-		return nil
-	})
-	return n
+	}
+	if c.changed != 1 {
+		return fmt.Errorf("%d values are it: an anchor or a duplicate", c.changed)
+	}
+	return nil
 }
 
-// node is where the version stands.
-func (v Version) node(content []byte) (*yaml.Node, error) {
-	var documents []*yaml.RNode // helmfiles have their environments in one of their own
-	for decoder := yaml.NewDecoder(bytes.NewReader(content)); ; {
-		var document yaml.Node
-		err := decoder.Decode(&document)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("it is no YAML (a template is not edited: keep versions in a file that is none): %w", err)
-		}
-		documents = append(documents, yaml.NewRNode(&document))
-	}
-	paths := [][]string{v.Path}
-	if v.Path == nil {
-		for _, key := range []string{"alias", "name"} {
-			paths = append(paths, []string{"dependencies", "[" + key + "=" + v.App + "]", "version"})
-		}
-		paths = paths[1:]
-		for _, name := range []string{v.Release, v.App} {
-			if name != "" {
-				paths = append(paths, []string{"releases", "[name=" + name + "]", "version"})
-			}
-		}
-	}
-	for _, path := range paths {
-		for _, root := range documents {
-			found, err := root.Pipe(yaml.Lookup(path...))
-			if err != nil {
-				return nil, fmt.Errorf("looking for %s: %w", strings.Join(path, "."), err)
-			}
-			if found == nil || found.YNode().Kind != yaml.ScalarNode {
-				continue
-			}
-			if v.Path != nil {
-				return found.YNode(), nil
-			}
-			if n := alike(root, path); n > 1 {
-				return nil, fmt.Errorf("%d of its %s are alike (%s): say by gitPath which is meant, by its place: %s 0 version is the first", n, path[0], path[1], path[0])
-			}
-			return found.YNode(), nil
-		}
-	}
-	return nil, fmt.Errorf("%w: %s", ErrNotThere, v.App)
+// comparison counts the scalars that changed as they should.
+type comparison struct {
+	from, to      string
+	changed, left int
 }
+
+// compare walks two nodes. It follows aliases, as what they stand for is what programs read.
+func (c *comparison) compare(a, b *yaml.Node, depth int) error {
+	if c.left--; c.left < 0 || depth > maxDepth {
+		return errors.New("it is too large to compare, or contains itself")
+	}
+	if a.Kind != b.Kind || a.Anchor != b.Anchor || len(a.Content) != len(b.Content) {
+		return fmt.Errorf("line %d would have another structure", a.Line)
+	}
+	if a.Kind == yaml.AliasNode {
+		return c.compare(a.Alias, b.Alias, depth+1)
+	}
+	if a.Value != b.Value {
+		if a.Value != c.from || b.Value != c.to || b.Tag != yaml.NodeTagString {
+			return fmt.Errorf("line %d would change", a.Line)
+		}
+		c.changed++
+	} else if a.Tag != b.Tag {
+		return fmt.Errorf("line %d would have another type", a.Line)
+	}
+	for i := range a.Content {
+		if err := c.compare(a.Content[i], b.Content[i], depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Bounds of texts, in characters.
+const (
+	maxError = 600
+	maxShort = 80
+)
+
+// oneLine returns a text on one line, without characters that cannot be printed, and no longer than most.
+func oneLine(text string, most int) string {
+	printed := strings.Join(strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }), " ")
+	if characters := []rune(printed); len(characters) > most {
+		return string(characters[:most]) + "..."
+	}
+	return printed
+}
+
+// shorten is oneLine for what should be a version.
+func shorten(text string) string { return oneLine(text, maxShort) }

@@ -26,6 +26,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/transport/http"
 	"github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"github.com/go-git/go-git/v5/storage/memory"
+
+	ours "github.com/canary-tasks/canary-tasks/lib/config"
 )
 
 // Repository is an environment repository on a Git server.
@@ -177,6 +179,9 @@ func (r Repository) edit(ctx context.Context, c Change, auth transport.AuthMetho
 		return edited{}, err
 	}
 	if c.To == "" {
+		if now, err := c.Find(content); err == nil && now != c.From {
+			return edited{}, fmt.Errorf("%w: %s of %s in %s, and not %s", ErrMovedOn, shorten(now), c.App, file, c.From)
+		}
 		if c.To, err = c.earlier(commit, file); err != nil {
 			return edited{}, err
 		}
@@ -213,25 +218,32 @@ func (r Repository) edit(ctx context.Context, c Change, auth transport.AuthMetho
 	return edited{Edit: edit, to: c.To, repository: repository, branch: head.Name(), before: commit.Hash, after: hash}, nil
 }
 
-// find returns the first of the files that has the version.
+// find returns the first of the files that has the version. With a Path that may be any application's, there has to be one.
 func (c Change) find(commit *object.Commit) (file string, content []byte, err error) {
-	missing := fmt.Errorf("%w: %s in %s", ErrNotThere, c.App, strings.Join(c.Files, ", "))
-	for _, file := range c.Files {
-		content, err := read(commit, file)
+	for _, name := range c.Files {
+		text, err := read(commit, name)
 		if errors.Is(err, object.ErrFileNotFound) {
 			continue
 		}
 		if err != nil {
 			return "", nil, err
 		}
-		if _, err := c.Find(content); errors.Is(err, ErrNotThere) {
+		switch _, err := c.Find(text); {
+		case errors.Is(err, ErrNotThere):
 			continue
-		} else if err != nil {
-			return "", nil, fmt.Errorf("%s: %w", file, err)
+		case err != nil:
+			return "", nil, fmt.Errorf("%s: %w", name, err)
+		case c.Path == nil:
+			return name, text, nil
+		case file != "":
+			return "", nil, fmt.Errorf("both %s and %s have %s: name one in gitFile", file, name, strings.Join(c.Path, " "))
 		}
-		return file, content, nil
+		file, content = name, text
 	}
-	return "", nil, missing
+	if file == "" {
+		return "", nil, fmt.Errorf("%w: %s of namespace %s in %s", ErrNotThere, c.App, c.Namespace, strings.Join(c.Files, ", "))
+	}
+	return file, content, nil
 }
 
 func read(commit *object.Commit, name string) ([]byte, error) {
@@ -254,6 +266,9 @@ func (c Change) earlier(commit *object.Commit, file string) (string, error) {
 			break
 		}
 		if version, err := c.Find(content); err == nil && version != c.From {
+			if !ours.IsVersion(version) {
+				return "", fmt.Errorf("%w: of %s before %s, in %s, there is %q: set it by hand", ErrNoHistory, c.App, c.From, file, shorten(version))
+			}
 			return version, nil
 		}
 		if commit, err = commit.Parent(0); err != nil { // the beginning, or what was not fetched

@@ -73,7 +73,7 @@ func says(version string) string {
 	return "# production\nreleases:\n- name: cart\n  version: 7.0.0\n- name: shop # ours\n  version: " + version + "\n"
 }
 
-var change = Change{Version: Version{App: "shop"}, Files: Files("jx-production"), From: "1.3.0", To: "1.2.9", Message: "fix: shop back to 1.2.9\n\nRun canary-release-1 rejected 1.3.0: failing."}
+var change = Change{Version: Version{App: "shop", Namespace: "jx-production"}, Files: Files("jx-production"), From: "1.3.0", To: "1.2.9", Message: "fix: shop back to 1.2.9\n\nRun canary-release-1 rejected 1.3.0: failing."}
 
 // One line changes, in one commit on top of what was there; the second time there is nothing to do.
 func TestCommit(t *testing.T) {
@@ -115,6 +115,17 @@ func TestEarlierVersion(t *testing.T) {
 	if err != nil || done.To != "1.2.8" || s.now("env/requirements.yaml") != "dependencies:\n- {name: shop, version: 1.2.8} # noted" {
 		t.Errorf("%+v: %v", done, err)
 	}
+	head := gitCmd(t, s.bare, "", "rev-parse", "main")
+	if _, err := s.repository().Commit(t.Context(), c); !errors.Is(err, ErrMovedOn) || !strings.Contains(err.Error(), "1.2.8 of shop") {
+		t.Errorf("what is another version by now: %v", err)
+	}
+	if now := gitCmd(t, s.bare, "", "rev-parse", "main"); now != head {
+		t.Error("the branch moved")
+	}
+	s = serve(t, helmfile, says(`">=1.0"`), says("1.3.0"))
+	if done, err := s.repository().Commit(t.Context(), c); !errors.Is(err, ErrNoHistory) || done.To != "" {
+		t.Errorf("what is no version: %+v, %v", done, err)
+	}
 	s = serve(t, helmfile, says("1.3.0"))
 	if _, err := s.repository().Commit(t.Context(), c); !errors.Is(err, ErrNoHistory) {
 		t.Errorf("without an earlier one: %v", err)
@@ -136,6 +147,23 @@ func TestLongHistory(t *testing.T) {
 	}
 	if got := gitCmd(t, s.bare, "", "rev-list", "--count", "main"); got != "5001" {
 		t.Errorf("%s commits: something was lost", got)
+	}
+}
+
+// A path may be any application's, so it has to be in one file.
+func TestPathInSeveralFiles(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "apps/cart.yaml", "spec: {version: 1.3.0}\n")
+	content := "metadata: {name: shop}\nspec: {version: 1.3.0}\n"
+	gitCmd(t, s.bare, fmt.Sprintf("commit refs/heads/main\ncommitter jx <jx@example.com> 1800000000 +0000\ndata 4\npush\nfrom refs/heads/main^0\nM 100644 inline apps/shop.yaml\ndata %d\n%s\n", len(content), content), "fast-import", "--quiet")
+	c := change
+	c.Path, c.Files = []string{"spec", "version"}, []string{"apps/none.yaml", "apps/cart.yaml", "apps/shop.yaml"}
+	if _, err := s.repository().Commit(t.Context(), c); err == nil || !strings.Contains(err.Error(), "both apps/cart.yaml and apps/shop.yaml have spec version") {
+		t.Errorf("%v", err)
+	}
+	c.Files = c.Files[2:]
+	if _, err := s.repository().Commit(t.Context(), c); err != nil || s.now("apps/shop.yaml")+"\n" != strings.Replace(content, "1.3.0", "1.2.9", 1) {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -164,7 +192,9 @@ func TestCommitRefuses(t *testing.T) {
 		{"a password in the address", func(s *server, r *Repository) {
 			r.URL = strings.Replace(s.url, "http://", "http://jx:s3cret@", 1)
 		}, nil, "leave them out, and mount a Secret"},
-		{"a Secret without a password", func(s *server, r *Repository) { r.Secrets = secrets(s.t, map[string]string{"username": "jx"}) }, nil, "has no password"},
+		{"a Secret without a password", func(s *server, r *Repository) {
+			r.Secrets = secrets(s.t, map[string]string{"username": "jx"})
+		}, nil, "has no password"},
 		{"SSH without known hosts", func(s *server, r *Repository) {
 			r.URL, r.Secrets = "git@git.example.com:team/env.git", secrets(s.t, map[string]string{"ssh-privatekey": "s3cret"})
 		}, nil, "the server's key has to be known"},
