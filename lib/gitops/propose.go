@@ -5,10 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -20,34 +19,33 @@ import (
 // Propose makes a change as a pull request on a branch of its own. There is one open pull request for each version that was rolled back and the one
 // that serves, so that twice makes one. The error is as of Commit.
 func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
-	auth, err := r.auth()
-	if err != nil {
-		return Done{}, err
-	}
-	e, err := r.edit(ctx, c, auth)
+	return r.with(func(a access) (Done, error) { return r.propose(ctx, c, a) })
+}
+
+func (r Repository) propose(ctx context.Context, c Change, a access) (Done, error) {
+	e, err := r.edit(ctx, c, a)
 	done := Done{Edit: e.Edit, To: e.to}
 	if err != nil {
 		return done, err
 	}
-	client, repository, err := r.provider()
+	pulls, err := r.pullRequests(a)
 	if err != nil {
 		return done, err
 	}
-	base := e.branch.Short()
 	title, text, _ := strings.Cut(c.Message, "\n")
-	input := &scm.PullRequestInput{Title: title, Body: strings.TrimSpace(text), Base: base}
-	input.Head = strings.NewReplacer("+", "-", "/", "-").Replace("canary-rollback-" + cmp.Or(c.Release, c.App) + "-" + c.From + "-to-" + e.to)
-	there, err := e.remote(ctx, auth, plumbing.NewBranchReferenceName(input.Head))
+	input := &scm.PullRequestInput{Title: oneLine(title, maxError), Body: verbatim(text), Base: e.branch.Short()}
+	input.Head = "canary-rollback-" + strings.NewReplacer("+", "-", "..", "-", ".lock", "-lock").Replace(c.App+"-"+c.From+"-to-"+e.to)
+	there, err := e.remote(ctx, a, plumbing.NewBranchReferenceName(input.Head))
 	if err != nil {
 		return done, err
 	}
 	if there != plumbing.ZeroHash { // of an earlier attempt: whatever people added to it stays
 		done.Branch, done.Commit = input.Head, there.String()
-		if done.PullRequest, err = openPullRequest(ctx, client, repository, input.Head); err != nil || done.PullRequest != "" {
+		if done.PullRequest, err = pulls.open(ctx, input.Head); err != nil || done.PullRequest != "" {
 			return done, err
 		}
 		input.Head += "-" + e.before.String()[:10] // its pull request was merged or closed, or was never made: this one is of what the branch is now
-		if there, err = e.remote(ctx, auth, plumbing.NewBranchReferenceName(input.Head)); err != nil {
+		if there, err = e.remote(ctx, a, plumbing.NewBranchReferenceName(input.Head)); err != nil {
 			return done, err
 		}
 	}
@@ -58,35 +56,51 @@ func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 			return done, fmt.Errorf("making the branch: %w", err)
 		}
 		e.branch, e.before = own, plumbing.ZeroHash
-		if err := e.push(ctx, auth); err != nil {
+		if err := e.push(ctx, a); err != nil {
 			return done, err
 		}
 		done.Commit = e.after.String()
 	}
-	if done.PullRequest, err = openPullRequest(ctx, client, repository, input.Head); err != nil || done.PullRequest != "" {
+	if done.PullRequest, err = pulls.open(ctx, input.Head); err != nil || done.PullRequest != "" {
 		return done, err
 	}
-	made, answer, err := client.PullRequests.Create(ctx, repository, input)
-	if err != nil {
-		return done, fmt.Errorf("branch %s is pushed, but its pull request could not be made on %s: %w", input.Head, repository, explain(err, answer))
+	if done.PullRequest, err = pulls.create(ctx, input); err != nil {
+		return done, fmt.Errorf("branch %s is pushed, but its pull request could not be made on %s: %w", input.Head, pulls.repository, err)
 	}
-	done.PullRequest = made.Link
 	return done, nil
+}
+
+// verbatim returns a text as Markdown that shows it as it is: nothing in it is a heading, a link, a mention or a command.
+func verbatim(text string) string {
+	return "```text\n" + strings.ReplaceAll(strings.TrimSpace(text), "`", "'") + "\n```"
+}
+
+// link returns the address of a pull request, as the server says it: on one line, as it is printed.
+func link(p *scm.PullRequest) string { return oneLine(p.Link, maxError) }
+
+// pullRequests are those of a repository.
+type pullRequests struct {
+	client     *scm.Client
+	transport  *retrying
+	repository string // as its server calls it: OWNER/NAME
 }
 
 // pages is how many pages of open pull requests are looked through.
 const pages = 10
 
-// openPullRequest returns the address of the open pull request of a branch; "" where there is none.
-func openPullRequest(ctx context.Context, client *scm.Client, repository, branch string) (string, error) {
+// open returns the address of the open pull request of a branch; "" where there is none.
+func (p *pullRequests) open(ctx context.Context, branch string) (link string, err error) {
 	for page := 1; page <= pages; page++ {
-		open, answer, err := client.PullRequests.List(ctx, repository, &scm.PullRequestListOptions{Open: true, Page: page, Size: 100})
-		if err != nil {
-			return "", fmt.Errorf("listing the pull requests of %s: %w", repository, explain(err, answer))
+		var open []*scm.PullRequest
+		if err := p.ask(func() (answer *scm.Response, err error) {
+			open, answer, err = p.client.PullRequests.List(ctx, p.repository, &scm.PullRequestListOptions{Open: true, Page: page, Size: 100})
+			return answer, err
+		}); err != nil {
+			return "", fmt.Errorf("listing the pull requests of %s: %w", p.repository, err)
 		}
-		for _, p := range open {
-			if p.Source == branch || p.Head.Ref == branch {
-				return p.Link, nil
+		for _, one := range open {
+			if one.Source == branch || one.Head.Ref == branch {
+				return oneLine(one.Link, maxError), nil
 			}
 		}
 		if len(open) == 0 { // servers have limits of their own for a page
@@ -94,6 +108,33 @@ func openPullRequest(ctx context.Context, client *scm.Client, repository, branch
 		}
 	}
 	return "", nil
+}
+
+// create makes a pull request and returns its address.
+func (p *pullRequests) create(ctx context.Context, input *scm.PullRequestInput) (link string, err error) {
+	var made *scm.PullRequest
+	if err := p.ask(func() (answer *scm.Response, err error) {
+		made, answer, err = p.client.PullRequests.Create(ctx, p.repository, input)
+		return answer, err
+	}); err != nil {
+		return "", err
+	}
+	return oneLine(made.Link, maxError), nil
+}
+
+// ask calls the server. go-scm's client of Bitbucket Server panics where a request fails.
+func (p *pullRequests) ask(do func() (*scm.Response, error)) (err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = cmp.Or(p.transport.failed, fmt.Errorf("reading the answer: %v", panicked))
+		}
+	}()
+	p.transport.failed = nil
+	answer, err := do()
+	if err != nil {
+		return explain(err, answer)
+	}
+	return nil
 }
 
 // explain says what a status means where the server's words do not.
@@ -112,44 +153,98 @@ func explain(err error, answer *scm.Response) error {
 	return err
 }
 
-// provider returns a client of the server's pull requests, and what the server calls the repository: OWNER/NAME. The token is the Secret's password.
-func (r Repository) provider() (*scm.Client, string, error) {
+// pullRequests returns a client of the server's pull requests. The token is the Secret's password.
+func (r Repository) pullRequests(a access) (*pullRequests, error) {
 	server, repository, err := serverOf(r.URL)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	token, err := os.ReadFile(filepath.Join(r.Secrets, "password"))
-	if err != nil {
-		return nil, "", errors.New("the Secret of the environment repository has no password: put the token in it that may make pull requests (an SSH key cannot)")
+	if a.password == "" {
+		return nil, errors.New("the Secret of the environment repository has no password: put the token in it that may make pull requests (an SSH key cannot)")
 	}
 	if host := server[strings.LastIndex(server, "/")+1:]; host == "github.com" || host == "bitbucket.org" {
 		server = "" // its API is elsewhere, which go-scm knows
 	}
-	user, _ := os.ReadFile(filepath.Join(r.Secrets, "username")) // which Bitbucket's cloud alone wants
-	client, err := factory.NewClient(r.Provider, server, strings.TrimSpace(string(token)), factory.SetUsername(strings.TrimSpace(string(user))))
+	driver := r.Provider
+	if driver == "gitea" { // whose own client follows redirects with the token; its pull requests are as GitHub's
+		driver, server = "github", server+"/api/v1"
+	}
+	client, err := factory.NewClient(driver, server, "") // without the token, which go-scm would send wherever it is redirected to
 	if err != nil {
-		return nil, "", fmt.Errorf("finding the server of pull requests: %w", err)
+		return nil, fmt.Errorf("finding the server of pull requests: %w", err)
 	}
-	if client.Client != nil {
-		retry := retryablehttp.NewClient()
-		retry.Logger, retry.RetryMax, retry.HTTPClient.Transport = nil, 4, client.Client.Transport // which has the token
-		client.Client = &http.Client{Transport: readsAgain{&retryablehttp.RoundTripper{Client: retry}, client.Client.Transport}}
+	once := &http.Client{CheckRedirect: sameServer,
+		Transport: &signed{access: a, provider: r.Provider, origin: origin(client.BaseURL), next: newTransport(a.ca)}}
+	again := retryablehttp.NewClient()
+	again.HTTPClient, again.Logger, again.RetryMax = once, nil, 4
+	again.CheckRetry = func(ctx context.Context, answer *http.Response, err error) (bool, error) {
+		if errors.Is(err, errRedirected) {
+			return false, err
+		}
+		return retryablehttp.DefaultRetryPolicy(ctx, answer, err)
 	}
-	return client, repository, nil
+	transport := &retrying{again: &retryablehttp.RoundTripper{Client: again}, once: once}
+	client.Client = &http.Client{Transport: transport}
+	return &pullRequests{client, transport, repository}, nil
 }
 
-// readsAgain sends again what reads, and nothing else: a pull request is asked for once, as an answer that got lost would make it twice.
-type readsAgain struct{ again, once http.RoundTripper }
+// signed adds the token to requests, for the one server that it is meant for.
+type signed struct {
+	access
+	provider, origin string
+	next             http.RoundTripper
+}
 
-// RoundTrip sends a request and returns its answer.
-func (r readsAgain) RoundTrip(req *http.Request) (*http.Response, error) {
+// maxRefusal is how much is read of an answer that refuses, in bytes.
+const maxRefusal = 4 << 10
+
+// RoundTrip sends a request and returns its answer. Where that refuses, the credentials are kept out of it: clients log it.
+func (s *signed) RoundTrip(req *http.Request) (*http.Response, error) {
+	if to := origin(req.URL); to != s.origin {
+		return nil, fmt.Errorf("%w to %s, and nothing was sent there", errRedirected, to)
+	}
+	req = req.Clone(req.Context())
+	switch s.provider {
+	case "gitlab":
+		req.Header.Set("Private-Token", s.password)
+	case "gitea":
+		req.Header.Set("Authorization", "token "+s.password)
+	case "bitbucketcloud":
+		req.SetBasicAuth(s.user, s.password)
+	default:
+		req.Header.Set("Authorization", "Bearer "+s.password)
+	}
+	answer, err := s.next.RoundTrip(req)
+	if err != nil || answer.StatusCode < http.StatusMultipleChoices {
+		return answer, err
+	}
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxRefusal))
+	if err = errors.Join(err, answer.Body.Close()); err != nil {
+		return nil, err
+	}
+	masked := s.mask(string(text))
+	answer.Body, answer.ContentLength = io.NopCloser(strings.NewReader(masked)), int64(len(masked))
+	return answer, nil
+}
+
+// retrying sends again what reads, and nothing else: a pull request is asked for once, as an answer that got lost would make it twice.
+type retrying struct {
+	again  http.RoundTripper
+	once   *http.Client
+	failed error // of the last request
+}
+
+// RoundTrip sends a request and returns its answer, of wherever in the same server it is redirected to.
+func (r *retrying) RoundTrip(req *http.Request) (answer *http.Response, err error) {
 	if req.Method == http.MethodGet {
-		return r.again.RoundTrip(req)
+		answer, err = r.again.RoundTrip(req)
+	} else {
+		answer, err = r.once.Do(req)
 	}
-	if r.once == nil {
-		return http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		r.failed = err
 	}
-	return r.once.RoundTrip(req)
+	return answer, err
 }
 
 // serverOf returns the address of a server's API and what it calls the repository.

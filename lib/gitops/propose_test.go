@@ -1,6 +1,7 @@
 package gitops
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -40,7 +41,7 @@ func newForge(t *testing.T, s *server) *forge {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		github := strings.HasPrefix(r.URL.EscapedPath(), "/api/v3/repos/env/pulls")
+		github := strings.HasPrefix(r.URL.EscapedPath(), "/api/v3/repos/env/pulls") || strings.HasPrefix(r.URL.EscapedPath(), "/api/v1/repos/env/pulls")
 		gitlab := strings.HasPrefix(r.URL.EscapedPath(), "/api/v4/projects/env/merge_requests")
 		if f.busy > 0 {
 			f.busy--
@@ -49,7 +50,7 @@ func newForge(t *testing.T, s *server) *forge {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		switch {
-		case r.Header.Get("Authorization") != "Bearer "+f.token && r.Header.Get("Private-Token") != f.token:
+		case !slices.Contains([]string{"Bearer " + f.token, "token " + f.token}, r.Header.Get("Authorization")) && r.Header.Get("Private-Token") != f.token:
 			w.WriteHeader(http.StatusUnauthorized)
 			fmt.Fprint(w, `{"message": "Bad credentials"}`)
 		case r.URL.Path == "/api/v4/projects/7":
@@ -85,7 +86,7 @@ func newForge(t *testing.T, s *server) *forge {
 // A pull request has one branch with one commit, and is made once, however often a step is started, and though a server is busy at first.
 func TestPropose(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []string{"github", "gitlab"} {
+	for _, provider := range []string{"github", "gitlab", "gitea"} {
 		t.Run(provider, func(t *testing.T) {
 			t.Parallel()
 			s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
@@ -106,7 +107,8 @@ func TestPropose(t *testing.T) {
 					t.Errorf("%+v, before %+v", done, first)
 				}
 			}
-			if len(f.made) != 1 || !strings.HasPrefix(fmt.Sprint(f.made[0]["title"]), "fix: ") {
+			if len(f.made) != 1 || f.made[0]["title"] != "fix: shop back to 1.2.9" ||
+				cmp.Or(f.made[0]["body"], f.made[0]["description"]) != "```text\nRun canary-release-1 rejected 1.3.0: failing.\n```" {
 				t.Errorf("%v", f.made)
 			}
 			if now := gitCmd(t, s.bare, "", "rev-parse", "main"); now != head {
@@ -149,7 +151,7 @@ func TestPropose(t *testing.T) {
 func TestProviders(t *testing.T) {
 	t.Parallel()
 	secrets := t.TempDir()
-	for name, text := range map[string]string{"username": "jx", "password": "s3cret"} {
+	for name, text := range map[string]string{"username": "jx", "password": "s3cret", "insecure": "true"} {
 		if err := os.WriteFile(filepath.Join(secrets, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -161,9 +163,13 @@ func TestProviders(t *testing.T) {
 		if provider == "bitbucketcloud" {
 			address = "https://bitbucket.org/acme/env.git"
 		}
-		client, name, err := (Repository{URL: address, Secrets: secrets, Provider: provider}).provider()
-		if err != nil || client == nil || name != "acme/env" {
-			t.Errorf("%s: %s, %v", provider, name, err)
+		r := Repository{URL: address, Secrets: secrets, Provider: provider}
+		a, err := r.access()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := r.pullRequests(a); err != nil || p.repository != "acme/env" {
+			t.Errorf("%s: %+v, %v", provider, p, err)
 		}
 	}
 }

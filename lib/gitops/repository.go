@@ -1,19 +1,13 @@
 package gitops
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
-	"net/url"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,9 +16,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/go-git/go-git/v5/plumbing/transport"
-	"github.com/go-git/go-git/v5/plumbing/transport/http"
-	"github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"github.com/go-git/go-git/v5/storage/memory"
 
 	ours "github.com/canary-tasks/canary-tasks/lib/config"
@@ -32,9 +23,11 @@ import (
 
 // Repository is an environment repository on a Git server.
 type Repository struct {
-	URL     string // https://..., ssh://... or git@host:path; a password in it is refused
-	Branch  string // "": the server's default
-	Secrets string // folder of a mounted Secret with username and password, or ssh-privatekey and known_hosts; "": none is needed
+	URL    string // https://..., ssh://... or git@host:path; a password in it is refused
+	Branch string // "": the server's default
+	// Secrets is the folder of a mounted Secret, "" for none: username and password, or ssh-privatekey and known_hosts; ca.crt where the server's
+	// certificate is of a private authority; insecure, which is "true", where the password may be sent to http://.
+	Secrets string
 	Author  string // NAME <ADDRESS> of commits
 	// Provider is whose server it is, for pull requests, as go-scm calls it: github, gitlab, ...
 	Provider string
@@ -72,28 +65,26 @@ var errMoved = errors.New("somebody else pushed meanwhile")
 
 // Show plans a change, and makes none. The error is as of Commit.
 func (r Repository) Show(ctx context.Context, c Change) (Done, error) {
-	auth, err := r.auth()
-	if err != nil {
-		return Done{}, err
-	}
-	e, err := r.edit(ctx, c, auth)
-	return Done{Edit: e.Edit, To: e.to}, err
+	return r.with(func(a access) (Done, error) {
+		e, err := r.edit(ctx, c, a)
+		return Done{Edit: e.Edit, To: e.to}, err
+	})
 }
 
-// Commit makes a change on the branch: it edits the one line on the newest commit, and does so anew where somebody pushed in between. Nothing is ever
-// forced. The error is ErrNotThere, ErrAlready, ErrMovedOn or ErrNoHistory, where there is nothing to change, or says what the server refused.
+// Commit makes a change on the branch: it edits the one line on the newest commit, and does so again where somebody pushed in between. It never
+// forces a push. The error is ErrNotThere, ErrAlready, ErrMovedOn or ErrNoHistory, where there is nothing to change, or says what the server refused.
 func (r Repository) Commit(ctx context.Context, c Change) (Done, error) {
-	auth, err := r.auth()
-	if err != nil {
-		return Done{}, err
-	}
+	return r.with(func(a access) (Done, error) { return r.commit(ctx, c, a) })
+}
+
+func (r Repository) commit(ctx context.Context, c Change, a access) (Done, error) {
 	for attempt := 1; ; attempt++ {
-		e, err := r.edit(ctx, c, auth)
+		e, err := r.edit(ctx, c, a)
 		done := Done{Edit: e.Edit, To: e.to}
 		if err != nil {
 			return done, err
 		}
-		err = e.push(ctx, auth)
+		err = e.push(ctx, a)
 		switch {
 		case err == nil:
 			done.Branch, done.Commit = e.branch.Short(), e.after.String()
@@ -119,13 +110,13 @@ type edited struct {
 
 // push sends the branch. What the server says of a push that lost a race differs between servers, so where one failed, the branch is looked at: it may
 // have moved, or have arrived although the answer did not.
-func (e edited) push(ctx context.Context, auth transport.AuthMethod) error {
-	err := e.repository.PushContext(ctx, &git.PushOptions{Auth: auth, RefSpecs: []config.RefSpec{config.RefSpec(e.branch + ":" + e.branch)}})
+func (e edited) push(ctx context.Context, a access) error {
+	err := e.repository.PushContext(ctx, &git.PushOptions{Auth: a.git, CABundle: a.ca, RefSpecs: []config.RefSpec{config.RefSpec(e.branch + ":" + e.branch)}})
 	if err == nil {
 		return nil
 	}
 	err = fmt.Errorf("pushing to %s: %w", e.branch.Short(), err)
-	switch now, failed := e.remote(ctx, auth, e.branch); {
+	switch now, failed := e.remote(ctx, a, e.branch); {
 	case failed != nil, now == e.before:
 		return err
 	case now == e.after:
@@ -135,12 +126,12 @@ func (e edited) push(ctx context.Context, auth transport.AuthMethod) error {
 }
 
 // remote returns what a branch is on the server; zero where there is none.
-func (e edited) remote(ctx context.Context, auth transport.AuthMethod, branch plumbing.ReferenceName) (plumbing.Hash, error) {
+func (e edited) remote(ctx context.Context, a access, branch plumbing.ReferenceName) (plumbing.Hash, error) {
 	remote, err := e.repository.Remote(git.DefaultRemoteName)
 	if err != nil {
 		return plumbing.ZeroHash, fmt.Errorf("finding the server: %w", err)
 	}
-	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: auth})
+	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: a.git, CABundle: a.ca})
 	if err != nil {
 		return plumbing.ZeroHash, fmt.Errorf("listing the branches: %w", err)
 	}
@@ -153,12 +144,12 @@ func (e edited) remote(ctx context.Context, auth transport.AuthMethod, branch pl
 }
 
 // edit clones the repository and commits the change, in memory.
-func (r Repository) edit(ctx context.Context, c Change, auth transport.AuthMethod) (edited, error) {
+func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error) {
 	depth := 1
 	if c.To == "" {
 		depth = historyDepth
 	}
-	options := &git.CloneOptions{URL: r.URL, Auth: auth, Depth: depth, SingleBranch: true, NoCheckout: true, Tags: git.NoTags}
+	options := &git.CloneOptions{URL: r.URL, Auth: a.git, CABundle: a.ca, Depth: depth, SingleBranch: true, NoCheckout: true, Tags: git.NoTags}
 	if r.Branch != "" {
 		options.ReferenceName = plumbing.NewBranchReferenceName(r.Branch)
 	}
@@ -330,55 +321,4 @@ func put(o plumbing.EncodedObject, kind plumbing.ObjectType, write func(io.Write
 func (r Repository) signature() object.Signature {
 	name, address, _ := strings.Cut(r.Author, "<")
 	return object.Signature{Name: strings.TrimSpace(name), Email: strings.Trim(address, "<> "), When: time.Now()}
-}
-
-// auth are the credentials of the mounted Secret. They are in no message.
-func (r Repository) auth() (transport.AuthMethod, error) {
-	if u, err := url.Parse(r.URL); err == nil && u.User != nil {
-		if _, has := u.User.Password(); has || u.Scheme != "ssh" {
-			return nil, errors.New("the address of the environment repository has credentials in it, which would be seen in logs: leave them out, and mount a Secret")
-		}
-	}
-	if files, err := filepath.Glob(filepath.Join(r.Secrets, "[^.]*")); r.Secrets == "" || err == nil && len(files) == 0 { // a Secret that is not there is an empty folder
-		return nil, nil
-	}
-	secret := func(name string) (string, error) {
-		text, err := os.ReadFile(filepath.Join(r.Secrets, name))
-		if err != nil {
-			return "", fmt.Errorf("the Secret of the environment repository has no %s: %w", name, err)
-		}
-		return strings.TrimSpace(string(text)), nil
-	}
-	if !strings.HasPrefix(r.URL, "http://") && !strings.HasPrefix(r.URL, "https://") {
-		key, err := secret("ssh-privatekey")
-		if err != nil {
-			return nil, err
-		}
-		if _, err := secret("known_hosts"); err != nil {
-			return nil, fmt.Errorf("%w; the server's key has to be known: put the output of ssh-keyscan into it, once it is checked", err)
-		}
-		keys, err := ssh.NewPublicKeys("git", []byte(key+"\n"), "")
-		if err != nil {
-			return nil, errors.New("ssh-privatekey in the Secret of the environment repository is no private key without a passphrase")
-		}
-		known, err := ssh.NewKnownHostsDb(filepath.Join(r.Secrets, "known_hosts"))
-		if err != nil {
-			return nil, fmt.Errorf("known_hosts in the Secret of the environment repository: %w", err)
-		}
-		keys.HostKeyCallback = known.HostKeyCallback()
-		if endpoint, err := transport.NewEndpoint(r.URL); err == nil { // the server may have other keys, which nobody knows
-			keys.HostKeyAlgorithms = known.HostKeyAlgorithms(net.JoinHostPort(endpoint.Host, strconv.Itoa(cmp.Or(endpoint.Port, 22))))
-			keys.User = cmp.Or(endpoint.User, keys.User)
-		}
-		return keys, nil
-	}
-	user, err := secret("username")
-	if err != nil {
-		return nil, err
-	}
-	password, err := secret("password")
-	if err != nil {
-		return nil, err
-	}
-	return &http.BasicAuth{Username: user, Password: password}, nil
 }

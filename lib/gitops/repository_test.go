@@ -62,7 +62,7 @@ func secrets(t *testing.T, files map[string]string) string {
 }
 
 func (s *server) repository() Repository {
-	return Repository{URL: s.url, Secrets: secrets(s.t, map[string]string{"username": "jx", "password": "s3cret\n"}), Author: "canary-tasks <canary-tasks@example.com>"}
+	return Repository{URL: s.url, Secrets: secrets(s.t, map[string]string{"username": "jx", "password": "s3cret\n", "insecure": "true"}), Author: "canary-tasks <canary-tasks@example.com>"}
 }
 
 func (s *server) now(file string) string { return gitCmd(s.t, s.bare, "", "show", "main:"+file) }
@@ -185,15 +185,15 @@ func TestCommitRefuses(t *testing.T) {
 			}
 		}, nil, "pre-receive hook declined"},
 		{"an expired token", func(s *server, r *Repository) {
-			r.Secrets = secrets(s.t, map[string]string{"username": "jx", "password": "0ld"})
+			r.Secrets = secrets(s.t, map[string]string{"username": "jx", "password": "0ld", "insecure": "true"})
 		}, nil, "authentication required"},
 		{"no Secret", func(_ *server, r *Repository) { r.Secrets = secrets(t, map[string]string{"..data": ""}) }, nil, "authentication required"},
 		{"no such branch", func(_ *server, r *Repository) { r.Branch = "other" }, nil, "cloning the environment repository"},
 		{"a password in the address", func(s *server, r *Repository) {
 			r.URL = strings.Replace(s.url, "http://", "http://jx:s3cret@", 1)
-		}, nil, "leave them out, and mount a Secret"},
+		}, nil, "leave the password out of the address"},
 		{"a Secret without a password", func(s *server, r *Repository) {
-			r.Secrets = secrets(s.t, map[string]string{"username": "jx"})
+			r.Secrets = secrets(s.t, map[string]string{"username": "jx", "insecure": "true"})
 		}, nil, "has no password"},
 		{"SSH without known hosts", func(s *server, r *Repository) {
 			r.URL, r.Secrets = "git@git.example.com:team/env.git", secrets(s.t, map[string]string{"ssh-privatekey": "s3cret"})
