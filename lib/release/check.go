@@ -103,6 +103,7 @@ func (r *Release) checkTarget(ctx context.Context, s *snapshot, add func(paramet
 	} else if canary != "" {
 		add("target", cfg.Target, "Flagger manages it, by Canary %s: set spec.suspend of the Canary to true, also where Flagger has been ended: nothing here tells that it was", canary)
 	}
+	r.checkGit(s, add)
 	if s.target.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		add("target", cfg.Target, "its strategy is Recreate, which takes all pods away before there are new ones: use RollingUpdate")
 	}

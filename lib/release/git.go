@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -16,8 +17,8 @@ import (
 // Undo is what the environment repository has to say after a rollback.
 type Undo struct {
 	Namespace string
-	App       string // as the repository calls it
-	Release   string // as Helm calls it; "" where that is not known, or does not matter
+	App       string // as the repository calls it: the target's name, or gitApp
+	Release   string // as Helm calls it, by the Deployment's annotation; "" where that is unknown, or gitApp names the application
 	From      string // the version that was rolled back
 	To        string // the version that serves; "": the one before, by the repository's history
 	Message   string // of the commit; its first line is a title
@@ -41,24 +42,29 @@ const gitTime = 2 * time.Minute
 // putGitRight does what is left to do after a rollback: Git still says the version that was rolled back. Traffic is safe by now.
 func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 	git := r.Step.Git
-	u := undo(record, git, r.Client.Namespace)
+	u, unclear := undo(record, git, r.Step.Target, r.Client.Namespace)
 	left := func(to string) string {
 		return fmt.Sprintf("jx promote -b --app %s --version %s --env %s --no-poll", u.App, cmp.Or(to, "VERSION"), cmp.Or(git.Environment, "production"))
 	}
 	pending := func(to, format string, args ...any) error {
-		return report.Errorf(report.GitPending, "%s; Git was not put right: %s. What is left to do: %s", r.verdict, fmt.Sprintf(format, args...), left(to))
+		return report.Errorf(report.GitPending, "%s; Git was not put right: %s. What is left to do: %s", r.verdict, fmt.Sprintf(format, args...), to)
 	}
 	asked := (git.Repository != "" || len(r.Step.GitProblems) > 0) && git.Mode != "off" && r.PutRight != nil
 	switch {
+	case unclear != nil && asked:
+		return pending("set gitApp and run rollback again", "%v", unclear)
+	case unclear != nil:
+		r.Report.Say("Git: if an environment repository says what was rolled back, revert the commit that promoted it. The command for it is not known: %v", unclear)
+		return nil
 	case u.From == "" && asked:
-		return pending(u.To, "it cannot be told which version %s was: neither a label helm.sh/chart or chart, nor the image's tag says it", record.Candidate.Revision)
+		return pending(left(u.To), "the version of revision %s is unknown: neither a label helm.sh/chart or chart, nor the tag of an image has one", inline(record.Candidate.Revision))
 	case u.From == u.To && asked:
-		return pending(u.To, "both revisions are version %s, and what differs is something else: revert the commit that changed it", u.From)
+		return pending(left(u.To), "both revisions are version %s, and what differs is something else: revert the commit that changed it", u.From)
 	case u.From == "", u.From == u.To:
 		r.Report.Say("Git: if an environment repository says what was rolled back, put it right: revert the commit, or %s", left(u.To))
 		return nil
 	case len(r.Step.GitProblems) > 0:
-		return pending(u.To, "%v", r.Step.GitProblems)
+		return pending(left(u.To), "%v", r.Step.GitProblems)
 	}
 	r.Report.Say("Git: %s has to say %s, not %s: %s", u.App, cmp.Or(u.To, "the version before"), u.From, left(u.To))
 	if git.Repository == "" || r.PutRight == nil {
@@ -76,41 +82,86 @@ func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 	case err != nil && git.Mode == "off": // nobody asked for more than the edit, which cannot be shown
 		r.Report.Say("Git: the edit cannot be shown: %v", err)
 	case err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()):
-		return pending(cmp.Or(u.To, done.To), "%v: %v", err, ctx.Err())
+		return pending(left(cmp.Or(u.To, done.To)), "%v: %v", err, ctx.Err())
 	case err != nil:
-		return pending(cmp.Or(u.To, done.To), "%v", err)
+		return pending(left(cmp.Or(u.To, done.To)), "%v", err)
 	default:
 		r.Report.Event(ctx, false, "Git: %s", done.Text)
 	}
 	return report.Results(r.Results, map[string]string{"git": done.Reference})
 }
 
-// undo plans what the repository has to say.
-func undo(record *Record, git config.Git, namespace string) Undo {
-	name, from := nameAndVersion(record.Candidate)
-	_, to := nameAndVersion(record.Promoted)
-	u := Undo{Namespace: namespace, App: cmp.Or(git.App, name, record.Config.Target), From: from, To: to}
-	if git.App == "" {
+// undo plans what the repository has to say. Which application that is, the pipeline decides: the target, or gitApp. What the application's objects
+// and the record say only gives its versions. The error says that they speak of another application.
+func undo(record *Record, git config.Git, target, namespace string) (Undo, error) {
+	u := Undo{Namespace: namespace, App: cmp.Or(git.App, target)}
+	if err := sameApplication(record.Candidate.Chart, git, target); err != nil {
+		return u, err
+	}
+	var name, was string
+	name, u.From = nameAndVersion(record.Candidate)
+	if was, u.To = nameAndVersion(record.Promoted); was != name { // of another chart, or of the image and not of the chart
+		u.To = ""
+	}
+	if git.App == "" && config.IsApplication(record.Candidate.Release) {
 		u.Release = record.Candidate.Release
 	}
-	serves := cmp.Or(to, "the version before")
+	serves := cmp.Or(u.To, "the version before")
 	u.Message = fmt.Sprintf("fix: %s back to %s\n\nThe canary release of %s ended as %s, and was rolled back: %s\nhas all the traffic in namespace %s.\n\nReason: %s\nRun: %s\nRevision: %s\n",
-		u.App, serves, from, cmp.Or(record.Outcome, Aborted), serves, namespace, cmp.Or(record.Reason, "it was ended before a verdict"),
-		strings.Trim(record.RunNamespace+"/"+record.Run, "/"), record.Candidate.Revision)
-	return u
+		u.App, serves, u.From, inline(string(cmp.Or(record.Outcome, Aborted))), serves, namespace, inline(cmp.Or(record.Reason, "it was ended before a verdict")),
+		inline(strings.Trim(record.RunNamespace+"/"+record.Run, "/")), inline(record.Candidate.Revision))
+	return u, nil
 }
 
-// chartLabel is NAME-VERSION, where the version is a semantic one.
-var chartLabel = regexp.MustCompile(`^(.+?)-(v?\d+\.\d+\.\d+(?:[-+_].*)?)$`)
+// sameApplication returns an error where a chart is called otherwise than the application, and no parameter says that this is meant: then its version
+// may be another application's.
+func sameApplication(chart string, git config.Git, target string) error {
+	name := nameOf(chart)
+	if name == "" || name == target || git.App != "" || git.Path != nil {
+		return nil
+	}
+	return fmt.Errorf("the chart of Deployment %s is called %s, by its label helm.sh/chart or chart: set gitApp to the name by which the environment repository has the application (gitApp=%s if it is the Deployment's)",
+		target, name, target)
+}
 
-// nameAndVersion is what a chart is called and its version; without a chart's label there is only the tag of the first image that has one.
+// checkGit finds, before anything is changed, what rollback would refuse.
+func (r *Release) checkGit(s *snapshot, add func(parameter, value, remedy string, args ...any)) {
+	git := r.Config.Git
+	if git.Repository == "" || git.Mode == "off" {
+		return
+	}
+	if err := sameApplication(chartOf(s.target.Labels), git, r.Config.Target); err != nil {
+		add("gitApp", git.App, "%v", err)
+	}
+}
+
+// maxInline is how many characters of a text go into a message.
+const maxInline = 400
+
+// inline returns a text for a line of a message that Git servers show and act on: it cannot begin a line, and has no links, mentions or commands.
+func inline(text string) string {
+	text = strings.NewReplacer("`", "'", "[", "(", "]", ")", "<", "(", ">", ")", "@", " at ", "#", " no. ").Replace(text)
+	text = strings.Join(strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }), " ")
+	if characters := []rune(text); len(characters) > maxInline {
+		return string(characters[:maxInline]) + "..."
+	}
+	return text
+}
+
+// chartLabel is NAME-VERSION. A label has no +, and Helm writes _ for it.
+var chartLabel = regexp.MustCompile(`^([A-Za-z0-9](?:[A-Za-z0-9._-]*?[A-Za-z0-9])?)-(v?\d+\.\d+\.\d+(?:[-+_][0-9A-Za-z.+_-]*)?)$`)
+
+// nameAndVersion is what a chart is called and its version; without a chart's label there is only the tag of the first image that has one. A version
+// that could not be one is none.
 func nameAndVersion(v Version) (name, version string) {
 	if m := chartLabel.FindStringSubmatch(v.Chart); m != nil {
-		return m[1], strings.ReplaceAll(m[2], "_", "+") // a label has no +, and Helm writes it so
+		if version := strings.Replace(m[2], "_", "+", 1); config.IsVersion(version) {
+			return m[1], version
+		}
 	}
 	for _, image := range v.Template.Images() {
 		image, _, _ = strings.Cut(image, "@")
-		if i := strings.LastIndex(image, ":"); i > strings.LastIndex(image, "/") && image[i+1:] != "latest" {
+		if i := strings.LastIndex(image, ":"); i > strings.LastIndex(image, "/") && image[i+1:] != "latest" && config.IsVersion(image[i+1:]) {
 			return "", image[i+1:]
 		}
 	}
