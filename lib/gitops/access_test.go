@@ -3,7 +3,9 @@ package gitops
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -61,9 +63,11 @@ func TestRedirects(t *testing.T) {
 					t.Parallel()
 					s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
 					elsewhere, requests := stranger(t)
+					var redirects atomic.Int32
 					front := s.inFront(httptest.NewServer, func(w http.ResponseWriter, r *http.Request, git http.Handler) {
 						switch {
 						case c.some(r):
+							redirects.Add(1)
 							http.Redirect(w, r, elsewhere+r.URL.RequestURI(), status)
 						case !ofAPI(r):
 							git.ServeHTTP(w, r)
@@ -81,6 +85,9 @@ func TestRedirects(t *testing.T) {
 					}
 					if n := requests.Load(); n > 0 {
 						t.Errorf("%d requests to another server", n)
+					}
+					if n := redirects.Load(); n != 1 {
+						t.Errorf("asked %d times", n)
 					}
 				})
 			}
@@ -103,6 +110,65 @@ func TestRedirectWithinServer(t *testing.T) {
 	r.URL = front.URL + "/old.git"
 	if _, err := r.Commit(t.Context(), change); err != nil || s.now(helmfile)+"\n" != says("1.2.9") {
 		t.Errorf("%v", err)
+	}
+}
+
+// What changes something is not asked as a question because a server redirects it.
+func TestRedirectOfAPost(t *testing.T) {
+	t.Parallel()
+	s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
+	front := s.inFront(httptest.NewServer, func(w http.ResponseWriter, r *http.Request, git http.Handler) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/env.git"):
+			git.ServeHTTP(w, r)
+		case r.Method == http.MethodPost:
+			http.Redirect(w, r, "/api/v3/moved", http.StatusFound)
+		case r.URL.Path == "/api/v3/moved":
+			fmt.Fprint(w, `{"html_url": "https://git.example.com/1"}`)
+		default:
+			fmt.Fprint(w, "[]")
+		}
+	})
+	r := s.repository()
+	r.URL, r.Provider = front.URL+"/env.git", "github"
+	if done, err := r.Propose(t.Context(), change); err == nil || !strings.Contains(err.Error(), front.URL+"/api/v3/moved") || done.PullRequest != "" {
+		t.Errorf("%+v: %v", done, err)
+	}
+}
+
+// The token is sent to the one server it is for, and is not in what a client logs of a refusal.
+func TestSigned(t *testing.T) {
+	t.Parallel()
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, r.Header, strings.Repeat("x", 100000))
+	}))
+	t.Cleanup(echo.Close)
+	for _, provider := range config.Providers {
+		for _, mine := range []bool{true, false} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, echo.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &signed{access: access{user: "jx", password: "s3cret"}, provider: provider, origin: "https://git.example.com:443", next: http.DefaultTransport}
+			if mine {
+				s.origin = origin(req.URL)
+			}
+			answer, err := s.RoundTrip(req)
+			if !mine {
+				if !errors.Is(err, errRedirected) {
+					t.Errorf("%s: %v", provider, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := io.ReadAll(answer.Body)
+			if err != nil || len(text) > 2*maxRefusal || !strings.Contains(string(text), "***") || strings.Contains(string(text), "s3cret") || strings.Contains(string(text), "ang6czNjcmV0") {
+				t.Errorf("%s: %d bytes, %v: %.200s", provider, len(text), err, text)
+			}
+		}
 	}
 }
 
