@@ -24,7 +24,8 @@ type Git struct {
 // Providers are the servers that pull requests can be made on, as go-scm calls them.
 var Providers = []string{"github", "gitlab", "gitea", "bitbucketcloud", "bitbucketserver"}
 
-// git reads how Git is put right. canary-init checks it before anything is changed; rollback acts on it, and only once traffic is safe.
+// git reads how Git is put right. canary-init checks it before anything is changed; rollback acts
+// on it, and only once traffic is safe.
 func (r *reader) git() Git {
 	g := Git{Mode: r.text("git"), Repository: r.text("gitRepository"), Branch: r.text("gitBranch"), App: r.text("gitApp"),
 		Environment: r.name("gitEnvironment", ""), Provider: r.text("gitProvider")}
@@ -67,8 +68,9 @@ func (r *reader) git() Git {
 	return g
 }
 
-// HostOf returns the host of an address that git clone takes: https://HOST/PATH, http://, ssh://[USER@]HOST/PATH or USER@HOST:PATH. The error says
-// what to do, and has nothing of the address in it.
+// HostOf returns the host of an address that git clone takes: https://HOST/PATH, http://,
+// ssh://[USER@]HOST/PATH or USER@HOST:PATH. The error says what to do, and has nothing of the
+// address in it.
 func HostOf(address string) (string, error) {
 	what := errors.New("give the address that git clone takes: https://..., ssh://... or git@host:path")
 	secret := errors.New("leave the password out of the address, and mount it as the Secret of gitSecret")
@@ -86,19 +88,20 @@ func HostOf(address string) (string, error) {
 		return host, nil
 	}
 	u, err := url.Parse(address)
-	switch {
-	case err != nil && strings.Contains(address, "@"):
-		return "", secret
-	case err != nil:
-		return "", what
-	case u.User != nil:
-		if _, has := u.User.Password(); has || u.Scheme != "ssh" {
+	if err != nil {
+		if strings.Contains(address, "@") {
 			return "", secret
 		}
+		return "", what
+	}
+	_, password := u.User.Password()
+	known := slices.Contains([]string{"https", "http", "ssh"}, u.Scheme)
+	switch {
+	case password, u.User != nil && u.Scheme != "ssh":
+		return "", secret
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "": // a token, as some servers take it
 		return "", errors.New("leave out what begins with ? or #; a token belongs into the Secret of gitSecret")
-	}
-	if !slices.Contains([]string{"https", "http", "ssh"}, u.Scheme) || strings.Trim(u.Path, "/") == "" || !hostname.MatchString(u.Hostname()) {
+	case !known || strings.Trim(u.Path, "/") == "" || !hostname.MatchString(u.Hostname()):
 		return "", what
 	}
 	return u.Hostname(), nil
@@ -119,7 +122,9 @@ var (
 	hostname = regexp.MustCompile(`^[A-Za-z0-9_:]([A-Za-z0-9._:-]*[A-Za-z0-9_])?$`) // IPv6 has colons
 	gitUser  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
-	semantic    = regexp.MustCompile(`^v?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
+	// identifiers are those of a pre-release or a build, by periods.
+	identifiers = `[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*`
+	semantic    = regexp.MustCompile(`^v?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-` + identifiers + `)?(\+` + identifiers + `)?$`)
 	tag         = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 	application = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 )
@@ -127,13 +132,15 @@ var (
 // maxVersion is how long a tag of an image may be.
 const maxVersion = 128
 
-// IsVersion reports whether a text is a version that may be written to Git: a semantic version, with or without v, or the tag of an image
-// (https://semver.org, https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests).
+// IsVersion reports whether a text is a version that may be written to Git: a semantic version,
+// with or without v, or the tag of an image (https://semver.org,
+// https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests).
 func IsVersion(text string) bool {
 	return len(text) <= maxVersion && (semantic.MatchString(text) || tag.MatchString(text))
 }
 
-// IsApplication reports whether a text can be what Git calls an application: the name of a chart, or of a release of Helm.
+// IsApplication reports whether a text can be what Git calls an application: the name of a chart,
+// or of a release of Helm.
 func IsApplication(text string) bool { return len(text) <= 63 && application.MatchString(text) }
 
 // isPath knows the path of a file within a repository.

@@ -28,6 +28,7 @@ func TestHostOf(t *testing.T) {
 		"https://jx:s3cret@git.example.com/env": "leave the password out", "https://s3cret@git.example.com/env": "leave the password out", "ssh://git:s3cret@git.example.com/env": "leave the password out",
 		"jx:s3cret@git.example.com:env": "leave the password out", "https://jx:s3%cret@git.example.com/env": "leave the password out",
 		"https://git.example.com/env?token=s3cret": "leave out what begins with ?", "https://git.example.com/env#s3cret": "leave out what begins with ?",
+		"ssh://git@git.example.com/env?token=s3cret": "leave out what begins with ?",
 	} {
 		if host, err := HostOf(address); err == nil || host != "" || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %s, %v", address, host, err)
@@ -70,7 +71,8 @@ func TestIsApplication(t *testing.T) {
 	}
 }
 
-// An address that is taken has no credentials in it, and one that is refused is not printed with them.
+// An address that is taken has no credentials in it, and one that is refused is not printed with
+// them.
 func FuzzHostOf(f *testing.F) {
 	for _, seed := range []string{"https://git.example.com/env.git", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env", "https://jx:s3cret@git.example.com/env", "jx:s3cret@h:env", "https://h/e?t=s", "a@b@c:d", "%"} {
 		f.Add(seed)

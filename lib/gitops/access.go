@@ -70,8 +70,8 @@ func (r Repository) access() (access, error) {
 	}
 	switch {
 	case u.Scheme == "http" && secret("insecure") != "true":
-		return a, errors.New("gitRepository is http://, which would send the password of its Secret unencrypted, and it was not sent: use https://, or " +
-			"add insecure=true to the Secret if everything between here and the server may read it")
+		return a, errors.New("gitRepository is http://, which would send the password of its Secret unencrypted, so it was not sent: " +
+			"use https://, or add insecure=true to the Secret if everything between here and the server may read it")
 	case a.user == "":
 		return a, errors.New("the Secret of the environment repository has no username")
 	case a.password == "":
@@ -87,11 +87,13 @@ func (r Repository) ssh(private, hosts string) (transport.AuthMethod, error) {
 	case private == "":
 		return nil, errors.New("the Secret of the environment repository has no ssh-privatekey")
 	case hosts == "" && !exists(filepath.Join(r.Secrets, "known_hosts")):
-		return nil, errors.New("the Secret of the environment repository has no known_hosts; the server's key has to be known: put the output of ssh-keyscan into it, once it is checked")
+		return nil, errors.New("the Secret of the environment repository has no known_hosts; the server's key has to be known: " +
+			"put the output of ssh-keyscan into it, once it is checked")
 	}
 	keys, err := ssh.NewPublicKeys("git", []byte(private+"\n"), "")
 	if err != nil {
-		return nil, errors.New("ssh-privatekey in the Secret of the environment repository is no private key without a passphrase")
+		return nil, errors.New("ssh-privatekey in the Secret of the environment repository is no private key without a " +
+			"passphrase")
 	}
 	known, err := ssh.NewKnownHostsDb(filepath.Join(r.Secrets, "known_hosts"))
 	if err != nil {
@@ -99,7 +101,8 @@ func (r Repository) ssh(private, hosts string) (transport.AuthMethod, error) {
 	}
 	keys.HostKeyCallback = known.HostKeyCallback()
 	if endpoint, err := transport.NewEndpoint(r.URL); err == nil { // the server may have other keys, which nobody knows
-		keys.HostKeyAlgorithms = known.HostKeyAlgorithms(net.JoinHostPort(endpoint.Host, strconv.Itoa(cmp.Or(endpoint.Port, 22))))
+		address := net.JoinHostPort(endpoint.Host, strconv.Itoa(cmp.Or(endpoint.Port, 22)))
+		keys.HostKeyAlgorithms = known.HostKeyAlgorithms(address)
 		keys.User = cmp.Or(endpoint.User, keys.User)
 	}
 	return keys, nil
@@ -110,7 +113,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// said returns an error as people may see it, whatever the server answered: one line of bounded length, without the credentials.
+// said returns an error as people may see it, whatever the server answered: one line of bounded
+// length, without the credentials.
 func (a access) said(err error) error {
 	if err == nil {
 		return nil
@@ -137,20 +141,23 @@ func (a access) mask(text string) string {
 		return text
 	}
 	basic := base64.StdEncoding.EncodeToString([]byte(a.user + ":" + a.password))
-	return strings.NewReplacer(basic, "***", a.password, "***", url.QueryEscape(a.password), "***", url.PathEscape(a.password), "***").Replace(text)
+	return strings.NewReplacer(basic, "***", a.password, "***",
+		url.QueryEscape(a.password), "***", url.PathEscape(a.password), "***").Replace(text)
 }
 
 // errRedirected is the error for a server that sends requests to another one.
 var errRedirected = errors.New("the server redirects")
 
-// sameServer is http.Client.CheckRedirect for requests with credentials: they stay with the scheme, the host and the port that they were given for.
+// sameServer is http.Client.CheckRedirect for requests with credentials: they stay with the scheme,
+// the host and the port that they were given for.
 func sameServer(req *nethttp.Request, via []*nethttp.Request) error {
 	to := *req.URL
 	to.User, to.RawQuery, to.Fragment = nil, "", ""
 	to.Path, to.RawPath = strings.TrimSuffix(to.Path, "/info/refs"), ""
 	switch from := via[0]; {
 	case origin(from.URL) != origin(req.URL), from.Method != req.Method: // what changes something would become a question
-		return fmt.Errorf("%w to %s, and nothing was sent there: give that address in gitRepository if it is the right one", errRedirected, to.String())
+		return fmt.Errorf("%w to %s, and nothing was sent there: set gitRepository to the new address if it is right",
+			errRedirected, to.String())
 	case len(via) >= maxRedirects:
 		return fmt.Errorf("%w more than %d times, last to %s", errRedirected, maxRedirects, to.String())
 	}
@@ -168,14 +175,16 @@ func origin(u *url.URL) string {
 	return strings.ToLower(u.Scheme) + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// restrict makes go-git follow redirects within one server only. go-git has one table of transports for all repositories.
+// restrict makes go-git follow redirects within one server only. go-git has one table of transports
+// for all repositories.
 var restrict = sync.OnceFunc(func() {
 	t := http.NewClient(&nethttp.Client{Transport: newTransport(nil), CheckRedirect: sameServer})
 	client.InstallProtocol("http", t)
 	client.InstallProtocol("https", t)
 })
 
-// newTransport returns a transport that trusts the system's authorities and some more. It is an *http.Transport, as go-git expects.
+// newTransport returns a transport that trusts the system's authorities and some more. It is an
+// *http.Transport, as go-git expects.
 func newTransport(ca []byte) nethttp.RoundTripper {
 	t, ok := nethttp.DefaultTransport.(*nethttp.Transport)
 	if !ok {

@@ -42,7 +42,8 @@ func stranger(t *testing.T) (address string, requests *atomic.Int32) {
 	return s.URL, requests
 }
 
-// A server that sends requests elsewhere is an error with the new address, and nothing is sent there.
+// A server that sends requests elsewhere is an error with the new address, and nothing is sent
+// there.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	ofAPI := func(r *http.Request) bool { return !strings.HasPrefix(r.URL.Path, "/env.git") }
@@ -199,7 +200,8 @@ func TestUnencrypted(t *testing.T) {
 	}
 }
 
-// A server whose certificate is of a private authority is trusted by ca.crt of the Secret, for Git and for pull requests.
+// A server whose certificate is of a private authority is trusted by ca.crt of the Secret, for Git
+// and for pull requests.
 func TestPrivateAuthority(t *testing.T) {
 	t.Parallel()
 	s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
@@ -267,7 +269,8 @@ func TestErrorsOfServers(t *testing.T) {
 	}
 }
 
-// Addresses that are no Git server's are refused before anything is asked, and nothing of them is printed.
+// Addresses that are no Git server's are refused before anything is asked, and nothing of them is
+// printed.
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{

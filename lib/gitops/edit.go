@@ -1,7 +1,9 @@
-// Package gitops reverts an environment repository to the version that serves, after a release was rolled back.
+// Package gitops reverts an environment repository to the version that serves, after a release was
+// rolled back.
 //
-// find.go locates an application's version in a file and edit.go changes it; both are pure. repository.go commits and pushes, propose.go opens a pull
-// request, and access.go has the credentials and whom they may be sent to.
+// find.go locates an application's version in a file and edit.go changes it; both are pure.
+// repository.go commits and pushes, propose.go opens a pull request, and access.go has the
+// credentials and whom they may be sent to.
 package gitops
 
 import (
@@ -30,18 +32,23 @@ type Edit struct {
 	Before, After string
 }
 
-// String shows the edit as a patch does.
+// String shows the edit as a patch does, in lines of bounded length.
 func (e Edit) String() string {
-	return fmt.Sprintf("%s:%d\n-%s\n+%s", e.File, e.Line, e.Before, e.After)
+	return fmt.Sprintf("%s:%d\n-%s\n+%s", e.File, e.Line, printable(e.Before, maxError), printable(e.After, maxError))
 }
 
-// Set replaces one version by another, and leaves everything else as it is, byte for byte. Both versions are as config.IsVersion says. The error is
-// ErrNotThere, ErrAlready, ErrMovedOn where the file has neither of both, or says why the file is not edited. An edit that would change anything but
-// this version, as one of a YAML anchor would, is not made.
+// Set replaces one version by another, and leaves everything else as it is, byte for byte. Both
+// versions are as config.IsVersion says. The error is ErrNotThere, ErrAlready, ErrMovedOn where the
+// file has neither of both, or says why the file is not edited. An edit that would change anything
+// but this version, as one of a YAML anchor would, is not made.
 func (v Version) Set(file string, content []byte, from, to string) ([]byte, Edit, error) {
+	if !config.IsApplication(v.App) {
+		return nil, Edit{}, fmt.Errorf("%q is not the name of an application", shorten(v.App))
+	}
 	for _, version := range []string{from, to} {
 		if !config.IsVersion(version) {
-			return nil, Edit{}, fmt.Errorf("%q is not a version: neither a semantic version nor the tag of an image", shorten(version))
+			return nil, Edit{}, fmt.Errorf("%q is not a version: neither a semantic version nor an image's tag",
+				shorten(version))
 		}
 	}
 	documents, err := parse(content)
@@ -55,7 +62,7 @@ func (v Version) Set(file string, content []byte, from, to string) ([]byte, Edit
 	case node.Value == to:
 		return nil, Edit{}, fmt.Errorf("%w: %s of %s in %s", ErrAlready, to, v.App, file)
 	case node.Value != from:
-		return nil, Edit{}, fmt.Errorf("%w: %s of %s in %s, and not %s", ErrMovedOn, shorten(node.Value), v.App, file, from)
+		return nil, Edit{}, movedOn(node.Value, from, v.App, file)
 	}
 	next, edit, err := replaceAt(file, content, node, from, to)
 	if err != nil {
@@ -66,9 +73,15 @@ func (v Version) Set(file string, content []byte, from, to string) ([]byte, Edit
 		return nil, Edit{}, fmt.Errorf("%s: not edited, as the result would not be YAML: %w", file, err)
 	}
 	if err := onlyVersion(documents, changed, from, to); err != nil {
-		return nil, Edit{}, fmt.Errorf("%s: not edited, as more than the version of %s in line %d would change: %w", file, v.App, node.Line, err)
+		return nil, Edit{}, fmt.Errorf("%s: not edited, as more than the version of %s in line %d would change: %w",
+			file, v.App, node.Line, err)
 	}
 	return next, edit, nil
+}
+
+// movedOn is the error for a file that says a version which is neither of both.
+func movedOn(now, from, app, file string) error {
+	return fmt.Errorf("%w: %s of %s in %s, and not %s", ErrMovedOn, shorten(now), app, file, from)
 }
 
 // replaceAt replaces the text of a scalar.
@@ -83,13 +96,15 @@ func replaceAt(file string, content []byte, node *yaml.Node, from, to string) ([
 		start = min(start+1, len(line))
 	}
 	if !bytes.HasPrefix(line[start:], []byte(from)) { // an anchor, a tag, several lines, escapes
-		return nil, Edit{}, fmt.Errorf("%s: the version in line %d is not written plainly: write it on one line, as %s", file, node.Line, from)
+		return nil, Edit{}, fmt.Errorf("%s: the version in line %d is not written plainly: write it on one line, as %s",
+			file, node.Line, from)
 	}
 	if node.Style == 0 && !plain(to) {
 		to = `"` + to + `"`
 	}
 	after := append(append(append([]byte{}, line[:start]...), to...), line[start+len(from):]...)
-	edit := Edit{File: file, Line: node.Line, Before: strings.TrimRight(string(line), "\r\n"), After: strings.TrimRight(string(after), "\r\n")}
+	edit := Edit{File: file, Line: node.Line,
+		Before: strings.TrimRight(string(line), "\r\n"), After: strings.TrimRight(string(after), "\r\n")}
 	lines[node.Line-1] = after
 	return bytes.Join(lines, nil), edit, nil
 }
@@ -104,11 +119,15 @@ func offset(line []byte, characters int) int {
 	return at
 }
 
-// plain reports whether a version needs no quotes to be text, by any version of YAML: 1.10 is a number, and on is true to some.
+// plain reports whether a version needs no quotes to be text, by any version of YAML: 1.10 is a
+// number, and on is true to some.
 func plain(version string) bool {
 	node, err := yaml.Parse(version)
-	return err == nil && node.YNode().Kind == yaml.ScalarNode && node.YNode().Tag == yaml.NodeTagString && node.YNode().Value == version &&
-		!yaml.IsValueNonString(version)
+	if err != nil {
+		return false
+	}
+	y := node.YNode()
+	return y.Kind == yaml.ScalarNode && y.Tag == yaml.NodeTagString && y.Value == version && !yaml.IsValueNonString(version)
 }
 
 // Bounds of what a file is compared to.
@@ -117,7 +136,8 @@ const (
 	maxDepth = 1000
 )
 
-// onlyVersion returns an error unless the documents differ in one scalar, which was one version and is the other.
+// onlyVersion returns an error unless the documents differ in one scalar, which was one version and
+// is the other.
 func onlyVersion(before, after []*yaml.Node, from, to string) error {
 	if len(before) != len(after) {
 		return fmt.Errorf("%d documents became %d", len(before), len(after))
@@ -173,14 +193,24 @@ const (
 	maxShort = 80
 )
 
-// oneLine returns a text on one line, without characters that cannot be printed, and no longer than most.
+// oneLine returns a text on one line, with single spaces, and no longer than most.
 func oneLine(text string, most int) string {
-	printed := strings.Join(strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }), " ")
-	if characters := []rune(printed); len(characters) > most {
-		return string(characters[:most]) + "..."
-	}
-	return printed
+	return printable(strings.Join(strings.Fields(printable(text, len(text))), " "), most)
 }
 
 // shorten is oneLine for what should be a version.
 func shorten(text string) string { return oneLine(text, maxShort) }
+
+// printable returns a text with spaces for what cannot be printed, and no longer than most characters.
+func printable(text string, most int) string {
+	text = strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return ' '
+	}, text)
+	if characters := []rune(text); len(characters) > most {
+		return string(characters[:most]) + "..."
+	}
+	return text
+}

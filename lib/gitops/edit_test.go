@@ -133,6 +133,16 @@ func TestSetRefuses(t *testing.T) {
 	}
 }
 
+// An edit is shown in three lines, whatever the file has beside the version.
+func TestEditString(t *testing.T) {
+	t.Parallel()
+	line := "  version: 1.3.0 # \x1b[31m\u2028" + strings.Repeat("x", 10000)
+	text := Edit{"file", 3, line, line}.String()
+	if len(text) > 2000 || strings.Count(text, "\n") != 2 || !strings.HasPrefix(text, "file:3\n-  version: 1.3.0 #") || strings.ContainsAny(text, "\x1b\u2028") {
+		t.Errorf("%q", text)
+	}
+}
+
 // What is no version never gets into a file.
 func TestSetRefusesVersions(t *testing.T) {
 	t.Parallel()
@@ -146,6 +156,11 @@ func TestSetRefusesVersions(t *testing.T) {
 		}
 		if next, _, err := (Version{App: "shop"}).Set("file", []byte(content), version, "1.2.9"); err == nil || next != nil {
 			t.Errorf("from %q: %v\n%s", version, err, next)
+		}
+	}
+	for _, app := range []string{"", "sh op", "shop\n", "shop]", "-shop"} {
+		if next, _, err := (Version{App: app}).Set("file", []byte(content), "1.3.0", "1.2.9"); err == nil || next != nil || !strings.Contains(err.Error(), "not the name of an application") {
+			t.Errorf("%q: %v\n%s", app, err, next)
 		}
 	}
 }

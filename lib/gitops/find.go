@@ -13,7 +13,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
-// Version is an application's version in a file. App selects it; Release and Namespace, which come from objects of the application, only rule places out.
+// Version is an application's version in a file. App selects it; Release and Namespace, which come
+// from objects of the application, only rule places out.
 type Version struct {
 	App       string   // name of its dependency (requirements.yaml) or of its release (helmfile)
 	Release   string   // its Helm release, as the Deployment is annotated; "" if unknown
@@ -21,7 +22,8 @@ type Version struct {
 	Path      []string // to the version within the YAML: spec releases [name=shop] version; nil: as Jenkins X has it
 }
 
-// Files are where Jenkins X keeps the versions of a namespace's applications, in the order in which they are searched: version 2, then version 3.
+// Files are where Jenkins X keeps the versions of a namespace's applications, in the order in which
+// they are searched: version 2, then version 3.
 func Files(namespace string) []string {
 	return []string{"env/requirements.yaml", "helmfiles/" + namespace + "/helmfile.yaml", "helmfile.yaml"}
 }
@@ -29,8 +31,8 @@ func Files(namespace string) []string {
 // ErrNotThere is the error for a file without the application.
 var ErrNotThere = errors.New("the application is not in the file")
 
-// Find returns the version that a file states. The error is ErrNotThere, or says why the version cannot be told: the file is not YAML, or has more
-// than one that could be meant.
+// Find returns the version that a file states. The error is ErrNotThere, or says why the version
+// cannot be told: the file is not YAML, or has more than one that could be meant.
 func (v Version) Find(content []byte) (string, error) {
 	documents, err := parse(content)
 	if err != nil {
@@ -81,7 +83,8 @@ func (v Version) find(documents []*yaml.Node) (*yaml.Node, error) {
 		case len(entries) == 0:
 			continue
 		case len(entries) > 1:
-			return nil, fmt.Errorf("%d of its %s can be %s: set gitPath to the version that is meant, as in: %s 0 version", len(entries), search.list, v.App, search.list)
+			return nil, fmt.Errorf("%d of its %s can be %s: set gitPath to the version that is meant, as in: %s 0 version",
+				len(entries), search.list, v.App, search.list)
 		}
 		if err := v.agrees(documents, search.list, entries[0]); err != nil {
 			return nil, err
@@ -95,7 +98,8 @@ func (v Version) find(documents []*yaml.Node) (*yaml.Node, error) {
 	return nil, fmt.Errorf("%w: %s", ErrNotThere, v.App)
 }
 
-// entries returns the elements of a list that are what is searched for, have one version, and belong to the namespace.
+// entries returns the elements of a list that are what is searched for, have one version, and
+// belong to the namespace.
 func (v Version) entries(documents []*yaml.Node, list string, is func(entry *yaml.Node) bool) []*yaml.Node {
 	var found []*yaml.Node
 	for _, document := range documents {
@@ -115,7 +119,8 @@ func (v Version) entries(documents []*yaml.Node, list string, is func(entry *yam
 
 func isScalar(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode }
 
-// here reports whether an entry can be one of the namespace: it names that one or none, or leaves it to a template.
+// here reports whether an entry can be one of the namespace: it names that one or none, or leaves
+// it to a template.
 func (v Version) here(document, entry *yaml.Node) bool {
 	namespace := text(entry, "namespace")
 	if namespace == "" {
@@ -124,8 +129,9 @@ func (v Version) here(document, entry *yaml.Node) bool {
 	return namespace == "" || v.Namespace == "" || namespace == v.Namespace || strings.Contains(namespace, "{{")
 }
 
-// agrees returns an error where the Deployment's annotation names another release of the file than the one that was found: one of the two is wrong,
-// and the annotation, which the application's own team writes, must not decide.
+// agrees returns an error where the Deployment's annotation names another release of the file than
+// the one that was found: one of the two is wrong, and the annotation, which the application's own
+// team writes, must not decide.
 func (v Version) agrees(documents []*yaml.Node, list string, entry *yaml.Node) error {
 	name := text(entry, "name")
 	if list != "releases" || v.Release == "" || v.Release == name {
@@ -135,10 +141,12 @@ func (v Version) agrees(documents []*yaml.Node, list string, entry *yaml.Node) e
 	if name == v.App && len(other) == 0 {
 		return nil
 	}
-	return fmt.Errorf("its release %s is %s, and the Deployment is annotated as one of release %s: set gitApp to the release that is meant", name, v.App, v.Release)
+	return fmt.Errorf("its release %s is %s, and the Deployment is annotated as one of release %s: set gitApp to the one that is meant",
+		name, v.App, v.Release)
 }
 
-// findPath returns the scalar at Path. Where several documents have one, it is the document's that is called as the application.
+// findPath returns the scalar at Path. Where several documents have one, it is the document's that
+// is called as the application.
 func (v Version) findPath(documents []*yaml.Node) (*yaml.Node, error) {
 	type hit struct {
 		name string
@@ -154,14 +162,16 @@ func (v Version) findPath(documents []*yaml.Node) (*yaml.Node, error) {
 	if n := len(hits); n > 1 {
 		hits = slices.DeleteFunc(hits, func(h hit) bool { return h.name != v.App })
 		if len(hits) != 1 {
-			return nil, fmt.Errorf("%d of its documents have %s, and %d of these are called %s: set gitApp to the name of the one that is meant", n, where, len(hits), v.App)
+			return nil, fmt.Errorf("%d of its documents have %s, and %d of these are called %s: set gitApp to the name of one",
+				n, where, len(hits), v.App)
 		}
 	}
 	switch {
 	case len(hits) == 0:
 		return nil, fmt.Errorf("%w: %s (%s)", ErrNotThere, v.App, where)
 	case len(hits[0].at) > 1:
-		return nil, fmt.Errorf("%d places in it are %s: set gitPath to one of them, by its position in its list", len(hits[0].at), where)
+		return nil, fmt.Errorf("%d places in it are %s: set gitPath to one of them, by its position in its list",
+			len(hits[0].at), where)
 	}
 	return hits[0].at[0], nil
 }
@@ -176,7 +186,8 @@ func documentName(document *yaml.Node) string {
 	return text(document, "name")
 }
 
-// text returns the value of a mapping's key; "" where it is no scalar or the key is there more than once.
+// text returns the value of a mapping's key; "" where it is no scalar or the key is there more than
+// once.
 func text(mapping *yaml.Node, key string) string {
 	if values := follow(mapping, []string{key}); len(values) == 1 && values[0].Kind == yaml.ScalarNode {
 		return values[0].Value
@@ -184,8 +195,8 @@ func text(mapping *yaml.Node, key string) string {
 	return ""
 }
 
-// follow returns all nodes that a path selects. Its elements are keys of mappings, positions in lists, and [KEY=VALUE] for those elements of a list
-// whose KEY is VALUE.
+// follow returns all nodes that a path selects. Its elements are keys of mappings, positions in
+// lists, and [KEY=VALUE] for those elements of a list whose KEY is VALUE.
 func follow(node *yaml.Node, path []string) []*yaml.Node {
 	node = resolve(node)
 	if node == nil {
@@ -194,18 +205,19 @@ func follow(node *yaml.Node, path []string) []*yaml.Node {
 	if len(path) == 0 {
 		return []*yaml.Node{node}
 	}
+	step, rest := path[0], path[1:]
 	var next []*yaml.Node
 	switch node.Kind {
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(node.Content); i += 2 {
-			if key := resolve(node.Content[i]); key != nil && key.Kind == yaml.ScalarNode && key.Value == path[0] {
+			if key := resolve(node.Content[i]); key != nil && key.Kind == yaml.ScalarNode && key.Value == step {
 				next = append(next, node.Content[i+1])
 			}
 		}
 	case yaml.SequenceNode:
-		key, value, byKey := strings.Cut(path[0], "=")
+		key, value, byKey := strings.Cut(step, "=")
 		key, value = strings.TrimPrefix(key, "["), strings.TrimSuffix(value, "]")
-		position, err := strconv.Atoi(path[0])
+		position, err := strconv.Atoi(step)
 		for i, element := range node.Content {
 			if err == nil && i == position || byKey && value != "" && text(element, key) == value {
 				next = append(next, element)
@@ -214,7 +226,7 @@ func follow(node *yaml.Node, path []string) []*yaml.Node {
 	}
 	var found []*yaml.Node
 	for _, n := range next {
-		found = append(found, follow(n, path[1:])...)
+		found = append(found, follow(n, rest)...)
 	}
 	return found
 }

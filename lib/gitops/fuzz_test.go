@@ -61,7 +61,8 @@ func differences(a, b any) []string {
 	return []string{fmt.Sprintf("%v to %v", a, b)}
 }
 
-// Whatever a file is, an edit replaces one version by another, in one value, and in nothing beside it.
+// Whatever a file is, an edit replaces one version by another, in one value, and in nothing beside
+// it.
 func FuzzSet(f *testing.F) {
 	for _, seed := range []string{
 		requirements, v2, v3, says("1.3.0"), "releases:\n- {name: shop, version: &v 1.3.0}\n- {name: cart, version: *v}\n", "releases:\n- &s {name: shop, version: 1.3.0}\n- {<<: *s, name: cart}\n",
@@ -127,7 +128,8 @@ func FuzzSet(f *testing.F) {
 	})
 }
 
-// Nothing that a server answers makes an error long, or more than a line, or has the password in it.
+// Nothing that a server answers makes an error long, or more than a line, or has the password in
+// it.
 func FuzzErrors(f *testing.F) {
 	f.Add("jx", "s3cret", "a s3cret\nb\x1b[0m")
 	f.Add("", "pass word/+", "pass+word%2F%2B\u2028")
@@ -136,13 +138,14 @@ func FuzzErrors(f *testing.F) {
 		if strings.ContainsFunc(got, func(c rune) bool { return !unicode.IsPrint(c) }) || len([]rune(got)) > maxError+3 {
 			t.Errorf("%q", got)
 		}
-		if len(password) > 3 && !strings.Contains("***", password) && strings.Contains(got, password) && !strings.Contains(password, "*") {
+		if len(password) > 3 && !strings.Contains(password, "*") && strings.Contains(got, password) {
 			t.Errorf("%q has %q", got, password)
 		}
 	})
 }
 
-// What the configuration calls the server is what go-git connects to and what is asked for pull requests.
+// What the configuration calls the server is what go-git connects to and what is asked for pull
+// requests.
 func FuzzAddress(f *testing.F) {
 	for _, seed := range []string{"https://git.example.com/env.git", "http://h:1/a", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env", "a@b:1:c", "HTTPS://H/p", "a@b@c:d", "git@h:22:/x"} {
 		f.Add(seed)

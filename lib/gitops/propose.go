@@ -16,8 +16,9 @@ import (
 	"github.com/jenkins-x/go-scm/scm/factory"
 )
 
-// Propose makes a change as a pull request on a branch of its own. There is one open pull request for each version that was rolled back and the one
-// that serves, so that twice makes one. The error is as of Commit.
+// Propose makes a change as a pull request on a branch of its own. There is one open pull request
+// for each version that was rolled back and the one that serves, so that twice makes one. The error
+// is as of Commit.
 func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 	return r.with(func(a access) (Done, error) { return r.propose(ctx, c, a) })
 }
@@ -34,7 +35,8 @@ func (r Repository) propose(ctx context.Context, c Change, a access) (Done, erro
 	}
 	title, text, _ := strings.Cut(c.Message, "\n")
 	input := &scm.PullRequestInput{Title: oneLine(title, maxError), Body: verbatim(text), Base: e.branch.Short()}
-	input.Head = "canary-rollback-" + strings.NewReplacer("+", "-", "..", "-", ".lock", "-lock").Replace(c.App+"-"+c.From+"-to-"+e.to)
+	input.Head = "canary-rollback-" +
+		strings.NewReplacer("+", "-", "..", "-", ".lock", "-lock").Replace(c.App+"-"+c.From+"-to-"+e.to)
 	there, err := e.remote(ctx, a, plumbing.NewBranchReferenceName(input.Head))
 	if err != nil {
 		return done, err
@@ -65,18 +67,17 @@ func (r Repository) propose(ctx context.Context, c Change, a access) (Done, erro
 		return done, err
 	}
 	if done.PullRequest, err = pulls.create(ctx, input); err != nil {
-		return done, fmt.Errorf("branch %s is pushed, but its pull request could not be made on %s: %w", input.Head, pulls.repository, err)
+		return done, fmt.Errorf("branch %s is pushed, but its pull request could not be made on %s: %w",
+			input.Head, pulls.repository, err)
 	}
 	return done, nil
 }
 
-// verbatim returns a text as Markdown that shows it as it is: nothing in it is a heading, a link, a mention or a command.
+// verbatim returns a text as Markdown that shows it as it is: nothing in it is a heading, a link, a
+// mention or a command.
 func verbatim(text string) string {
 	return "```text\n" + strings.ReplaceAll(strings.TrimSpace(text), "`", "'") + "\n```"
 }
-
-// link returns the address of a pull request, as the server says it: on one line, as it is printed.
-func link(p *scm.PullRequest) string { return oneLine(p.Link, maxError) }
 
 // pullRequests are those of a repository.
 type pullRequests struct {
@@ -93,7 +94,8 @@ func (p *pullRequests) open(ctx context.Context, branch string) (link string, er
 	for page := 1; page <= pages; page++ {
 		var open []*scm.PullRequest
 		if err := p.ask(func() (answer *scm.Response, err error) {
-			open, answer, err = p.client.PullRequests.List(ctx, p.repository, &scm.PullRequestListOptions{Open: true, Page: page, Size: 100})
+			options := &scm.PullRequestListOptions{Open: true, Page: page, Size: 100}
+			open, answer, err = p.client.PullRequests.List(ctx, p.repository, options)
 			return answer, err
 		}); err != nil {
 			return "", fmt.Errorf("listing the pull requests of %s: %w", p.repository, err)
@@ -160,7 +162,8 @@ func (r Repository) pullRequests(a access) (*pullRequests, error) {
 		return nil, err
 	}
 	if a.password == "" {
-		return nil, errors.New("the Secret of the environment repository has no password: put the token in it that may make pull requests (an SSH key cannot)")
+		return nil, errors.New("the Secret of the environment repository has no password: put the token in it that may make " +
+			"pull requests (an SSH key cannot)")
 	}
 	if host := server[strings.LastIndex(server, "/")+1:]; host == "github.com" || host == "bitbucket.org" {
 		server = "" // its API is elsewhere, which go-scm knows
@@ -169,7 +172,8 @@ func (r Repository) pullRequests(a access) (*pullRequests, error) {
 	if driver == "gitea" { // whose own client follows redirects with the token; its pull requests are as GitHub's
 		driver, server = "github", server+"/api/v1"
 	}
-	client, err := factory.NewClient(driver, server, "") // without the token, which go-scm would send wherever it is redirected to
+	// Without the token, which go-scm would send wherever it is redirected to.
+	client, err := factory.NewClient(driver, server, "")
 	if err != nil {
 		return nil, fmt.Errorf("finding the server of pull requests: %w", err)
 	}
@@ -198,7 +202,8 @@ type signed struct {
 // maxRefusal is how much is read of an answer that refuses, in bytes.
 const maxRefusal = 4 << 10
 
-// RoundTrip sends a request and returns its answer. Where that refuses, the credentials are kept out of it: clients log it.
+// RoundTrip sends a request and returns its answer. Where that refuses, the credentials are kept
+// out of it: clients log it.
 func (s *signed) RoundTrip(req *http.Request) (*http.Response, error) {
 	if to := origin(req.URL); to != s.origin {
 		return nil, fmt.Errorf("%w to %s, and nothing was sent there", errRedirected, to)
@@ -227,14 +232,16 @@ func (s *signed) RoundTrip(req *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-// retrying sends again what reads, and nothing else: a pull request is asked for once, as an answer that got lost would make it twice.
+// retrying sends again what reads, and nothing else: a pull request is asked for once, as an answer
+// that got lost would make it twice.
 type retrying struct {
 	again  http.RoundTripper
 	once   *http.Client
 	failed error // of the last request
 }
 
-// RoundTrip sends a request and returns its answer, of wherever in the same server it is redirected to.
+// RoundTrip sends a request and returns its answer, of wherever in the same server it is redirected
+// to.
 func (r *retrying) RoundTrip(req *http.Request) (answer *http.Response, err error) {
 	if req.Method == http.MethodGet {
 		answer, err = r.again.RoundTrip(req)

@@ -1,6 +1,7 @@
 package gitops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,9 @@ import (
 type Repository struct {
 	URL    string // https://..., ssh://... or git@host:path; a password in it is refused
 	Branch string // "": the server's default
-	// Secrets is the folder of a mounted Secret, "" for none: username and password, or ssh-privatekey and known_hosts; ca.crt where the server's
-	// certificate is of a private authority; insecure, which is "true", where the password may be sent to http://.
+	// Secrets is the folder of a mounted Secret, "" for none: username and password, or
+	// ssh-privatekey and known_hosts; ca.crt where the server's certificate is of a private
+	// authority; insecure, which is "true", where the password may be sent to http://.
 	Secrets string
 	Author  string // NAME <ADDRESS> of commits
 	// Provider is whose server it is, for pull requests, as go-scm calls it: github, gitlab, ...
@@ -71,8 +73,10 @@ func (r Repository) Show(ctx context.Context, c Change) (Done, error) {
 	})
 }
 
-// Commit makes a change on the branch: it edits the one line on the newest commit, and does so again where somebody pushed in between. It never
-// forces a push. The error is ErrNotThere, ErrAlready, ErrMovedOn or ErrNoHistory, where there is nothing to change, or says what the server refused.
+// Commit makes a change on the branch: it edits the one line on the newest commit, and does so
+// again where somebody pushed in between. It never forces a push. The error is ErrNotThere,
+// ErrAlready, ErrMovedOn or ErrNoHistory, where there is nothing to change, or says what the server
+// refused.
 func (r Repository) Commit(ctx context.Context, c Change) (Done, error) {
 	return r.with(func(a access) (Done, error) { return r.commit(ctx, c, a) })
 }
@@ -108,10 +112,12 @@ type edited struct {
 	before, after plumbing.Hash
 }
 
-// push sends the branch. What the server says of a push that lost a race differs between servers, so where one failed, the branch is looked at: it may
-// have moved, or have arrived although the answer did not.
+// push sends the branch. What the server says of a push that lost a race differs between servers,
+// so where one failed, the branch is looked at: it may have moved, or have arrived although the
+// answer did not.
 func (e edited) push(ctx context.Context, a access) error {
-	err := e.repository.PushContext(ctx, &git.PushOptions{Auth: a.git, CABundle: a.ca, RefSpecs: []config.RefSpec{config.RefSpec(e.branch + ":" + e.branch)}})
+	err := e.repository.PushContext(ctx, &git.PushOptions{Auth: a.git, CABundle: a.ca,
+		RefSpecs: []config.RefSpec{config.RefSpec(e.branch + ":" + e.branch)}})
 	if err == nil {
 		return nil
 	}
@@ -149,7 +155,8 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 	if c.To == "" {
 		depth = historyDepth
 	}
-	options := &git.CloneOptions{URL: r.URL, Auth: a.git, CABundle: a.ca, Depth: depth, SingleBranch: true, NoCheckout: true, Tags: git.NoTags}
+	options := &git.CloneOptions{URL: r.URL, Auth: a.git, CABundle: a.ca,
+		Depth: depth, SingleBranch: true, NoCheckout: true, Tags: git.NoTags}
 	if r.Branch != "" {
 		options.ReferenceName = plumbing.NewBranchReferenceName(r.Branch)
 	}
@@ -171,7 +178,7 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 	}
 	if c.To == "" {
 		if now, err := c.Find(content); err == nil && now != c.From {
-			return edited{}, fmt.Errorf("%w: %s of %s in %s, and not %s", ErrMovedOn, shorten(now), c.App, file, c.From)
+			return edited{}, movedOn(now, c.From, c.App, file)
 		}
 		if c.To, err = c.earlier(commit, file); err != nil {
 			return edited{}, err
@@ -209,7 +216,8 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 	return edited{Edit: edit, to: c.To, repository: repository, branch: head.Name(), before: commit.Hash, after: hash}, nil
 }
 
-// find returns the first of the files that has the version. With a Path that may be any application's, there has to be one.
+// find returns the first of the files that has the version. With a Path that may be any
+// application's, there has to be one.
 func (c Change) find(commit *object.Commit) (file string, content []byte, err error) {
 	for _, name := range c.Files {
 		text, err := read(commit, name)
@@ -232,7 +240,8 @@ func (c Change) find(commit *object.Commit) (file string, content []byte, err er
 		file, content = name, text
 	}
 	if file == "" {
-		return "", nil, fmt.Errorf("%w: %s of namespace %s in %s", ErrNotThere, c.App, c.Namespace, strings.Join(c.Files, ", "))
+		return "", nil, fmt.Errorf("%w: %s of namespace %s in %s",
+			ErrNotThere, c.App, cmp.Or(c.Namespace, "any"), strings.Join(c.Files, ", "))
 	}
 	return file, content, nil
 }
@@ -249,7 +258,8 @@ func read(commit *object.Commit, name string) ([]byte, error) {
 	return []byte(text), nil
 }
 
-// earlier is the version that the file said before the one that was rolled back, along the first parents.
+// earlier is the version that the file said before the one that was rolled back, along the first
+// parents.
 func (c Change) earlier(commit *object.Commit, file string) (string, error) {
 	for {
 		content, err := read(commit, file)
@@ -258,7 +268,8 @@ func (c Change) earlier(commit *object.Commit, file string) (string, error) {
 		}
 		if version, err := c.Find(content); err == nil && version != c.From {
 			if !ours.IsVersion(version) {
-				return "", fmt.Errorf("%w: of %s before %s, in %s, there is %q: set it by hand", ErrNoHistory, c.App, c.From, file, shorten(version))
+				return "", fmt.Errorf("%w: of %s before %s, in %s, there is %q: set it by hand",
+					ErrNoHistory, c.App, c.From, file, shorten(version))
 			}
 			return version, nil
 		}

@@ -32,14 +32,16 @@ type Righted struct {
 	Reference string // the commit, or the address of the pull request; "" where none was made
 }
 
-// PutRight changes the environment repository, so that it says what serves. It does what it has to, and no more: where it is right already, or
-// somebody has moved on to another version, it says so in Righted and changes nothing.
+// PutRight changes the environment repository, so that it says what serves. It does what it has to,
+// and no more: where it is right already, or somebody has moved on to another version, it says so
+// in Righted and changes nothing.
 type PutRight func(ctx context.Context, git config.Git, u Undo) (Righted, error)
 
 // gitTime is how long the environment repository may take.
 const gitTime = 2 * time.Minute
 
-// putGitRight does what is left to do after a rollback: Git still says the version that was rolled back. Traffic is safe by now.
+// putGitRight does what is left to do after a rollback: Git still says the version that was rolled
+// back. Traffic is safe by now.
 func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 	git := r.Step.Git
 	u, unclear := undo(record, git, r.Step.Target, r.Client.Namespace)
@@ -47,19 +49,23 @@ func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 		return fmt.Sprintf("jx promote -b --app %s --version %s --env %s --no-poll", u.App, cmp.Or(to, "VERSION"), cmp.Or(git.Environment, "production"))
 	}
 	pending := func(to, format string, args ...any) error {
-		return report.Errorf(report.GitPending, "%s; Git was not put right: %s. What is left to do: %s", r.verdict, fmt.Sprintf(format, args...), to)
+		return report.Errorf(report.GitPending, "%s; Git was not put right: %s. What is left to do: %s",
+			r.verdict, fmt.Sprintf(format, args...), to)
 	}
 	asked := (git.Repository != "" || len(r.Step.GitProblems) > 0) && git.Mode != "off" && r.PutRight != nil
 	switch {
 	case unclear != nil && asked:
 		return pending("set gitApp and run rollback again", "%v", unclear)
 	case unclear != nil:
-		r.Report.Say("Git: if an environment repository says what was rolled back, revert the commit that promoted it. The command for it is not known: %v", unclear)
+		r.Report.Say("Git: if an environment repository says what was rolled back, revert the commit that promoted it. "+
+			"The command for it is not known: %v", unclear)
 		return nil
 	case u.From == "" && asked:
-		return pending(left(u.To), "the version of revision %s is unknown: neither a label helm.sh/chart or chart, nor the tag of an image has one", inline(record.Candidate.Revision))
+		return pending(left(u.To), "the version of revision %s is unknown: neither a label helm.sh/chart or chart, nor the tag of an "+
+			"image has one", inline(record.Candidate.Revision))
 	case u.From == u.To && asked:
-		return pending(left(u.To), "both revisions are version %s, and what differs is something else: revert the commit that changed it", u.From)
+		return pending(left(u.To), "both revisions are version %s, and what differs is something else: revert the commit that "+
+			"changed it", u.From)
 	case u.From == "", u.From == u.To:
 		r.Report.Say("Git: if an environment repository says what was rolled back, put it right: revert the commit, or %s", left(u.To))
 		return nil
@@ -91,8 +97,9 @@ func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 	return report.Results(r.Results, map[string]string{"git": done.Reference})
 }
 
-// undo plans what the repository has to say. Which application that is, the pipeline decides: the target, or gitApp. What the application's objects
-// and the record say only gives its versions. The error says that they speak of another application.
+// undo plans what the repository has to say. Which application that is, the pipeline decides: the
+// target, or gitApp. What the application's objects and the record say only gives its versions. The
+// error says that they speak of another application.
 func undo(record *Record, git config.Git, target, namespace string) (Undo, error) {
 	u := Undo{Namespace: namespace, App: cmp.Or(git.App, target)}
 	if err := sameApplication(record.Candidate.Chart, git, target); err != nil {
@@ -107,21 +114,23 @@ func undo(record *Record, git config.Git, target, namespace string) (Undo, error
 		u.Release = record.Candidate.Release
 	}
 	serves := cmp.Or(u.To, "the version before")
-	u.Message = fmt.Sprintf("fix: %s back to %s\n\nThe canary release of %s ended as %s, and was rolled back: %s\nhas all the traffic in namespace %s.\n\nReason: %s\nRun: %s\nRevision: %s\n",
-		u.App, serves, u.From, inline(string(cmp.Or(record.Outcome, Aborted))), serves, namespace, inline(cmp.Or(record.Reason, "it was ended before a verdict")),
+	u.Message = fmt.Sprintf("fix: %s back to %s\n\nThe canary release of %s ended as %s, and was rolled back: %s\n"+
+		"has all the traffic in namespace %s.\n\nReason: %s\nRun: %s\nRevision: %s\n",
+		u.App, serves, u.From, inline(string(cmp.Or(record.Outcome, Aborted))), serves, namespace,
+		inline(cmp.Or(record.Reason, "it was ended before a verdict")),
 		inline(strings.Trim(record.RunNamespace+"/"+record.Run, "/")), inline(record.Candidate.Revision))
 	return u, nil
 }
 
-// sameApplication returns an error where a chart is called otherwise than the application, and no parameter says that this is meant: then its version
-// may be another application's.
+// sameApplication returns an error where a chart is called otherwise than the application, and no
+// parameter says that this is meant: then its version may be another application's.
 func sameApplication(chart string, git config.Git, target string) error {
 	name := nameOf(chart)
 	if name == "" || name == target || git.App != "" || git.Path != nil {
 		return nil
 	}
-	return fmt.Errorf("the chart of Deployment %s is called %s, by its label helm.sh/chart or chart: set gitApp to the name by which the environment repository has the application (gitApp=%s if it is the Deployment's)",
-		target, name, target)
+	return fmt.Errorf("the chart of Deployment %s is called %s, by its label helm.sh/chart or chart: set gitApp to the name by which "+
+		"the environment repository has the application (gitApp=%s if it is the Deployment's)", target, name, target)
 }
 
 // checkGit finds, before anything is changed, what rollback would refuse.
@@ -138,7 +147,8 @@ func (r *Release) checkGit(s *snapshot, add func(parameter, value, remedy string
 // maxInline is how many characters of a text go into a message.
 const maxInline = 400
 
-// inline returns a text for a line of a message that Git servers show and act on: it cannot begin a line, and has no links, mentions or commands.
+// inline returns a text for a line of a message that Git servers show and act on: it cannot begin a
+// line, and has no links, mentions or commands.
 func inline(text string) string {
 	text = strings.NewReplacer("`", "'", "[", "(", "]", ")", "<", "(", ">", ")", "@", " at ", "#", " no. ").Replace(text)
 	text = strings.Join(strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }), " ")
@@ -151,8 +161,8 @@ func inline(text string) string {
 // chartLabel is NAME-VERSION. A label has no +, and Helm writes _ for it.
 var chartLabel = regexp.MustCompile(`^([A-Za-z0-9](?:[A-Za-z0-9._-]*?[A-Za-z0-9])?)-(v?\d+\.\d+\.\d+(?:[-+_][0-9A-Za-z.+_-]*)?)$`)
 
-// nameAndVersion is what a chart is called and its version; without a chart's label there is only the tag of the first image that has one. A version
-// that could not be one is none.
+// nameAndVersion is what a chart is called and its version; without a chart's label there is only
+// the tag of the first image that has one. A version that could not be one is none.
 func nameAndVersion(v Version) (name, version string) {
 	if m := chartLabel.FindStringSubmatch(v.Chart); m != nil {
 		if version := strings.Replace(m[2], "_", "+", 1); config.IsVersion(version) {
@@ -161,8 +171,9 @@ func nameAndVersion(v Version) (name, version string) {
 	}
 	for _, image := range v.Template.Images() {
 		image, _, _ = strings.Cut(image, "@")
-		if i := strings.LastIndex(image, ":"); i > strings.LastIndex(image, "/") && image[i+1:] != "latest" && config.IsVersion(image[i+1:]) {
-			return "", image[i+1:]
+		i := strings.LastIndex(image, ":")
+		if tag := image[i+1:]; i > strings.LastIndex(image, "/") && tag != "latest" && config.IsVersion(tag) {
+			return "", tag
 		}
 	}
 	return "", ""
