@@ -292,7 +292,7 @@ func environment(ctx context.Context) (*demo, func(), error) {
 		return nil, nil, err
 	}
 	_, err = command(ctx, "", "kubectl", "create", "secret", "generic", "canary-tasks-git", "-n", namespace, "--type=kubernetes.io/basic-auth",
-		"--from-literal=username="+gittest.User, "--from-literal=password="+gittest.Password)
+		"--from-literal=username="+gittest.User, "--from-literal=password="+gittest.Password, "--from-literal=insecure=true")
 	return &demo{git: git}, func() { git.Close(); _ = os.RemoveAll(folder) }, err
 }
 

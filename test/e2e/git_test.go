@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"regexp"
@@ -69,6 +70,10 @@ func TestGit(t *testing.T) {
 	if out, err := s.release("gitRepository=https://git.example.com/env.git", "git=pull-request"); err == nil || !strings.Contains(out, "parameter gitProvider is missing") {
 		t.Errorf("an unknown provider: %v", err)
 	}
+	run(t, "", "kubectl", "label", "-n", s.ns, "deployment/shop", "--overwrite", "helm.sh/chart=cart-9.9.9") // which is another application's
+	if out, err := s.release(params...); err == nil || !strings.Contains(out, "parameter gitApp is missing: the chart of Deployment shop is called cart") {
+		t.Errorf("another application's chart: %v", err)
+	}
 
 	// Git refuses: no Secret is there yet
 	traffic := s.traffic(from)
@@ -83,16 +88,37 @@ func TestGit(t *testing.T) {
 		t.Errorf("Git says %s without anybody who may write", got)
 	}
 
-	// by hand, once there is a Secret; and once more, which finds nothing to do
-	run(t, "", "kubectl", "create", "secret", "generic", "canary-tasks-git", "-n", s.ns, "--from-literal=username="+gittest.User, "--from-literal=password="+gittest.Password)
-	for _, want := range []string{"shop is back to 1.0.0 by commit", "nothing to change: the file says that version already: 1.0.0"} {
+	// by hand, once there is a Secret that may be sent unencrypted; and once more, which finds nothing to do
+	record := run(t, "", "kubectl", "get", "configmap", "shop-canary-release", "-n", s.ns, "-o", `jsonpath={.data.release\.json}`)
+	setRecord := func(text string) { // as anybody can who may write ConfigMaps
+		patch, err := json.Marshal(map[string]any{"data": map[string]string{"release.json": text}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, "", "kubectl", "patch", "configmap", "shop-canary-release", "-n", s.ns, "--type=merge", "-p", string(patch))
+	}
+	secret := []string{"create", "secret", "generic", "canary-tasks-git", "-n", s.ns, "--from-literal=username=" + gittest.User, "--from-literal=password=" + gittest.Password}
+	for i, want := range []string{"would send the password of its Secret unencrypted", "shop is back to 1.0.0 by commit", "nothing to change: the file says that version already: 1.0.0"} {
+		switch i {
+		case 0:
+			run(t, "", "kubectl", secret...)
+		case 1:
+			run(t, "", "kubectl", "delete", "secret", "canary-tasks-git", "-n", s.ns)
+			run(t, "", "kubectl", append(secret, "--from-literal=insecure=true")...)
+			setRecord(strings.Replace(record, `"chart":"shop-1.0.0"`, `"chart":"shop-1.0.0\n  hooks: [{events: [presync], command: sh}]"`, 1))
+		case 2:
+			setRecord(record)
+		}
 		out, err = try(t, "", "tkn", "task", "start", "rollback", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults", "--showlog", "-p", "target=shop", "-p", params[0], "-p", params[1])
-		if err != nil || !strings.Contains(out, want) || strings.Contains(out, gittest.Password) {
+		if (err != nil) != (i == 0) || !strings.Contains(out, want) || strings.Contains(out, gittest.Password) {
 			t.Errorf("by hand: %v\n%s", err, out)
 		}
 	}
 	if got := says(); got != "1.0.0" {
 		t.Errorf("Git says %s", got)
+	}
+	if content, err := git.File(t.Context(), file); err != nil || strings.Contains(content, "hooks") || !strings.Contains(record, `"chart":"shop-1.0.0"`) {
+		t.Errorf("what the record has in it got into Git, or was not in the record: %v\n%s", err, content)
 	}
 
 	// the pipeline does it all

@@ -40,7 +40,7 @@ func (j *jenkinsX3) start(app, version string, n int) (name string) {
 	name = fmt.Sprintf("release-%s-%d", app, n)
 	manifest := fromBuildPack.ReplaceAllString(string(text), "$1")
 	for _, change := range [][2]string{
-		{"https://github.com/canary-tasks/canary-tasks.git", j.tasks.URL}, {"https://github.com/acme/environment.git", j.environment.URL}, {"jx-production", j.production},
+		{"https://github.com/canary-tasks/canary-tasks.git", j.tasks.URL}, {"https://github.com/acme/environment.git'}", j.environment.URL + "'}\n      - {name: git, value: commit}"}, {"jx-production", j.production},
 		{"$(tasks.from-build-pack.results.version)", version}, {"  name: release\n", "  name: " + name + "\n"}, {"    value: shop\n", "    value: " + app + "\n"},
 	} {
 		if !strings.Contains(manifest, change[0]) {
