@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/go-git/go-git/v5/plumbing/transport/client"
 	"github.com/go-git/go-git/v5/plumbing/transport/http"
@@ -33,7 +34,7 @@ type access struct {
 
 // with does something with the credentials, and keeps them out of the error.
 func (r Repository) with(do func(access) (Done, error)) (Done, error) {
-	restrict()
+	setUp()
 	a, err := r.access()
 	if err != nil {
 		return Done{}, a.said(err)
@@ -175,12 +176,14 @@ func origin(u *url.URL) string {
 	return strings.ToLower(u.Scheme) + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// restrict makes go-git follow redirects within one server only. go-git has one table of transports
-// for all repositories.
-var restrict = sync.OnceFunc(func() {
+// setUp makes go-git follow redirects within one server only, and announce multi_ack, without which
+// Azure DevOps refuses a clone: that go-git does not implement it matters to later fetches, of which
+// there are none. Both are global in go-git.
+var setUp = sync.OnceFunc(func() {
 	t := http.NewClient(&nethttp.Client{Transport: newTransport(nil), CheckRedirect: sameServer})
 	client.InstallProtocol("http", t)
 	client.InstallProtocol("https", t)
+	transport.UnsupportedCapabilities = []capability.Capability{capability.ThinPack}
 })
 
 // newTransport returns a transport that trusts the system's authorities and some more. It is an

@@ -1,6 +1,7 @@
 package gitops
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
 	"errors"
@@ -110,6 +111,32 @@ func TestRedirectWithinServer(t *testing.T) {
 	r := s.repository()
 	r.URL = front.URL + "/old.git"
 	if _, err := r.Commit(t.Context(), change); err != nil || s.now(helmfile)+"\n" != says("1.2.9") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Azure DevOps refuses clients that do not announce multi_ack.
+func TestAzureDevOps(t *testing.T) {
+	t.Parallel()
+	s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
+	front := s.inFront(httptest.NewServer, func(w http.ResponseWriter, r *http.Request, git http.Handler) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if strings.HasSuffix(r.URL.Path, "/git-upload-pack") && !bytes.Contains(body, []byte("multi_ack")) {
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, "TF401041: The Git protocol sent is not as expected (Clients must support multi-ack.).")
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		git.ServeHTTP(w, r)
+	})
+	r := s.repository()
+	r.URL = front.URL + "/env.git"
+	c := change
+	c.To = ""
+	if _, err := r.Commit(t.Context(), c); err != nil || s.now(helmfile)+"\n" != says("1.2.9") {
 		t.Errorf("%v", err)
 	}
 }
