@@ -82,50 +82,70 @@ func FuzzSet(f *testing.F) {
 		if len(v.Path) == 0 {
 			v.Path = nil
 		}
-		next, edit, err := v.Set("file", content, from, to)
-		if err != nil {
-			if next != nil {
-				t.Error("an error and a file")
-			}
-			return
-		}
-		if !config.IsVersion(to) || !config.IsVersion(from) || from == to {
-			t.Fatalf("from %q to %q", from, to)
-		}
-		// byte for byte: the file is the same before and after one place
-		at := 0
-		for at < min(len(content), len(next)) && content[at] == next[at] {
-			at++
-		}
-		tail := 0
-		for tail < min(len(content), len(next))-at && content[len(content)-1-tail] == next[len(next)-1-tail] {
-			tail++
-		}
-		if new := string(next[at : len(next)-tail]); len(new) > len(to)+2 || strings.ContainsAny(new, " \t\r\n:#{}[],&*!|>%@`$") {
-			t.Errorf("%q was put in", new)
-		}
-		if edit.Before == edit.After {
-			t.Errorf("%+v", edit)
-		}
-		if now, err := v.Find(next); err != nil || now != to {
-			t.Errorf("afterwards it says %q: %v", now, err)
-		}
-		before, err := decoded(content)
-		if err != nil { // a template, or not what programs read
-			return
-		}
-		after, err := decoded(next)
-		if err != nil || len(before) != len(after) {
-			t.Fatalf("%d documents became %d: %v", len(before), len(after), err)
-		}
-		var changed []string
-		for i := range before {
-			changed = append(changed, differences(before[i], after[i])...)
-		}
-		if len(changed) != 1 || !strings.HasSuffix(changed[0], " to "+to) {
-			t.Errorf("%q differ:\n%s\n%s", changed, content, next)
-		}
+		checkSet(t, v, content, from, to)
 	})
+}
+
+// Whatever stands before and behind a version, the edit is of that version alone.
+func FuzzSetBeside(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"  ", "\n"}, {"  chart: dev/shop\n  ", " # ours\n"}, {"  ü: &a \"", "\"\n"}, {"  values: &v [", ", *v]\n"}, {"  namespace: web\r\n  ", "\r\n- <<: *x\n"}, {"  x: |\n    ", "\n---\nreleases: []\n"},
+		{"  set: {version: 1.3.0}\n  ", "\n- name: cart\n  version: 1.3.0\n"}, {"  {{ if .x }}: y\n  ", "\u2028"}, {"  version: 1.3.0\n  ", ""}, {"- name: shop\n  ", "\nnamespace: web"},
+	} {
+		f.Add(seed[0], seed[1], "1.2.9")
+	}
+	f.Fuzz(func(t *testing.T, before, after, to string) {
+		content := "releases:\n- name: shop\n" + before + "version: 1.3.0" + after
+		checkSet(t, Version{App: "shop", Release: "shop", Namespace: "web"}, []byte(content), "1.3.0", to)
+	})
+}
+
+// checkSet edits a file, and checks what came of it.
+func checkSet(t *testing.T, v Version, content []byte, from, to string) {
+	t.Helper()
+	next, edit, err := v.Set("file", content, from, to)
+	if err != nil {
+		if next != nil {
+			t.Error("an error and a file")
+		}
+		return
+	}
+	if !config.IsVersion(to) || !config.IsVersion(from) || from == to {
+		t.Fatalf("from %q to %q", from, to)
+	}
+	// byte for byte: the file is the same before and after one place
+	at := 0
+	for at < min(len(content), len(next)) && content[at] == next[at] {
+		at++
+	}
+	tail := 0
+	for tail < min(len(content), len(next))-at && content[len(content)-1-tail] == next[len(next)-1-tail] {
+		tail++
+	}
+	if new := string(next[at : len(next)-tail]); len(new) > len(to)+2 || strings.ContainsAny(new, " \t\r\n:#{}[],&*!|>%@`$") {
+		t.Errorf("%q was put in", new)
+	}
+	if edit.Before == edit.After {
+		t.Errorf("%+v", edit)
+	}
+	if now, err := v.Find(next); err != nil || now != to {
+		t.Errorf("afterwards it says %q: %v", now, err)
+	}
+	before, err := decoded(content)
+	if err != nil { // a template, or not what programs read
+		return
+	}
+	after, err := decoded(next)
+	if err != nil || len(before) != len(after) {
+		t.Fatalf("%d documents became %d: %v", len(before), len(after), err)
+	}
+	var changed []string
+	for i := range before {
+		changed = append(changed, differences(before[i], after[i])...)
+	}
+	if len(changed) != 1 || !strings.HasSuffix(changed[0], " to "+to) {
+		t.Errorf("%q differ:\n%s\n%s", changed, content, next)
+	}
 }
 
 // Nothing that a server answers makes an error long, or more than a line, or has the password in
