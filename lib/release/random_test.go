@@ -36,6 +36,8 @@ var (
 // TestRandom lets several pipelines release one target, with kills, SIGTERM, lost answers and people who edit what is being released.
 // Whatever comes, these hold:
 //   - No version that fails is in stable. One that fails as stable only, is not there once its release has ended.
+//   - After a rollback stable runs what it ran before.
+//   - Nobody gives the candidate traffic but the run that holds the target.
 //   - The weights of the route add up to 100.
 //   - The target passes from one run to another only when stable has all the traffic.
 //   - A stable that was shown to fail gets no more traffic while the candidate it was made of is up.
@@ -193,7 +195,8 @@ func (w *world) tick() {
 		w.newVersion(nature(w.rand.IntN(int(howManyNature))))
 		w.start()
 	default:
-		w.advance(alive[w.rand.IntN(len(alive))], w.faults())
+		p := alive[w.rand.IntN(len(alive))]
+		w.advance(p, w.faults(!p.failed && p.next == len(pipelineSteps)-1))
 	}
 }
 
@@ -203,9 +206,13 @@ type faults struct {
 	stale                  bool // what else happens comes before the write, which was planned already
 }
 
-func (w *world) faults() *faults {
+func (w *world) faults(promotes bool) *faults {
 	f := &faults{-1, -1, -1, -1, w.rand.IntN(2) == 0}
-	switch w.rand.IntN(12) {
+	n := w.rand.IntN(12)
+	if promotes && w.rand.IntN(2) == 0 { // while stable changes
+		n = 5
+	}
+	switch n {
 	case 0, 1:
 		f.kill = w.rand.IntN(6)
 	case 2:
@@ -252,6 +259,7 @@ func (w *world) finish(p *pipeline) {
 type wire struct {
 	w      *world
 	f      *faults
+	run    string
 	cancel context.CancelFunc
 	writes int
 	dead   bool
@@ -279,7 +287,11 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	if n == c.f.nest && c.f.stale {
 		c.nest()
 	}
+	before := c.w.share()
 	answer, err := direct{c.w.api}.RoundTrip(r)
+	if now := c.w.share(); now > before && c.w.up() && c.w.api.holder() != c.run && c.w.api.record() != nil {
+		c.w.t.Errorf("%s gives the candidate %d %% while %s holds the target", c.run, now, c.w.api.holder())
+	}
 	switch n {
 	case c.f.lose:
 		c.w.saw("lost")
@@ -317,7 +329,7 @@ func (w *world) step(p *pipeline, name string, f *faults) (err error, cut bool) 
 	ctx, cancel := context.WithCancel(w.t.Context())
 	defer cancel()
 	name, argument, _ := strings.Cut(name, " ")
-	c := &wire{w: w, f: f, cancel: cancel}
+	c := &wire{w: w, f: f, run: p.id, cancel: cancel}
 	client, err := kube.New(&rest.Config{Host: "http://api", Transport: c}, "web")
 	if err != nil {
 		w.t.Fatal(err)
@@ -540,6 +552,12 @@ func (w *world) check() {
 			w.t.Errorf("version %s, which fails as stable, is there after its release", stable)
 		}
 	}
+	if r != nil && r.Phase == Failed && r.Stable.Revision != "" && !w.exempt[stable] {
+		runs, _, _ := unstructured.NestedString(w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations", workload.RevisionAnnotation)
+		if runs != r.Stable.Revision {
+			w.t.Errorf("the release of %s was rolled back to %s, and stable runs %s", r.Holder, r.Stable.Revision, runs)
+		}
+	}
 	if r != nil {
 		if w.saw(string(r.Phase)); r.Outcome != "" {
 			w.saw(string(r.Outcome))
@@ -571,6 +589,24 @@ var (
 	allTraffic = regexp.MustCompile(`stable runs revision (\S+) and has all the traffic`)
 	shares     = regexp.MustCompile(`has (\d+) % of the traffic, stable (\d+) %`)
 )
+
+// share is the candidate's share of the traffic.
+func (w *world) share() int32 {
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	o := w.api.objects["virtualservices/shop"]
+	if o == nil {
+		return 0
+	}
+	return routing.ToCandidate(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+}
+
+// up reports whether stable has a pod.
+func (w *world) up() bool {
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	return available(w.api.objects["deployments/shop-primary"]) > 0
+}
 
 // claims compares the last sentence of a step with the cluster.
 func (w *world) claims(step, said string) {
