@@ -313,7 +313,12 @@ func (c *wire) nest() {
 	c.nested, c.w.meanwhile = true, true
 	c.w.depth++
 	c.w.say("  meanwhile:")
-	c.w.tick()
+	if c.w.rand.IntN(3) == 0 && len(c.w.pipelines) < 5 {
+		c.w.newVersion(nature(c.w.rand.IntN(int(howManyNature))))
+		c.w.advance(c.w.start(), c.w.faults(false)) // which takes over
+	} else {
+		c.w.tick()
+	}
 	c.w.say("  and on")
 	c.w.depth--
 }
