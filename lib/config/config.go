@@ -73,6 +73,8 @@ type Config struct {
 	Warnings         []string  `json:"-"`                      // of the specification: fields that are not acted on
 	Git              Git       `json:"-"`                      // what rollback will be given
 	RunNamespace     string    `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
+
+	StepAccounts map[string]string `json:"-"` // ServiceAccounts of other steps, by step, where they are not this one's
 }
 
 // Step is what the steps after canary-init take; the rest is in the release record.
@@ -329,6 +331,7 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 		AcceptUncovered: r.names("acceptUncovered", isKindAndName, "give objects as Kind/name, by comma: PodDisruptionBudget/shop"),
 		MaxSteps:        int(r.whole("maxSteps", 1, 100, "steps")),
 	}
+	c.StepAccounts = r.stepAccounts()
 	c.Hosts = r.names("hosts", isHost, "give names of hosts, by comma: shop, shop.example.com, *.example.com", c.Service)
 	c.Gateways = r.names("gateways", isGateway, "give mesh or gateways as name or namespace/name, by comma", "mesh")
 	own := func(host string) bool {

@@ -86,6 +86,7 @@ var Parameters = []Parameter{
 	{"takeover", "true or false", "true", "whether a newer revision ends a release of an older one", initOnly, false},
 	{"retryRejected", "true or false", "false", "whether a revision that was rejected is released again", initOnly, false},
 	{"acceptUncovered", "Kind/name, by comma", "", "objects that select the target's pods and not stable's, and may stay so", initOnly, false},
+	{"stepAccounts", "step=account, by comma", "", "the ServiceAccounts of the other steps, where they have their own, so that their permissions are checked as well: promote=canary-promote; default: all steps have this one's", initOnly, false},
 	{"git", "off, commit or pull-request", "pull-request", "how the environment repository is put back to the version that serves, after a rollback", git, false},
 	{"gitRepository", "URL", "", "the environment repository: https://..., ssh://... or git@host:path; without one the log says what to change", git, false},
 	{"gitBranch", "name", "", "its branch; default: the server's default branch", git, false},

@@ -60,6 +60,7 @@ var (
 	MetricTemplate          = Kind{"MetricTemplate", schema.GroupVersionResource{Group: "flagger.app", Version: "v1beta1", Resource: "metrictemplates"}}
 	PipelineRun             = Kind{"PipelineRun", schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"}}
 	AccessReview            = Kind{"SelfSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
+	LocalAccessReview       = Kind{"LocalSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "localsubjectaccessreviews"}}
 )
 
 // ErrConflict says that an object is not what a write was made for: read it again.

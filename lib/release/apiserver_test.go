@@ -36,9 +36,10 @@ type apiserver struct {
 	refuses int             // how many writes of VirtualServices a webhook refuses before it lets them pass
 	away    int             // how many writes of VirtualServices are answered with 503, as when istiod's webhook is unavailable
 	stuck   map[string]bool // Deployments that never get ready
-	denied  map[string]bool // "verb resource" that a review denies
+	denied  map[string]bool // "verb resource", or "namespace:account verb resource", that a review denies
 	onWrite func(string)    // called after each write, with the lock held
 	events  []string
+	reviews []string // of other accounts: user, groups and namespace
 	about   []string // of each event, as Kind/name
 
 	unserved string // a resource that is not installed
@@ -85,7 +86,7 @@ func (a *apiserver) killed(after int, do func() error) error {
 
 var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
 	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
-	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries",
+	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries", "MetricTemplate": "metrictemplates",
 	"Namespace": "namespaces", "Pod": "pods", "PersistentVolumeClaim": "persistentvolumeclaims"}
 
 // apply puts an object as somebody else would: kubectl, Helm.
@@ -220,6 +221,22 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "selfsubjectaccessreviews":
 		q := sent["spec"].(map[string]any)["resourceAttributes"].(map[string]any)
 		sent["status"] = map[string]any{"allowed": !a.denied[strings.TrimSuffix(fmt.Sprint(q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}
+		answer(http.StatusCreated, sent)
+		return
+	case "localsubjectaccessreviews":
+		if a.denied["create localsubjectaccessreviews"] {
+			refuse(http.StatusForbidden, "Forbidden")
+			return
+		}
+		spec := sent["spec"].(map[string]any)
+		q := spec["resourceAttributes"].(map[string]any)
+		if of := sent["metadata"].(map[string]any)["namespace"]; q["namespace"] != of { // as the real one does
+			refuse(http.StatusUnprocessableEntity, "Invalid")
+			return
+		}
+		a.reviews = append(a.reviews, fmt.Sprint(spec["user"], " ", spec["groups"], " ", q["namespace"]))
+		_, account, _ := strings.Cut(spec["user"].(string), "system:serviceaccount:")
+		sent["status"] = map[string]any{"allowed": !a.denied[strings.TrimSuffix(fmt.Sprint(account, " ", q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}
 		answer(http.StatusCreated, sent)
 		return
 	case "events":

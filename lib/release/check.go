@@ -1,13 +1,11 @@
 package release
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -230,52 +228,4 @@ func (r *Release) checkPrometheus(ctx context.Context) error {
 		return err
 	}
 	return client.Ready(ctx)
-}
-
-// checkPermissions asks the API server whether this account may do all that the steps need.
-func (r *Release) checkPermissions(ctx context.Context) config.Problems {
-	type rule struct{ group, resource, verb string }
-	why := map[rule]Permission{}
-	for _, p := range Permissions {
-		for _, verb := range p.Verbs {
-			if p.InRole() == "" && (p.Role != withCanary || r.Config.Canary != "") {
-				why[rule{p.Group, p.Resource, verb}] = p
-			}
-		}
-	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	var problems config.Problems
-	for q, p := range why {
-		wg.Go(func() {
-			resource, part, _ := strings.Cut(q.resource, "/")
-			namespace := r.Client.Namespace
-			if q.resource == kube.PipelineRun.Resource.Resource { // runs are where they are, and not where the target is
-				namespace = cmp.Or(r.Config.RunNamespace, namespace)
-			}
-			answer, err := r.Client.Create(ctx, kube.AccessReview, false, map[string]any{"spec": map[string]any{"resourceAttributes": map[string]any{
-				"namespace": namespace, "verb": q.verb, "group": q.group, "resource": resource, "subresource": part,
-			}}})
-			allowed := false
-			if err == nil {
-				allowed, _, _ = unstructured.NestedBool(answer.Object, "status", "allowed")
-			}
-			if allowed {
-				return
-			}
-			remedy := fmt.Sprintf("the ServiceAccount of this run may not %s %s in namespace %s, which %s needs for %s: bind the Role canary-tasks to it", q.verb,
-				strings.TrimSuffix(q.resource+"."+q.group, "."), namespace, strings.Join(p.Steps, ", "), p.Why)
-			if namespace != r.Client.Namespace {
-				remedy = strings.TrimSuffix(remedy, "bind the Role canary-tasks to it") + "bind a Role that allows it, there"
-			}
-			if err != nil {
-				remedy = fmt.Sprintf("asking whether this run may %s %s: %v", q.verb, q.resource, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			problems = append(problems, config.Problem{Parameter: "namespace", Value: r.Client.Namespace, Remedy: remedy})
-		})
-	}
-	wg.Wait()
-	return problems
 }

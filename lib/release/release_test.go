@@ -55,16 +55,17 @@ data: {color: blue}
 `
 )
 
-// step makes a step of a run.
+// step makes a step of a run, with the rights that it needs and no others.
 func (a *apiserver) step(name, run string) *Release {
-	client := a.client()
 	var log bytes.Buffer
 	a.t.Cleanup(func() {
 		if a.t.Failed() {
 			a.t.Logf("%s of %s:\n%s", name, run, log.String())
 		}
 	})
-	r := &Release{Client: client, Report: &report.Reporter{Out: &log, Client: client, Step: name, About: map[string]any{"name": "shop"}}}
+	r := &Release{Report: &report.Reporter{Out: &log, Step: name, About: map[string]any{"name": "shop"}}}
+	r.Client = a.withRights(r)
+	r.Report.Client = r.Client
 	r.Step.Namespace, r.Step.Target, r.Step.RunID, r.Step.RunName = "web", a.target, run, run
 	return r
 }
@@ -770,6 +771,7 @@ func TestOnFailure(t *testing.T) {
 			a := afterInit(t)
 			c.prepare(a)
 			r := a.step(c.step, c.run)
+			r.Client = a.client() // where a step rolls back all steps share an account
 			var log strings.Builder
 			r.Report.Out, r.Step.OnFailure = &log, c.onFailure
 			ctx, cancel := context.WithCancel(t.Context())

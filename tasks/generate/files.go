@@ -73,7 +73,7 @@ func skip(step string) string {
 
 // moreAccess is what is different of a step's account: before the sentence on the shared one, and within it.
 var moreAccess = map[string][2]string{
-	config.CanaryInit: {"It asks whether the account may do what the other steps need, too, before anything is changed: where they share one, or where theirs have less, an account of its own needs the rules of all.\n\n", ""},
+	config.CanaryInit: {"Before anything is changed it asks whether the account may do this, and what the other steps need as well; where they have\naccounts of their own, which `stepAccounts` names, it asks for those.\n\n", ", but for reviews,"},
 	config.Rollback:   {"", ", but for mode detach,"},
 }
 

@@ -208,6 +208,27 @@ func TestRules(t *testing.T) {
 			}
 		}
 	}
+	// With an account per step each has its own rules alone, and canary-init is told whose the others are.
+	var run pipelinev1.PipelineRun
+	if content, err := asYAML(runByAccounts(maxSteps)); err != nil || yaml.UnmarshalStrict(content, &run) != nil {
+		t.Fatalf("%v", err)
+	}
+	named := map[string]string{config.CanaryInit: nameOf(config.CanaryInit)}
+	for _, p := range run.Spec.Params {
+		for part := range strings.SplitSeq(p.Value.StringVal, ",") {
+			if step, account, found := strings.Cut(part, "="); found && p.Name == "stepAccounts" {
+				named[step] = account
+			}
+		}
+	}
+	var taken []string
+	for _, of := range run.Spec.TaskRunSpecs {
+		taken = append(taken, of.ServiceAccountName)
+	}
+	slices.Sort(taken)
+	if want := slices.Sorted(maps.Values(named)); !slices.Equal(want, slices.Compact(taken)) {
+		t.Errorf("accounts %v, want %v", taken, want)
+	}
 	for _, step := range config.StepNames {
 		var account corev1.ServiceAccount
 		var role rbacv1.Role
@@ -220,6 +241,9 @@ func TestRules(t *testing.T) {
 			if err := yaml.UnmarshalStrict([]byte(strings.Split(string(content), "---\n")[i]), object); err != nil {
 				t.Errorf("%s: %v", step, err)
 			}
+		}
+		if diff := cmp.Diff(rules("", []string{step}), role.Rules); diff != "" || account.Name != named[step] {
+			t.Errorf("%s, account %s (-want, +got)\n%s", step, account.Name, diff)
 		}
 		if binding.Subjects[0].Name != account.Name || binding.RoleRef.Name != role.Name || len(role.Rules) == 0 {
 			t.Errorf("%s: %+v", step, binding)

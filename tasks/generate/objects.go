@@ -211,7 +211,12 @@ func runByAccounts(steps int) *pipelinev1.PipelineRun {
 	r := &pipelinev1.PipelineRun{TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "PipelineRun"}, ObjectMeta: metav1.ObjectMeta{GenerateName: "canary-release-"}}
 	r.Spec.PipelineRef = &pipelinev1.PipelineRef{Name: "canary-release"}
 	r.Spec.Timeouts = &pipelinev1.TimeoutFields{Pipeline: &metav1.Duration{Duration: 75 * time.Minute}, Tasks: &metav1.Duration{Duration: 55 * time.Minute}, Finally: &metav1.Duration{Duration: 20 * time.Minute}}
-	r.Spec.Params = pipelinev1.Params{{Name: "target", Value: *pipelinev1.NewStructuredValues("shop")}}
+	var accounts []string
+	for _, step := range config.StepNames[1:] {
+		accounts = append(accounts, step+"="+nameOf(step))
+	}
+	r.Spec.Params = pipelinev1.Params{{Name: "target", Value: *pipelinev1.NewStructuredValues("shop")},
+		{Name: "stepAccounts", Value: *pipelinev1.NewStructuredValues(strings.Join(accounts, ","))}}
 	p := pipeline(steps)
 	for _, t := range append(p.Spec.Tasks, p.Spec.Finally...) {
 		r.Spec.TaskRunSpecs = append(r.Spec.TaskRunSpecs, pipelinev1.PipelineTaskRunSpec{PipelineTaskName: t.Name, ServiceAccountName: nameOf(t.TaskRef.Name)})
@@ -234,20 +239,15 @@ func access(name string, steps ...string) []any {
 	}
 	role(name, rules("", steps))
 	role(name+"-secrets", rules("secrets", steps))
-	if slices.Contains(steps, config.Rollback) && len(steps) == 1 { // whoever detaches takes this account for it
+	if len(steps) == 1 { // whoever detaches takes rollback's account for it, and who has no others asks for none
 		role(name+"-detach", rules("detach", steps))
+		role(name+"-reviews", rules("reviews", steps))
 	}
 	return objects
 }
 
-// accountOf is an account for one step alone, with the rules it needs. canary-init's has those of every step, because it asks before anything is
-// changed whether it may do what they will.
-func accountOf(step string) []any {
-	if step == config.CanaryInit {
-		return access(nameOf(step), config.StepNames...)
-	}
-	return access(nameOf(step), step)
-}
+// accountOf is an account for one step alone, with the rules it needs.
+func accountOf(step string) []any { return access(nameOf(step), step) }
 
 // nameOf is how the account of a step is called.
 func nameOf(step string) string {
