@@ -9,6 +9,7 @@ package metrics
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,7 +101,7 @@ func (c *Client) Ready(ctx context.Context) error {
 		return err
 	}
 	if vector, ok := v.(model.Vector); !ok || len(vector) != 1 || vector[0].Value != 1 {
-		return fmt.Errorf("%w: what answers at %s is no Prometheus: vector(1) is %v", ErrQuery, c.address, v)
+		return fmt.Errorf("%w: what answers at %s is no Prometheus: vector(1) is %q", ErrQuery, c.address, first(fmt.Sprint(v), mostQuoted))
 	}
 	return nil
 }
@@ -115,7 +116,7 @@ func (c *Client) query(ctx context.Context, expression string, at time.Time, opt
 	}
 	switch {
 	case errors.As(err, &apiErr):
-		return nil, fmt.Errorf("%w: Prometheus at %s: %s %s %s", ErrQuery, c.address, apiErr.Type, apiErr.Msg, first(apiErr.Detail))
+		return nil, fmt.Errorf("%w: Prometheus at %s: %s", ErrQuery, c.address, said(apiErr))
 	case err != nil:
 		return nil, fmt.Errorf("%w: Prometheus at %s: %w", ErrQuery, c.address, err)
 	case len(warnings) > 0:
@@ -124,8 +125,28 @@ func (c *Client) query(ctx context.Context, expression string, at time.Time, opt
 	return v, nil
 }
 
-// first is the beginning of a body, on one line.
-func first(body string) string {
-	body = strings.Join(strings.Fields(body), " ")
-	return strings.ToValidUTF8(body[:min(len(body), 200)], "")
+// How many bytes are told of what a server says: Prometheus, and anything else.
+const (
+	mostSaid   = 300
+	mostQuoted = 80
+)
+
+// said is what a server answered instead of a value. What is no JSON of Prometheus may be anybody's:
+// its beginning alone is told, in quotes.
+func said(e *v1.Error) string {
+	text := fmt.Sprintf("%s %s", first(string(e.Type), mostQuoted), first(e.Msg, mostSaid))
+	var own struct{ Status, Error string }
+	switch {
+	case e.Detail == "":
+		return text
+	case json.Unmarshal([]byte(e.Detail), &own) == nil && own.Status == "error":
+		return text + ": " + first(own.Error, mostSaid)
+	}
+	return fmt.Sprintf("%s: %q", text, first(e.Detail, mostQuoted))
+}
+
+// first is the beginning of a text, on one line.
+func first(text string, most int) string {
+	text = strings.Join(strings.Fields(text[:min(len(text), 10*most)]), " ")
+	return strings.ToValidUTF8(text[:min(len(text), most)], "")
 }

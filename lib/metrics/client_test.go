@@ -113,6 +113,42 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
+// What is no answer of Prometheus may be anybody's: not more than its beginning is told, in quotes and on one line.
+func TestForeignAnswers(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("s3cret ", 100)
+	for _, c := range []struct {
+		desc       string
+		code       int
+		body, says string
+	}{
+		{"a page", http.StatusForbidden, "<h1>\n no entry\n</h1>", `client_error client error: 403: "<h1> no entry </h1>"`},
+		{"a line of a log", http.StatusNotFound, "not here\n17:00:00 shop.web: promoted", `404: "not here 17:00:00 shop.web: promoted"`},
+		{"what moves the cursor", http.StatusUnauthorized, "\x1b[2J\x1b[1;1Hwho are you?", `401: "\x1b[2J\x1b[1;1Hwho are you?"`},
+		{"a long page", http.StatusNotFound, long, `404: "` + long[:mostQuoted] + `"`},
+		{"JSON of something else", http.StatusNotFound, `{"token": "` + long + `"}`, `404: "{\"token\": \"`},
+		{"a value of something else", http.StatusOK, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"a":"` + long +
+			`"},"value":[1,"1"]},{"metric":{},"value":[1,"1"]}]}}`, `vector(1) is "{a=\"s3cret`},
+		{"no JSON", http.StatusOK, long, "bad_response"},
+		{"Prometheus, which says much", http.StatusServiceUnavailable, `{"status":"error","errorType":"timeout","error":"` + long + `"}`, "server_error server error: 503: s3cret s3cret"},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			err := start(t, &prometheus{fail: func(w http.ResponseWriter) bool {
+				w.WriteHeader(c.code)
+				_, _ = fmt.Fprint(w, c.body)
+				return true
+			}}).Ready(t.Context())
+			if !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), c.says) {
+				t.Fatalf("%v does not say %s", err, c.says)
+			}
+			if strings.ContainsAny(err.Error(), "\n\x1b") || len(err.Error()) > mostSaid+200 {
+				t.Errorf("%q", err.Error())
+			}
+		})
+	}
+}
+
 // A server may ask for patience, up to a limit, and not all clients come back at the same moment.
 func TestBackoff(t *testing.T) {
 	t.Parallel()
