@@ -121,8 +121,18 @@ func TestJenkinsX3(t *testing.T) {
 				t.Errorf("%s when %s", task.Name, when.Input)
 			}
 		}
-		if task.Name == config.CanaryInit && given["maxSteps"] != "3" {
+		if task.Name != config.CanaryInit {
+			continue
+		}
+		if given["maxSteps"] != "3" {
 			t.Errorf("maxSteps is %q", given["maxSteps"])
+		}
+		// The Canary that the chart renders in production claims no more than the run lets it.
+		env := map[string]string{"CANARY_TARGET": "shop", "CANARY_NAMESPACE": given["namespace"], "CANARY_RUN_NAMESPACE": "jx", "CANARY_RUN_ID": "1",
+			"CANARY_SPEC":  string(render(t, "canary.yaml", production(t, "jenkins-x-v3/helmfiles/jx-production/shop-values.yaml", ""))),
+			"CANARY_ALLOW": strings.ReplaceAll(given["allow"], "$(params.target)", "shop")}
+		if _, err := config.LoadInit(t.Context(), envconfig.MapLookuper(env)); err != nil {
+			t.Error(err)
 		}
 	}
 	want := []string{"->from-build-pack", "from-build-pack->canary-init", "canary-init->shift-1", "shift-1->analyze-1", "analyze-1->shift-2", "shift-2->analyze-2",
@@ -296,7 +306,7 @@ func TestJenkinsX2(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", c.Name, err)
 		}
-		want := config.Step{Namespace: "jx-production", Target: "shop", RunID: "acme/environment/master-7", RunName: s.RunName, OnFailure: config.Rollback, Weight: s.Weight}
+		want := config.Step{Namespace: "jx-production", Target: "shop", RunID: "acme/environment/master-7", RunName: s.RunName, OnFailure: config.Rollback, Weight: s.Weight, Allow: s.Allow}
 		if diff := cmp.Diff(want, s); diff != "" {
 			t.Errorf("%s (-want, +got)\n%s", c.Name, diff)
 		}

@@ -86,6 +86,9 @@ type Step struct {
 	Git                               Git     // of rollback
 	// GitProblems are what is wrong with Git: no mistake there keeps traffic from going back.
 	GitProblems Problems
+	// Prometheus is its address as the platform gives it, "" where it gives none. Of the steps that ask Prometheus.
+	Prometheus string
+	Allow      Allow // of the same
 }
 
 // Problem is a mistake in the configuration, with what would be right.
@@ -233,10 +236,7 @@ func (r *reader) port() string {
 // address reads the address of Prometheus. A password is neither printed, however the address is wrong, nor returned.
 func (r *reader) address() string {
 	v := r.text("prometheus")
-	shown := v
-	if i := strings.LastIndex(v, "@"); i >= 0 {
-		shown = "..." + v[i:]
-	}
+	shown := withoutPassword(v)
 	u, err := url.Parse(v)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
@@ -333,11 +333,12 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	}
 	c.StepAccounts = r.stepAccounts()
 	c.Hosts = r.names("hosts", isHost, "give names of hosts, by comma: shop, shop.example.com, *.example.com", c.Service)
-	c.Gateways = r.names("gateways", isGateway, "give mesh or gateways as name or namespace/name, by comma", "mesh")
+	c.Gateways = r.names("gateways", isGateway, "give mesh or gateways as name or namespace/name, by comma", mesh)
+	r.claims(&c, r.allow())
 	own := func(host string) bool {
-		return host == c.Service || host == "*" || strings.HasPrefix(host, c.Service+"."+c.Namespace)
+		return host == "*" || slices.Contains(ownNames(c.Service, c.Namespace), host) || strings.HasPrefix(host, c.Service+"."+c.Namespace+".svc.")
 	}
-	if slices.Contains(c.Gateways, "mesh") && !slices.ContainsFunc(c.Hosts, own) { // callers within the mesh have no other name
+	if slices.Contains(c.Gateways, mesh) && !slices.ContainsFunc(c.Hosts, own) { // callers within the mesh have no other name
 		c.Hosts = append(c.Hosts, c.Service)
 	}
 	c.VirtualService = r.name("virtualService", c.Service)
@@ -443,6 +444,10 @@ func LoadStep(ctx context.Context, step string, lookup envconfig.Lookuper) (Step
 			r.add("weight", "", "give the candidate's share of the traffic in percent")
 		}
 		s.Weight = Percent(r.whole("weight", 0, 100, "percent"))
+	}
+	s.Allow = r.allow()
+	if r.fromEnv("prometheus") != "" {
+		s.Prometheus = r.address()
 	}
 	if step == Rollback {
 		if s.Mode = r.text("mode"); s.Mode != Rollback && s.Mode != Detach {

@@ -98,7 +98,8 @@ func TestLists(t *testing.T) {
 		Duration                time.Duration
 	}
 	want := read{[]string{"shop", "*.example.com", "*"}, []string{"mesh", "web/front"}, []string{"PodDisruptionBudget/keep"}, "http", 99.5, 0}
-	for hosts, want := range map[string][]string{"": {"shop"}, "shop.example.com": {"shop.example.com", "shop"}, "shop.web.svc.cluster.local": {"shop.web.svc.cluster.local"}} {
+	for hosts, want := range map[string][]string{"": {"shop"}, "shop.example.com": {"shop.example.com", "shop"}, "shop.web.svc.cluster.local": {"shop.web.svc.cluster.local"},
+		"shop.web.svc.k8s.example.com": {"shop.web.svc.k8s.example.com"}, "shop.website.com": {"shop.website.com", "shop"}} {
 		if c, err := LoadInit(t.Context(), environment(CanaryInit, "CANARY_HOSTS", hosts)); err != nil || !slices.Equal(c.Hosts, want) {
 			t.Errorf("hosts %q are %v, want %v: %v", hosts, c.Hosts, want, err)
 		}

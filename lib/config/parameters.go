@@ -49,7 +49,12 @@ var StepNames = []string{CanaryInit, ShiftWeight, Analyze, Promote, Rollback}
 var (
 	initOnly = []string{CanaryInit}
 	git      = []string{CanaryInit, Rollback} // checked before anything is changed, and acted on after a rollback
+
+	asksPrometheus = []string{CanaryInit, Analyze, Promote}
 )
+
+// DefaultPrometheus is the address of Prometheus that is asked where nobody gives another.
+const DefaultPrometheus = "http://prometheus.istio-system:9090"
 
 // Parameters is every parameter of every step: the Tasks, the Pipeline, their READMEs and what is checked come from it.
 var Parameters = []Parameter{
@@ -78,8 +83,9 @@ var Parameters = []Parameter{
 	{"alpha", "probability", "0.05", "how often a healthy release may be rejected early, however often it is looked at", initOnly, false},
 	{"baseline", "limits or primary", "limits", "primary: being clearly worse than stable is enough to be rejected early, even within the limits", initOnly, false},
 	{"earlyPass", "true or false", "false", "whether a weight is passed as soon as the candidate is shown to be good, before its interval is over", initOnly, false},
-	{"prometheus", "URL", "http://prometheus.istio-system:9090", "the Prometheus that scrapes Istio's metrics", initOnly, false},
-	{"prometheusSecret", "name", "canary-tasks-prometheus", "a Secret whose file http.yaml says how to get in to Prometheus: basic_auth, authorization, tls_config, http_headers, as in Prometheus' own configuration; it need not exist", []string{CanaryInit, Analyze}, false},
+	{"prometheus", "URL", DefaultPrometheus, "the Prometheus that scrapes Istio's metrics; credentials are sent to this address and to no other; analyze and promote ask what canary-init asked, where there are none and this is not given", asksPrometheus, false},
+	{"prometheusSecret", "name", "canary-tasks-prometheus", "a Secret whose file http.yaml says how to get in to Prometheus: basic_auth, authorization, tls_config, http_headers, as in Prometheus' own configuration; it need not exist", asksPrometheus, false},
+	{"allow", "kind=value, by comma", "", "what a specification may claim: host=*.shop.example.com, gateway=istio-ingress/shared, and prometheus=URL, to which credentials are sent as well; default: the Service's names in the mesh and gateway mesh, where the pipeline runs in another namespace than the target's; else any host and gateway", asksPrometheus, false},
 	{"drain", "duration", "5s", "how long proxies and open connections are given after traffic was moved, before pods are ended", initOnly, false},
 	{"deadline", "duration", "50m", "the longest that the release may take until it is promoted: it is refused if it could take longer, promotion or rollback included, and goes back when this is over", initOnly, false},
 	{"onBusy", "wait or fail", "wait", "what to do while another run releases the target", initOnly, false},

@@ -50,7 +50,7 @@ func main() {
 
 // config reads the parameters.
 func (r rehearsal) config(ctx context.Context) (config.Config, error) {
-	values := map[string]string{"target": "app", "namespace": "default", "runId": "rehearsal"}
+	values := map[string]string{"target": "app", "namespace": "default", "runNamespace": "default", "runId": "rehearsal"}
 	if r.spec != "" {
 		text, err := os.ReadFile(r.spec)
 		if err != nil {
