@@ -94,7 +94,7 @@ func (r *Release) watch(s *snapshot) (*watch, error) {
 	shift, cfg := s.record.shift(), s.record.Config
 	client, err := r.prometheus(&cfg)
 	if err != nil {
-		return nil, err
+		return nil, s.atOdds(err)
 	}
 	w := &watch{id: s.id(r.Client.Namespace), record: s.record, client: client, target: r.measured(s)}
 	since := shift.At

@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,7 +25,10 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	add := func(parameter, value, remedy string, args ...any) {
 		problems = append(problems, config.Problem{Parameter: parameter, Value: value, Remedy: fmt.Sprintf(remedy, args...)})
 	}
-	if err := r.checkPrometheus(ctx); err != nil {
+	if err := r.checkPrometheus(ctx); errors.Is(err, config.ErrForeign) {
+		shown := config.ShowAddress(cfg.Prometheus)
+		add("prometheus", shown, "%v: take it out of the specification; or whoever runs the pipeline gives prometheus=%s, or has prometheus=%s in allow", err, shown, shown)
+	} else if err != nil {
 		add("prometheus", cfg.Prometheus, "give the address of the Prometheus that scrapes Istio's metrics: %v", err)
 	}
 	if s.target == nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
@@ -36,6 +37,9 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	watch := r.stableWatch
 	if watch == nil {
 		client, err := r.prometheus(&s.record.Config)
+		if errors.Is(err, config.ErrForeign) {
+			return s.atOdds(err)
+		}
 		if err != nil { // that Prometheus cannot be asked is no failure
 			r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
 			return do(ctx)

@@ -11,6 +11,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
 // Stable's present traffic is looked at for so long before a release: longer where the first did not bring enough scrapes to tell how bursty
@@ -21,9 +22,31 @@ const (
 	enoughStrata = 120
 )
 
-// prometheus is a client of the Prometheus that a release is configured for.
+// prometheus returns a client of the Prometheus of a release. Credentials are sent to no address but
+// one that the platform names; where there are none now, none are read later.
 func (r *Release) prometheus(cfg *config.Config) (*metrics.Client, error) {
-	return metrics.New(cfg.Prometheus, r.PrometheusConfig)
+	has, err := metrics.HasCredentials(r.PrometheusConfig)
+	if err != nil {
+		return nil, err
+	}
+	address, err := r.Step.Address(cfg.Prometheus, has)
+	if err != nil {
+		return nil, err
+	}
+	if !has {
+		return metrics.New(address, "")
+	}
+	return metrics.New(address, r.PrometheusConfig)
+}
+
+// atOdds returns an error of prometheus with what to do about a record whose address is not the one
+// that this step's credentials are for.
+func (s *snapshot) atOdds(err error) error {
+	if !errors.Is(err, config.ErrForeign) {
+		return err
+	}
+	return report.Errorf(report.Undecided, "ConfigMap %s: %v. Give this step prometheus and allow as canary-init has them; if it "+
+		"has them so, somebody changed the record", s.layout.Record(), err)
 }
 
 // measured is whose requests are counted.
