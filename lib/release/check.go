@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
@@ -53,6 +55,9 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there. Where the chart has none once its canary is turned on, run canary-init with mode=prepare before that is applied", by, by, s.layout.Primary())
 		}
 	}
+	if selects, ok := s.selectsOther(); ok {
+		add("service", cfg.Service, "it %s, not the pods of Deployment %s: give the Service by which people call it", selects, cfg.Target)
+	}
 	if s.service != nil && cfg.Port != "" && !hasPort(s.service, cfg.Port) {
 		add("port", cfg.Port, "Service %s has no such port: give the name or the number of one it has", cfg.Service)
 	}
@@ -61,6 +66,26 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 			port[0], port[1], s.layout.PrimaryService(), port[2])
 	}
 	return problems
+}
+
+// selectsOther says what the Service selects, where that is neither the target's pods nor stable's: it belongs to another application, and
+// a release would lead it to this one.
+func (s *snapshot) selectsOther() (selects string, other bool) {
+	if s.service == nil || s.target == nil {
+		return "", false
+	}
+	selector, _, _ := unstructured.NestedStringMap(s.service.Object, "spec", "selector")
+	if len(selector) == 0 {
+		kind, _, _ := unstructured.NestedString(s.service.Object, "spec", "type")
+		return fmt.Sprintf("has no selector (%s), and leads to something else", cmp.Or(kind, "ClusterIP")), true
+	}
+	is := labels.SelectorFromSet(selector)
+	stable := maps.Clone(s.target.Spec.Template.Labels)
+	if own, err := workload.SelectorOf(s.target.Deployment); err == nil {
+		maps.Copy(stable, own.Stable)
+	}
+	ofStable := is.Matches(labels.Set(stable)) || s.primary != nil && is.Matches(labels.Set(s.primary.Spec.Template.Labels))
+	return "leads to pods with " + is.String(), !ofStable && !is.Matches(labels.Set(s.target.Spec.Template.Labels))
 }
 
 // movedPorts are those of the Service that lead to another port of the target's pods than stable's Service does, which leads to those pods, too, once they are

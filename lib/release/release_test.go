@@ -1086,6 +1086,12 @@ func TestInitRefuses(t *testing.T) {
 		{"another route claims the host", func(a *apiserver) {
 			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: other}, spec: {hosts: [shop.web.svc.cluster.local], http: []}}")
 		}, nil, []string{"VirtualService/other applies to the target"}},
+		{"another application's Service", func(a *apiserver) {
+			a.apply("{kind: Service, metadata: {name: shop}, spec: {selector: {app: payments}, ports: [{port: 80}]}}")
+		}, nil, []string{`parameter service is "shop": it leads to pods with app=payments, not the pods of Deployment shop`}},
+		{"a Service of another host", func(a *apiserver) {
+			a.apply("{kind: Service, metadata: {name: shop}, spec: {type: ExternalName, externalName: example.com}}")
+		}, nil, []string{`parameter service is "shop": it has no selector (ExternalName)`}},
 		{"a Service that Helm writes", func(a *apiserver) {
 			a.objects["services/shop"]["metadata"].(map[string]any)["annotations"] = map[string]any{"meta.helm.sh/release-name": "shop"}
 		}, nil, []string{`parameter service is "shop": Helm writes it and would set its selector back`}},
