@@ -8,6 +8,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // Allow is what the platform lets specifications claim beyond their own namespace. A specification
@@ -38,7 +40,7 @@ func (r *reader) allow() (a Allow) {
 		case kind == "prometheus" && isAddress(value):
 			a.Prometheus = append(a.Prometheus, value)
 		default:
-			r.add("allow", cmp.Or(withoutPassword(strings.TrimSpace(part)), v), allowed)
+			r.add("allow", cmp.Or(show.Address(strings.TrimSpace(part)), v), allowed)
 		}
 	}
 	return a
@@ -48,14 +50,6 @@ func (r *reader) allow() (a Allow) {
 func isAddress(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil
-}
-
-// withoutPassword returns an address, or what was meant to be one, as it may be printed.
-func withoutPassword(text string) string {
-	if i := strings.LastIndex(text, "@"); i >= 0 {
-		return "..." + text[i:]
-	}
-	return text
 }
 
 // ownNames are the names by which callers in the mesh know a Service.
@@ -178,7 +172,7 @@ func (s Step) Address(chosen string, credentials bool) (string, error) {
 			return address, nil
 		}
 	}
-	are, is := ShowAddress(named[0]), ShowAddress(chosen)
+	are, is := show.Address(named[0]), show.Address(chosen)
 	if are == is {
 		is = "the same with another query string"
 	}
@@ -199,14 +193,4 @@ func sameAddress(a, b string) bool {
 	one, ok := place(a)
 	other, isOne := place(b)
 	return ok && isOne && one == other
-}
-
-// ShowAddress returns an address as it may be printed: scheme, host and path. A query string may be
-// secret, as a password is.
-func ShowAddress(address string) string {
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" {
-		return withoutPassword(address)
-	}
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/sethvargo/go-envconfig"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // Percent is a whole number from 0 to 100.
@@ -96,9 +98,9 @@ type Problem struct{ Parameter, Value, Remedy string }
 
 func (p Problem) String() string {
 	if p.Value == "" {
-		return fmt.Sprintf("parameter %s is missing: %s", p.Parameter, p.Remedy)
+		return fmt.Sprintf("parameter %s is missing: %s", p.Parameter, show.Line(p.Remedy))
 	}
-	return fmt.Sprintf("parameter %s is %q: %s", p.Parameter, p.Value, p.Remedy)
+	return fmt.Sprintf("parameter %s is %s: %s", p.Parameter, show.Quoted(p.Value), show.Line(p.Remedy))
 }
 
 // Problems are all mistakes of a configuration, one a line.
@@ -233,17 +235,17 @@ func (r *reader) port() string {
 	return v
 }
 
-// address reads the address of Prometheus. A password is neither printed, however the address is wrong, nor returned.
+// address reads the address of Prometheus. What may be secret in it is not printed, however the address is wrong, nor is a
+// password returned.
 func (r *reader) address() string {
 	v := r.text("prometheus")
-	shown := withoutPassword(v)
 	u, err := url.Parse(v)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		r.add("prometheus", shown, "give an address with its scheme: http://prometheus.istio-system:9090")
+		r.add("prometheus", show.Address(v), "give an address with its scheme: http://prometheus.istio-system:9090")
 		return ""
 	case u.User != nil:
-		r.add("prometheus", shown, "leave the password out of the address")
+		r.add("prometheus", show.Address(v), "leave the password out of the address")
 		u.User = nil
 		return u.String()
 	}

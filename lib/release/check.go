@@ -17,6 +17,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
+	"github.com/canary-tasks/canary-tasks/lib/show"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
@@ -28,10 +29,10 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 		problems = append(problems, config.Problem{Parameter: parameter, Value: value, Remedy: fmt.Sprintf(remedy, args...)})
 	}
 	if err := r.checkPrometheus(ctx); errors.Is(err, config.ErrForeign) {
-		shown := config.ShowAddress(cfg.Prometheus)
+		shown := show.Address(cfg.Prometheus)
 		add("prometheus", shown, "%v: take it out of the specification; or whoever runs the pipeline gives prometheus=%s, or has prometheus=%s in allow", err, shown, shown)
 	} else if err != nil {
-		add("prometheus", cfg.Prometheus, "give the address of the Prometheus that scrapes Istio's metrics: %v", err)
+		add("prometheus", show.Address(cfg.Prometheus), "give the address of the Prometheus that scrapes Istio's metrics: %v", err)
 	}
 	if s.target == nil {
 		add("target", cfg.Target, "there is no such Deployment in namespace %s: give the name of one, or apply it first", r.Client.Namespace)

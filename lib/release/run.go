@@ -23,13 +23,14 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // Run is the whole of a step: it reads the configuration out of the environment, does what the step is for, and returns the exit code.
 func Run(ctx context.Context, step string, do func(*Release, context.Context) error) int {
 	r, err := fromEnvironment(ctx, step, os.Stdout)
 	if r == nil {
-		fmt.Println(err)
+		(&report.Reporter{Out: os.Stdout}).Lines(err.Error())
 		return int(codeOf(err))
 	}
 	return int(r.run(ctx, func(r *Release, ctx context.Context) error {
@@ -53,7 +54,7 @@ func (r *Release) run(ctx context.Context, do func(*Release, context.Context) er
 	if err != nil {
 		r.verdict = fmt.Sprintf("%v (exit code %d, %s)", err, code, report.Codes[code].Name)
 	}
-	r.Report.Say("%s", r.verdict)
+	r.Report.Lines(r.verdict)
 	return code
 }
 
@@ -224,7 +225,7 @@ func (r *Release) follow(ctx context.Context, text string) (string, config.Probl
 		case strings.TrimSpace(template.Spec.Query) == "":
 			wrong("it has no query")
 		default:
-			r.Report.Say("MetricTemplate %s/%s is followed; its query is asked of the Prometheus of parameter prometheus, not of %s", namespace, ref.Name, cmp.Or(template.Spec.Provider.Address, "its own"))
+			r.Report.Say("MetricTemplate %s/%s is followed; its query is asked of the Prometheus of parameter prometheus, not of %s", namespace, ref.Name, cmp.Or(show.Address(template.Spec.Provider.Address), "its own"))
 			queries[ref] = template.Spec.Query
 		}
 	}

@@ -6,9 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // Error is an error that decides the exit code of a step.
@@ -33,9 +35,29 @@ type Reporter struct {
 	failed bool
 }
 
-// Say prints a line of the log.
+// Say prints a line of the log. What would end the line within it is escaped: no value can be taken for a line of its own.
 func (r *Reporter) Say(format string, args ...any) {
-	_, _ = fmt.Fprintf(r.Out, "%s %s\n", time.Now().UTC().Format("15:04:05"), fmt.Sprintf(format, args...))
+	r.print(show.Line(fmt.Sprintf(format, args...)))
+}
+
+// maxLines is how many lines Lines prints at most of a text.
+const maxLines = 200
+
+// Lines prints a text of several lines. Those after the first are indented: each shows which text it belongs to.
+func (r *Reporter) Lines(text string) {
+	var lines []string
+	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
+		if len(lines) == maxLines {
+			lines = append(lines, fmt.Sprintf("... (%d lines)", strings.Count(text, "\n")+1))
+			break
+		}
+		lines = append(lines, show.Line(strings.TrimPrefix(line, "  ")))
+	}
+	r.print(strings.Join(lines, "\n  "))
+}
+
+func (r *Reporter) print(text string) {
+	_, _ = fmt.Fprintf(r.Out, "%s %s\n", time.Now().UTC().Format("15:04:05"), text)
 }
 
 // Event prints a line of the log and records it as a Kubernetes event, as Flagger does (reason Synced).
@@ -44,6 +66,9 @@ func (r *Reporter) Event(ctx context.Context, warning bool, format string, args 
 	r.Say("%s", text)
 	r.Record(ctx, warning, text)
 }
+
+// maxMessage is how many bytes the message of an event may have.
+const maxMessage = 1024
 
 // Record records a Kubernetes event without a line of the log.
 func (r *Reporter) Record(ctx context.Context, warning bool, text string) {
@@ -54,11 +79,13 @@ func (r *Reporter) Record(ctx context.Context, warning bool, text string) {
 	if warning {
 		kind = "Warning"
 	}
+	message := show.Line(text)
+	message = strings.ToValidUTF8(message[:min(len(message), maxMessage)], "")
 	now := time.Now().UTC().Format(time.RFC3339)
 	_, err := r.Client.Create(ctx, kube.Event, true, map[string]any{
 		"metadata":       map[string]any{"generateName": "canary-tasks-", "namespace": r.Client.Namespace},
 		"involvedObject": r.About,
-		"reason":         "Synced", "message": text[:min(len(text), 1024)], "type": kind,
+		"reason":         "Synced", "message": message, "type": kind,
 		"source":         map[string]any{"component": "canary-tasks"},
 		"firstTimestamp": now, "lastTimestamp": now, "count": int64(1),
 		"reportingComponent": "canary-tasks", "reportingInstance": r.Step,
