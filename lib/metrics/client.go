@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 
@@ -25,6 +26,8 @@ import (
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // ErrQuery says that Prometheus did not answer, or not with what was asked for. It says nothing of the release.
@@ -33,10 +36,13 @@ var ErrQuery = errors.New("query failed")
 // ErrWarning is an ErrQuery: Prometheus answered and warned, so that the answer may not be whole. It is not evaluated.
 var ErrWarning = fmt.Errorf("%w: warning", ErrQuery)
 
+// ErrTooLarge is an ErrQuery: the answer was longer than is read.
+var ErrTooLarge = fmt.Errorf("%w: too large", ErrQuery)
+
 // Client asks one Prometheus.
 type Client struct {
 	api     v1.API
-	address string
+	address string // as it may be shown
 }
 
 // The limits of one query: an attempt's time, and the waits between attempts.
@@ -45,6 +51,16 @@ const (
 	retries     = 3
 	leastWait   = 200 * time.Millisecond
 	mostWait    = 3 * time.Second
+
+	maxRedirects = 5
+)
+
+// How many bytes are read of an answer at most: of one with raw samples, of one with a number for each series, and of one
+// that is an error. The first is decoded as it is, the second becomes some ten times as much in memory.
+const (
+	maxSamplesBody = 32 << 20
+	maxVectorBody  = 2 << 20
+	maxErrorBody   = 16 << 10
 )
 
 // httpConfig is the file that a directory for New has.
@@ -56,7 +72,7 @@ const httpConfig = "http.yaml"
 func New(address, secrets string) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("%q is not an address with http:// or https://", address)
+		return nil, fmt.Errorf("%q is not an address with http:// or https://", show.Address(address))
 	}
 	if u.User != nil {
 		return nil, fmt.Errorf("the address of Prometheus (host %s) has a password in it, which would be seen in logs: leave it out", u.Host)
@@ -72,7 +88,7 @@ func New(address, secrets string) (*Client, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("reading %s, which says how to get in to Prometheus: %w", httpConfig, err)
 		}
-		if err == nil {
+		if err == nil && !reflect.ValueOf(*in).IsZero() { // an empty file leaves what is usual
 			cfg = in
 		}
 	}
@@ -81,11 +97,43 @@ func New(address, secrets string) (*Client, error) {
 		return nil, fmt.Errorf("%s, which says how to get in to Prometheus: %w", httpConfig, err)
 	}
 	rc.HTTPClient.Timeout = attemptTime
-	client, err := api.NewClient(api.Config{Address: address, RoundTripper: reading{&retryablehttp.RoundTripper{Client: rc}}})
+	rc.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // it is followed below, or not
+	client, err := api.NewClient(api.Config{Address: address, Client: &http.Client{
+		Transport: reading{&retryablehttp.RoundTripper{Client: rc}}, CheckRedirect: redirects(u, cfg.FollowRedirects)}})
 	if err != nil {
-		return nil, fmt.Errorf("making a client of Prometheus: %w", err)
+		return nil, fmt.Errorf("making a client of Prometheus at %s: %w", show.Address(address), err)
 	}
-	return &Client{api: v1.NewAPI(client), address: u.Host}, nil
+	return &Client{api: v1.NewAPI(client), address: show.Address(address)}, nil
+}
+
+// redirects returns which redirects are followed: those within the Prometheus that is configured. Another host would get
+// the credentials and headers that are for this one, and where a POST becomes a GET the query is lost.
+func redirects(from *url.URL, follow bool) func(next *http.Request, via []*http.Request) error {
+	return func(next *http.Request, via []*http.Request) error {
+		at := *next.URL
+		at.Path, at.RawPath = strings.TrimSuffix(at.Path, "/api/v1/query"), ""
+		to := show.Address(at.String())
+		switch {
+		case !follow:
+			return fmt.Errorf("it redirects to %s, and %s has follow_redirects: false; if that is your Prometheus, set prometheus to it", to, httpConfig)
+		case origin(next.URL) != origin(from):
+			return fmt.Errorf("it redirects to %s, another address, which gets neither credentials nor queries; if that is your Prometheus, set prometheus to it", to)
+		case next.Method != via[0].Method:
+			return fmt.Errorf("it redirects to %s in a way that loses the query; set prometheus to that address", to)
+		case len(via) > maxRedirects:
+			return fmt.Errorf("it redirects more than %d times, at last to %s", maxRedirects, to)
+		}
+		return nil
+	}
+}
+
+// origin returns scheme, host and port of an address.
+func origin(u *url.URL) [3]string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return [3]string{u.Scheme, strings.ToLower(u.Hostname()), port}
 }
 
 // backoff waits as long as the server asks for, but not longer than mostWait, with jitter.
@@ -114,13 +162,16 @@ func (c *Client) query(ctx context.Context, expression string, at time.Time, opt
 	if errors.As(err, &urlErr) {
 		err = urlErr.Err // without the URL, whose query string may be secret
 	}
+	var tooLarge *http.MaxBytesError
 	switch {
+	case errors.As(err, &tooLarge):
+		return nil, fmt.Errorf("%w: Prometheus at %s answered with more than %d MiB", ErrTooLarge, c.address, tooLarge.Limit>>20)
 	case errors.As(err, &apiErr):
 		return nil, fmt.Errorf("%w: Prometheus at %s: %s", ErrQuery, c.address, said(apiErr))
 	case err != nil:
 		return nil, fmt.Errorf("%w: Prometheus at %s: %w", ErrQuery, c.address, err)
 	case len(warnings) > 0:
-		return nil, fmt.Errorf("%w: Prometheus at %s warns: %s", ErrWarning, c.address, strings.Join(warnings, "; "))
+		return nil, fmt.Errorf("%w: Prometheus at %s warns: %s", ErrWarning, c.address, show.Short(strings.Join(warnings, "; ")))
 	}
 	return v, nil
 }

@@ -44,10 +44,10 @@ type decoder struct {
 
 type knownLabels struct {
 	labels
-	id     model.Fingerprint
-	text   string       // as they are written
-	next   *knownLabels // those of the series that came after this one the last time
-	answer int          // the last one that had them
+	id     model.Fingerprint // a hash of their text
+	length int               // of their text
+	next   *knownLabels      // those of the series that came after this one the last time
+	answer int               // the last one that had them
 }
 
 // forget drops the labels that an answer of so many series did not have, once they are most of what is known: pods come and go.
@@ -71,18 +71,30 @@ func into(ctx context.Context, a *answer) context.Context {
 	return context.WithValue(ctx, answerKey{}, a)
 }
 
-// reading is a transport that takes range vectors out of answers where it is asked to, by into: the client above it spends many times as long on it.
-// It leaves all else to that client: errors, warnings and other kinds of answers.
+// reading is a transport that reads no more of an answer than may be, and takes range vectors out of it where it is asked
+// to, by into: the client above it spends many times as long on it. It leaves all else to that client: errors, warnings
+// and other kinds of answers.
 type reading struct{ http.RoundTripper }
 
 // RoundTrip sends a request and returns its answer.
 func (r reading) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.RoundTripper.RoundTrip(req)
-	a, ok := req.Context().Value(answerKey{}).(*answer)
-	if err != nil || !ok || resp.StatusCode != http.StatusOK {
-		return resp, err
+	if err != nil {
+		return nil, err
 	}
-	rest, err := a.read(resp.Body)
+	a, ok := req.Context().Value(answerKey{}).(*answer)
+	switch {
+	case resp.StatusCode != http.StatusOK: // the beginning is enough
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxErrorBody), resp.Body}
+		return resp, nil
+	case !ok:
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxVectorBody)
+		return resp, nil
+	}
+	rest, err := a.read(http.MaxBytesReader(nil, resp.Body, maxSamplesBody))
 	resp.Body.Close()
 	if err != nil {
 		return nil, err
@@ -127,7 +139,7 @@ func (a *answer) read(body io.Reader) (rest []byte, err error) {
 const matrix = `{"status":"success","data":{"resultType":"matrix","result":[`
 
 // readQuickly reads an answer that is written as Prometheus writes them, with the series of the last one in their order: each is compared with the
-// text that is expected, which is a fraction of the work of parsing it. ok is false where something else comes.
+// text that is expected by its hash, which is a fraction of the work of parsing it. ok is false where something else comes.
 func (a *answer) readQuickly(text []byte) (rest []byte, ok bool) {
 	d, c := a.decoder, &cursor{text}
 	if !c.has(matrix) {
@@ -135,7 +147,7 @@ func (a *answer) readQuickly(text []byte) (rest []byte, ok bool) {
 	}
 	a.series, d.samples = d.series[:0], d.samples[:0]
 	for k := d.first; ; k = k.next {
-		if k == nil || !c.has(`{"metric":`) || !c.has(k.text) || !c.has(`,"values":[`) {
+		if k == nil || !c.has(`{"metric":`) || !c.hasLabels(k) || !c.has(`,"values":[`) {
 			return nil, false
 		}
 		k.answer = d.answers
@@ -168,6 +180,15 @@ func (c *cursor) has(next string) bool {
 		return false
 	}
 	c.rest = c.rest[len(next):]
+	return true
+}
+
+// hasLabels goes on behind the labels of a series, if they are next.
+func (c *cursor) hasLabels(k *knownLabels) bool {
+	if len(c.rest) < k.length || model.Fingerprint(xxhash.Sum64(c.rest[:k.length])) != k.id {
+		return false
+	}
+	c.rest = c.rest[k.length:]
 	return true
 }
 
@@ -294,7 +315,7 @@ func (d *decoder) read(text []byte) *knownLabels {
 	if d.known == nil {
 		d.known = map[model.Fingerprint]*knownLabels{}
 	}
-	d.known[id] = &knownLabels{labels: l, id: id, text: string(text), answer: d.answers}
+	d.known[id] = &knownLabels{labels: l, id: id, length: len(text), answer: d.answers}
 	return d.known[id]
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // Values are what a query of people's own may ask for, by Flagger's names of them: name and target, namespace, service, ingress, route, interval,
@@ -99,6 +101,9 @@ var (
 // Value evaluates a query that gives one number. The error is ErrQuery, ErrWarning, ErrNoValues or ErrSeveralSeries.
 func (c *Client) Value(ctx context.Context, query string) (float64, error) {
 	v, err := c.query(ctx, query, time.Time{})
+	if errors.Is(err, ErrTooLarge) {
+		return 0, fmt.Errorf("%w: it has to give one: %w", ErrSeveralSeries, err)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -108,7 +113,7 @@ func (c *Client) Value(ctx context.Context, query string) (float64, error) {
 		value = float64(v.Value)
 	case model.Vector:
 		if len(v) > 1 {
-			return 0, fmt.Errorf("%w: it gives %d and has to give one: %s, %s", ErrSeveralSeries, len(v), v[0].Metric, v[1].Metric)
+			return 0, fmt.Errorf("%w: it gives %d and has to give one: %s, %s", ErrSeveralSeries, len(v), show.Short(v[0].Metric.String()), show.Short(v[1].Metric.String()))
 		}
 		if len(v) == 1 && v[0].Histogram == nil {
 			value = float64(v[0].Value)
@@ -116,8 +121,8 @@ func (c *Client) Value(ctx context.Context, query string) (float64, error) {
 	default:
 		return 0, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, c.address, v.Type())
 	}
-	if math.IsNaN(value) {
-		return 0, fmt.Errorf("%w: it gives no number", ErrNoValues)
+	if math.IsNaN(value) || math.IsInf(value, 0) { // as a division by nothing gives
+		return 0, fmt.Errorf("%w: it gives %v, which is no number", ErrNoValues, value)
 	}
 	return value, nil
 }
