@@ -7,7 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"text/template"
+	"text/template/parse"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -24,37 +24,95 @@ type Values struct {
 	Variables                                  map[string]string
 }
 
-// Render fills a query's template in. Values are escaped for PromQL's double quoted text. It is an error to ask for what is not there.
+// maxQuery is how many bytes a query may have, before and after its template is filled in.
+const maxQuery = 16 << 10
+
+// onlyValues is what to do about a template that has more than values in it.
+const onlyValues = "a query takes values, and nothing else: {{ name }}, {{ namespace }}, {{ target }}, {{ service }}, {{ ingress }}, " +
+	"{{ route }}, {{ interval }}, {{ variables.NAME }} or {{ index variables \"NAME\" }}; write the rest out"
+
+// Render fills a query's template in. Values are escaped for PromQL's double quoted text. It is an error to ask for what is
+// not there, for control structures, variables and functions of templates, and for more than 16 KiB.
 func Render(query string, v Values) (string, error) {
-	escaped := func(value string) func() string {
-		return func() string {
-			quoted := strconv.Quote(value)
-			return quoted[1 : len(quoted)-1]
+	if len(query) > maxQuery {
+		return "", fmt.Errorf("it has %d bytes, and may have %d: shorten it, or let a recording rule compute it", len(query), maxQuery)
+	}
+	values := map[string]any{"name": v.Target, "target": v.Target, "namespace": v.Namespace, "service": v.Service, "ingress": v.Ingress, "route": v.Route,
+		"interval": model.Duration(v.Interval).String(), "variables": v.Variables, "index": struct{}{}}
+	trees, err := parse.Parse("query", query, "", "", values)
+	if err != nil {
+		return "", fmt.Errorf("its template cannot be read: %w; %s", err, onlyValues)
+	}
+	tree := trees["query"]
+	for name, other := range trees {
+		if name != "query" {
+			at, _ := tree.ErrorContext(other.Root)
+			return "", fmt.Errorf("its template defines another one at %s: %s", at, onlyValues)
 		}
 	}
-	variables := map[string]string{}
-	for k, value := range v.Variables {
-		variables[k] = escaped(value)()
-	}
-	t, err := template.New("query").Option("missingkey=error").Funcs(template.FuncMap{
-		"name": escaped(v.Target), "target": escaped(v.Target), "namespace": escaped(v.Namespace), "service": escaped(v.Service),
-		"ingress": escaped(v.Ingress), "route": escaped(v.Route), "interval": escaped(model.Duration(v.Interval).String()),
-		"variables": func() map[string]string { return variables },
-	}).Parse(query)
-	if err != nil {
-		return "", fmt.Errorf("its template cannot be read, known are name, namespace, target, service, ingress, route, interval and variables: %w", err)
-	}
 	var text strings.Builder
-	if err := t.Execute(&text, nil); err != nil {
-		return "", fmt.Errorf("its template cannot be filled in: %w", err)
+	for _, node := range tree.Root.Nodes {
+		part := ""
+		if plain, ok := node.(*parse.TextNode); ok {
+			part = string(plain.Text)
+		} else if part, err = valueOf(node, values); err != nil {
+			at, _ := tree.ErrorContext(node)
+			return "", fmt.Errorf("its template cannot be filled in at %s, %s: %w", at, show.Short(node.String()), err)
+		}
+		if text.WriteString(part); text.Len() > maxQuery {
+			return "", fmt.Errorf("with its values it has more than %d bytes: shorten it, or let a recording rule compute it", maxQuery)
+		}
 	}
 	return strings.TrimSpace(text.String()), nil
+}
+
+// valueOf returns what a node of a template stands for, escaped.
+func valueOf(node parse.Node, values map[string]any) (string, error) {
+	action, ok := node.(*parse.ActionNode)
+	if !ok || len(action.Pipe.Decl) > 0 || len(action.Pipe.Cmds) != 1 {
+		return "", errors.New(onlyValues)
+	}
+	name, key := "", ""
+	switch args := action.Pipe.Cmds[0].Args; one := args[0].(type) {
+	case *parse.IdentifierNode: // namespace, index variables "pod"
+		name = one.Ident
+		if name == "index" && len(args) == 3 {
+			of, isName := args[1].(*parse.IdentifierNode)
+			text, isText := args[2].(*parse.StringNode)
+			if !isName || !isText || of.Ident != "variables" {
+				return "", errors.New(onlyValues)
+			}
+			name, key = of.Ident, text.Text
+		} else if len(args) > 1 {
+			return "", errors.New(onlyValues)
+		}
+	case *parse.ChainNode: // variables.pod
+		of, isName := one.Node.(*parse.IdentifierNode)
+		if !isName || len(args) > 1 || len(one.Field) != 1 || of.Ident != "variables" {
+			return "", errors.New(onlyValues)
+		}
+		name, key = of.Ident, one.Field[0]
+	}
+	value, ok := values[name].(string)
+	if variables, isMap := values[name].(map[string]string); isMap && key != "" {
+		if value, ok = variables[key]; !ok {
+			return "", fmt.Errorf("there is no variable %q among its templateVariables", key)
+		}
+	}
+	if !ok {
+		return "", errors.New(onlyValues)
+	}
+	quoted := strconv.Quote(value)
+	return quoted[1 : len(quoted)-1], nil
 }
 
 // Reach parses a query and returns how far before its evaluation it looks. It is an error if it is no PromQL, gives no number, or looks at a fixed time.
 func Reach(query string) (time.Duration, error) {
 	if query == "" {
 		return 0, errors.New("it is empty: give PromQL that gives one number; request-success-rate and request-duration alone are built in")
+	}
+	if len(query) > maxQuery {
+		return 0, fmt.Errorf("it has %d bytes, and may have %d", len(query), maxQuery)
 	}
 	expression, err := parser.NewParser(parser.Options{}).ParseExpr(query)
 	if err != nil {
@@ -78,9 +136,9 @@ func Reach(query string) (time.Duration, error) {
 		for _, above := range path {
 			switch above := above.(type) {
 			case *parser.MatrixSelector:
-				total += above.Range
+				total = later(total, above.Range)
 			case *parser.SubqueryExpr:
-				total += above.Range + above.OriginalOffset
+				total = later(later(total, above.Range), above.OriginalOffset)
 			}
 		}
 		reach = max(reach, total)
@@ -90,6 +148,14 @@ func Reach(query string) (time.Duration, error) {
 		return 0, errors.New("it looks at a fixed time, which is not the candidate's: leave the @ modifier out")
 	}
 	return reach, nil
+}
+
+// later returns the sum of two durations, or the longest that there is.
+func later(a, b time.Duration) time.Duration {
+	if sum := a + b; (sum > a) == (b > 0) {
+		return sum
+	}
+	return math.MaxInt64
 }
 
 // What a query of people's own can lack beside an answer.
