@@ -28,6 +28,7 @@ import (
 
 // Run is the whole of a step: it reads the configuration out of the environment, does what the step is for, and returns the exit code.
 func Run(ctx context.Context, step string, do func(*Release, context.Context) error) int {
+	limitMemory()
 	r, err := fromEnvironment(ctx, step, os.Stdout)
 	if r == nil {
 		(&report.Reporter{Out: os.Stdout}).Lines(err.Error())

@@ -187,6 +187,9 @@ func checkTask(t *testing.T, task *pipelinev1.Task) {
 			t.Errorf("%s: parameter %s is used %d times", task.Name, p.Name, used["$(params."+p.Name+")"])
 		}
 	}
+	if limit := step.ComputeResources.Limits.Memory().Value(); limit < 128<<20 || limit > 512<<20 { // the program keeps within it
+		t.Errorf("%s: a memory limit of %d bytes", task.Name, limit)
+	}
 	if s := task.Spec.StepTemplate.SecurityContext; !*s.RunAsNonRoot || !*s.ReadOnlyRootFilesystem || *s.AllowPrivilegeEscalation {
 		t.Errorf("%s: %+v", task.Name, s)
 	}
