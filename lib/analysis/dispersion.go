@@ -1,8 +1,8 @@
 package analysis
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -71,27 +71,47 @@ type Objective struct {
 // Objectives are the limits that are checked, with equal weights and the dispersion that the history of stable shows: its strata before the
 // release, which may be none. An error is a limit that no candidate can be shown to break.
 func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
-	history = slices.Clone(history)
-	slices.SortStableFunc(history, func(a, b metrics.Stratum) int { return cmp.Compare(a.Proxy, b.Proxy) })
-	var all []Objective
-	if l.SuccessRate != 0 {
-		if l.SuccessRate < 0 || l.SuccessRate > 100 {
-			return nil, fmt.Errorf("a success rate of %v%% cannot be judged: give more than 0 and at most 100", l.SuccessRate)
+	h := History{Limits: l}
+	h.Add(history)
+	return h.Objectives()
+}
+
+// History is stable's strata before a release, of which it keeps what the limits count: long ones are read bit by bit, and
+// would be too large whole. It is for one goroutine.
+type History struct {
+	Limits Limits
+	Strata int // so many were added
+
+	arms []map[string][]Arm // by objective, then by proxy, in order
+}
+
+// Add adds strata, those of each proxy the oldest first.
+func (h *History) Add(strata []metrics.Stratum) {
+	h.Strata += len(strata)
+	for i, o := range h.Limits.objectives() {
+		if len(h.arms) <= i {
+			h.arms = append(h.arms, map[string][]Arm{})
 		}
-		all = append(all, Objective{Name: "request-success-rate", MaxRate: (100 - l.SuccessRate) / 100})
+		for _, s := range strata {
+			if a, err := o.Count(s.Stable); err == nil {
+				h.arms[i][s.Proxy] = append(h.arms[i][s.Proxy], a)
+			}
+		}
 	}
-	if l.RequestDuration > 0 {
-		all = append(all, Objective{Name: "request-duration", MaxRate: 1 - durationQuantile, Limit: l.RequestDuration})
+}
+
+// Objectives returns what Limits.Objectives does for all strata that were added.
+func (h *History) Objectives() ([]Objective, error) {
+	if rate := h.Limits.SuccessRate; rate < 0 || rate > 100 {
+		return nil, fmt.Errorf("a success rate of %v%% cannot be judged: give more than 0 and at most 100", rate)
 	}
+	all := h.Limits.objectives()
 	for i := range all {
 		o := &all[i]
 		var proxies [][]Arm
-		for i, s := range history {
-			if i == 0 || s.Proxy != history[i-1].Proxy {
-				proxies = append(proxies, nil)
-			}
-			if a, err := o.Count(s.Stable); err == nil {
-				proxies[len(proxies)-1] = append(proxies[len(proxies)-1], a)
+		if len(h.arms) > i {
+			for _, proxy := range slices.Sorted(maps.Keys(h.arms[i])) {
+				proxies = append(proxies, h.arms[i][proxy])
 			}
 		}
 		o.Weight, o.Rate = 1/float64(len(all)), o.MaxRate
@@ -101,6 +121,18 @@ func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
 		}
 	}
 	return all, nil
+}
+
+// objectives are the limits that are checked, without what the history shows.
+func (l Limits) objectives() []Objective {
+	var all []Objective
+	if l.SuccessRate != 0 {
+		all = append(all, Objective{Name: "request-success-rate", MaxRate: (100 - l.SuccessRate) / 100})
+	}
+	if l.RequestDuration > 0 {
+		all = append(all, Objective{Name: "request-duration", MaxRate: 1 - durationQuantile, Limit: l.RequestDuration})
+	}
+	return all
 }
 
 // Count is what the objective counts. An error is a duration that was not measured, or that cannot be told.

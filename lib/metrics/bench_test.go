@@ -80,7 +80,19 @@ func (c busy) observe(t testing.TB, next *string) *Observer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return client.Observe(target, c.begin)
+	o := client.Observe(target, c.begin)
+	o.keepUp()
+	return o
+}
+
+// keepUp lets an observer look just after the last scrape that it knows.
+func (o *Observer) keepUp() {
+	o.clock = func() time.Time {
+		if o.state.To.IsZero() {
+			return o.state.Since.Add(lag)
+		}
+		return o.state.To.Add(lag)
+	}
 }
 
 // A look late in a release costs what one at its beginning does.
@@ -133,6 +145,7 @@ func BenchmarkLook(b *testing.B) {
 				b.Fatal(err)
 			}
 			observer := client.Observe(target, c.begin)
+			observer.keepUp()
 			b.SetBytes(int64(len(c.answer(720))))
 			look := func(n int) time.Duration {
 				post(b, address, n)
@@ -182,6 +195,10 @@ const apartVariable = "CANARY_TEST_ANSWERS"
 
 // TestMain lets this program be what answers apart.
 func TestMain(m *testing.M) {
+	if address := os.Getenv(readsVariable); address != "" {
+		read(address)
+		return
+	}
 	reporter, begin, ok := strings.Cut(os.Getenv(apartVariable), " ")
 	if !ok {
 		os.Exit(m.Run())

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/common/model"
 )
@@ -60,11 +59,10 @@ func (o *Observer) increases(ctx context.Context, by ...string) (side, model.Vec
 	if i < 0 {
 		return side{}, nil, nil
 	}
-	s, now := o.sides()[i], time.Now()
-	span := model.Duration(now.Sub(o.state.Since).Truncate(time.Second) + time.Second)
+	s, now := o.sides()[i], o.clock()
 	selector := s.selector(requestsMetric)
 	v, err := o.client.query(ctx, fmt.Sprintf("sum by (%[1]s) (clamp_min(last_over_time(%[2]s[%[3]s]) - (%[2]s offset %[3]s or 0 * last_over_time(%[2]s[%[3]s])), 0))",
-		strings.Join(append(by, s.label), ","), selector, span), now)
+		strings.Join(append(by, s.label), ","), selector, span(o.state.Since, now)), now)
 	if err != nil {
 		return s, nil, err
 	}

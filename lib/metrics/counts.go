@@ -115,9 +115,10 @@ type Window struct {
 	From, To          time.Time     // of the first and the last scrape; zero where there is none
 	Scrapes           int           // of all proxies together
 	Reporter          string        // who counted: source|waypoint (the callers' side) or destination; empty as long as it is not known
-	Series            int           // looked at
+	Series            int           // looked at this time
 	Interval          time.Duration // how often a proxy is scraped; 0 as long as none was twice
 	Stable, Candidate Counts
+	More              bool      // there is more in Prometheus already: look again at once
 	Strata            []Stratum // those in which there were requests and that were completed since the last look, oldest first
 	Missing           Missing   // "" where the candidate has requests
 	Text              string    // what is missing, in a sentence

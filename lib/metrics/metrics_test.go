@@ -29,6 +29,7 @@ type prometheus struct {
 	beside  []map[string]string              // what it has beside the series: labels, and the value as "="
 	fail    func(w http.ResponseWriter) bool // answers in its place when it returns true
 	warn    string
+	asked   func(*http.Request)
 	limits  bool // how many series it answers with, where it is asked to, as Prometheus does since 3.2
 	now     time.Time
 }
@@ -55,6 +56,9 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer p.mu.Unlock()
 	query := r.FormValue("query")
 	p.queries = append(p.queries, query)
+	if p.asked != nil {
+		p.asked(r)
+	}
 	if p.now.IsZero() {
 		p.now = time.Now() // all series of a scrape have its time
 	}
@@ -62,7 +66,41 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result, kind := []any{}, "matrix"
+	at := p.now
+	if seconds, err := strconv.ParseFloat(r.FormValue("time"), 64); err == nil {
+		at = time.UnixMilli(int64(seconds * 1000))
+	}
+	_, span, _ := strings.Cut(query, "}[")
+	span, _, _ = strings.Cut(span, "]")
+	within, _ := time.ParseDuration(span)
+	// samples of a series in the range that is asked for, as seconds before now, the oldest first
+	samples := func(s series) (ago []float64) {
+		if !regexp.MustCompile(`[|"]`+s.labels["__name__"]+`[|"]`).MatchString(query) || strings.Contains(query, `"source|waypoint"`) == (s.labels["reporter"] == "destination") {
+			return nil
+		}
+		for a := range s.points {
+			if t := p.now.Add(-time.Duration(a * float64(time.Second))); t.After(at.Add(-within)) && !t.After(at) {
+				ago = append(ago, a)
+			}
+		}
+		slices.Sort(ago)
+		slices.Reverse(ago)
+		return ago
+	}
 	switch {
+	case strings.HasPrefix(query, "label_replace(count(last_over_time("):
+		kind = "vector"
+		n, most := 0, 0
+		for _, s := range p.series {
+			if scrapes := len(samples(s)); scrapes > 0 {
+				n, most = n+1, max(most, scrapes)
+			}
+		}
+		if n > 0 {
+			for is, value := range map[string]int{"series": n, "scrapes": most} {
+				result = append(result, map[string]any{"metric": map[string]string{"is": is}, "value": []any{1, strconv.Itoa(value)}})
+			}
+		}
 	case query == "vector(1)":
 		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, "1"}}), "vector"
 	case strings.HasPrefix(query, "label_replace("):
@@ -83,24 +121,11 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			result = append(result, map[string]any{"metric": metric, "value": []any{1, labels["="]}})
 		}
 	}
-	_, span, _ := strings.Cut(query, "}[")
-	within, _ := time.ParseDuration(strings.TrimSuffix(span, "]"))
 	for _, s := range p.series {
-		reporter := s.labels["reporter"]
-		if kind != "matrix" || !regexp.MustCompile(`[|"]`+s.labels["__name__"]+`[|"]`).MatchString(query) || strings.Contains(query, `"source|waypoint"`) == (reporter == "destination") {
+		ago := samples(s)
+		if kind != "matrix" || len(ago) == 0 {
 			continue
 		}
-		var ago []float64
-		for a := range s.points {
-			if a < within.Seconds() {
-				ago = append(ago, a)
-			}
-		}
-		if len(ago) == 0 {
-			continue
-		}
-		slices.Sort(ago)
-		slices.Reverse(ago)
 		var values []any
 		for _, a := range ago {
 			values = append(values, []any{float64(p.now.Add(-time.Duration(a*float64(time.Second))).UnixMilli()) / 1000, fmt.Sprint(s.points[a])})
@@ -380,6 +405,7 @@ func TestPodsComeAndGo(t *testing.T) {
 				want += 10 * float64(min(lifetime-1, looks+1-born))
 			}
 			o := client.Observe(target, begin)
+			o.clock = func() time.Time { return begin.Add(time.Duration(now+2) * 5 * time.Second) }
 			for now = range looks {
 				w, err := o.Look(t.Context())
 				if err != nil {
@@ -440,7 +466,7 @@ func TestTooManySeries(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(Window{Missing: TooManySeries, Text: "not evaluated: more than 10000 series"}, got); diff != "" {
+		if diff := cmp.Diff(Window{Missing: TooManySeries, Text: tooMany(maxSeries+2, "")}, got); diff != "" {
 			t.Errorf("(-want, +got)\n%s", diff)
 		}
 	}

@@ -89,13 +89,13 @@ func (o *Observer) unscraped(b beside) string {
 // configuration keeps them.
 func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err error) {
 	since, namespace, stable := o.state.Since, strconv.Quote(o.target.Namespace), o.target.Stable.Workload
-	span := model.Duration(max(0, now.Sub(since)).Truncate(time.Second) + time.Second)
+	within := span(since, now)
 	var parts []string
 	part := func(is, format string, args ...any) {
 		parts = append(parts, fmt.Sprintf(`label_replace(%s, "is", %q, "", "")`, fmt.Sprintf(format, args...), is))
 	}
 	part("series", "count(timestamp(%s) >= %d)", requestsMetric, since.Unix())
-	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%q,destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, span)
+	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%q,destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, within)
 	part("workload", `topk(3, count by (destination_workload) (timestamp(%s{destination_workload_namespace=%s,destination_workload!~"|unknown"}) >= %d))`, requestsMetric, namespace, since.Unix())
 	up := func(workload string) string {
 		return fmt.Sprintf("max(up{namespace=%s,pod=~%q})", namespace, regexp.QuoteMeta(workload)+"-[a-z0-9]+-[a-z0-9]+")

@@ -22,8 +22,15 @@ const (
 	histogramsMetric   = "istio_request_duration_milliseconds"   // where Prometheus keeps native histograms
 )
 
-// maxSeries is how many series are looked at; with more the answer would be too large.
-const maxSeries = 10000
+// How much is looked at: so many series, and so many of their samples at once. What was scraped in a range that is longer
+// than longRange, or that has more samples, is read in slices, the oldest first, each of some scrapes at least.
+const (
+	maxSeries  = 10000
+	maxSamples = 20 * maxSeries
+	longRange  = 2 * time.Minute
+	leastSlice = 30 * time.Second
+	sliceHas   = 4 // scrapes
+)
 
 // lag is how long after its time a scrape may appear in Prometheus: what is so young is fetched again.
 const lag = 10 * time.Second
@@ -34,6 +41,11 @@ type Observer struct {
 	target Target
 	state  State
 	decoder
+	clock func() time.Time
+	most  float64       // samples that are read at once
+	slice time.Duration // of a long range, while it is read; 0: what there is, is read at once
+	read  time.Time     // until when a long range was
+	many  bool          // there were too many series at the last look
 }
 
 // Observe begins to count requests that end after a moment: the first scrape at or after it is what increases are counted from.
@@ -43,7 +55,7 @@ func (c *Client) Observe(t Target, since time.Time) *Observer {
 
 // Resume goes on with an observation where another Observer of the same target was.
 func (c *Client) Resume(t Target, s State) *Observer {
-	return &Observer{client: c, target: t, state: s.clone()}
+	return &Observer{client: c, target: t, state: s.clone(), clock: time.Now, most: maxSamples}
 }
 
 // State is what Resume needs to go on from here.
@@ -97,17 +109,37 @@ func (s side) of(l *labels, stable, candidate *Counts) *Counts {
 	return candidate
 }
 
-// Look fetches what was scraped since the last look and returns all that was counted since the observation began. An error is Prometheus',
-// and is ErrQuery.
+// Look fetches what was scraped since the last look and returns all that was counted since the observation began. Where that
+// is long ago it reads a slice and says so (Window.More): the next look, at once, goes on behind it. An error is
+// Prometheus', and is ErrQuery.
 func (o *Observer) Look(ctx context.Context) (Window, error) {
-	now := time.Now()
+	now := o.clock()
+	from := o.from()
+	if o.many || o.slice == 0 && now.Sub(from) > longRange {
+		if w, err := o.measure(ctx, from, now); err != nil || w.Missing != "" {
+			return w, err
+		}
+	}
+	to := now
+	if o.slice > 0 && from.Add(o.slice).Before(now) {
+		to = from.Add(o.slice)
+	} else {
+		o.slice = 0 // this is the last one
+	}
 	var strata []Stratum
 	looked := 0
 	for _, s := range o.sides() {
 		if o.state.Reporter != "" && o.state.Reporter != s.reporters {
 			continue
 		}
-		series, err := o.fetch(ctx, s.selector(requestsMetric, durationsMetric, oldDurationsMetric, histogramsMetric), now)
+		series, err := o.fetch(ctx, s.selector(countedMetrics...), from, to)
+		if errors.Is(err, ErrTooLarge) {
+			if o.slice = to.Sub(from) / 2; o.slice >= o.leastSlice() {
+				return o.Look(ctx)
+			}
+			o.slice, o.many = 0, true // it is said how many as long as there are
+			return o.tooMany(ctx, from, now, fmt.Sprintf("what they have in %s is more than %d MiB", to.Sub(from).Round(time.Second), maxSamplesBody>>20))
+		}
 		if err != nil {
 			return Window{}, err
 		}
@@ -118,26 +150,125 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 			return Window{Missing: NoScrape, Text: "no scrape but one since the candidate got its weight"}, nil
 		}
 		if len(series) > maxSeries {
-			return Window{Missing: TooManySeries, Text: fmt.Sprintf("not evaluated: more than %d series", maxSeries)}, nil
+			o.many = true
+			return o.tooMany(ctx, from, now, "")
 		}
 		o.state.Reporter, looked = s.reporters, len(series)
 		strata = o.state.add(series, s)
 		break
 	}
 	w := Window{From: o.state.From, To: o.state.To, Scrapes: o.state.Scrapes, Reporter: o.state.Reporter, Series: looked, Interval: o.state.interval(),
-		Stable: o.state.Stable.clone(), Candidate: o.state.Candidate.clone(), Strata: strata}
+		Stable: o.state.Stable.clone(), Candidate: o.state.Candidate.clone(), Strata: strata, More: to.Before(now)}
+	if w.More {
+		o.read = to
+		return w, nil
+	}
 	return w, o.whatIsMissing(ctx, &w, now)
 }
 
-// fetch returns the raw samples since the last look. More than maxSeries are not all of them.
-func (o *Observer) fetch(ctx context.Context, selector string, now time.Time) ([]rawSeries, error) {
+var countedMetrics = []string{requestsMetric, durationsMetric, oldDurationsMetric, histogramsMetric}
+
+// from returns since when samples are fetched. What is young is fetched again.
+func (o *Observer) from() time.Time {
 	from := o.state.Since
-	if young := o.state.To.Add(-max(lag, o.state.interval()*3/2)); young.After(from) {
-		from = young
+	for _, known := range []time.Time{o.state.To, o.read} {
+		if young := known.Add(-max(lag, o.state.interval()*3/2)); young.After(from) {
+			from = young
+		}
 	}
-	span := model.Duration(max(0, now.Sub(from)).Truncate(time.Second) + time.Second)
+	return from
+}
+
+// span returns a range for a query, in whole seconds.
+func span(from, to time.Time) model.Duration {
+	return model.Duration(max(0, to.Sub(from)).Truncate(time.Second) + time.Second)
+}
+
+// leastSlice is how long a slice is at least: each goes on behind what the next one fetches again.
+func (o *Observer) leastSlice() time.Duration { return max(leastSlice, sliceHas*o.state.interval()) }
+
+// measure asks how many series there are in a long range and how often they were scraped, which decides on the side that is
+// counted, and on the slices it is read in. The window says what is missing where it cannot be read.
+func (o *Observer) measure(ctx context.Context, from, now time.Time) (Window, error) {
+	o.slice = 0
+	for _, s := range o.sides() {
+		if o.state.Reporter != "" && o.state.Reporter != s.reporters {
+			continue
+		}
+		series, scrapes, err := o.count(ctx, s, from, now)
+		if errors.Is(err, ErrWarning) || series == 0 && err == nil {
+			continue // what is fetched tells more
+		}
+		if err != nil {
+			return Window{}, err
+		}
+		if o.many = series > maxSeries; o.many {
+			return Window{Missing: TooManySeries, Text: tooMany(series, "")}, nil
+		}
+		if s.workloads() && scrapes < 2 {
+			return Window{}, nil // nothing is decided yet
+		}
+		o.state.Reporter = s.reporters
+		if length := now.Sub(from); series*scrapes > o.most {
+			every := time.Duration(float64(length) / scrapes)
+			o.slice = max(leastSlice, sliceHas*every, time.Duration(float64(length)*o.most/(series*scrapes)))
+		}
+		return Window{}, nil
+	}
+	o.many = false
+	return Window{}, nil
+}
+
+// count returns how many series a side has in a range, and how many samples one of them has at most.
+func (o *Observer) count(ctx context.Context, s side, from, to time.Time) (series, scrapes float64, err error) {
+	const format = `label_replace(count(last_over_time(%s[%s])), "is", "series", "", "") or label_replace(max(count_over_time(%s[%[2]s])), "is", "scrapes", "", "")`
+	v, err := o.client.query(ctx, fmt.Sprintf(format, s.selector(countedMetrics...), span(from, to), s.selector(requestsMetric)), to)
+	if err != nil {
+		return 0, 0, err
+	}
+	vector, ok := v.(model.Vector)
+	if !ok {
+		return 0, 0, fmt.Errorf("%w: Prometheus at %s answered with a %s", ErrQuery, o.client.address, v.Type())
+	}
+	for _, one := range vector {
+		if one.Metric["is"] == "series" {
+			series = float64(one.Value)
+		} else {
+			scrapes = float64(one.Value)
+		}
+	}
+	return series, scrapes, nil
+}
+
+// tooMany returns the window for more series than are looked at, with how many there are where Prometheus tells.
+func (o *Observer) tooMany(ctx context.Context, from, to time.Time, why string) (Window, error) {
+	most := 0.0
+	for _, s := range o.sides() {
+		if o.state.Reporter == "" || o.state.Reporter == s.reporters {
+			if series, _, err := o.count(ctx, s, from, to); err == nil {
+				most = max(most, series)
+			}
+		}
+	}
+	return Window{Missing: TooManySeries, Text: tooMany(most, why)}, nil
+}
+
+// tooMany says so, with what would help.
+func tooMany(series float64, why string) string {
+	text := fmt.Sprintf("more than %d series", maxSeries)
+	if series > 0 {
+		text = fmt.Sprintf("%.0f series, and at most %d are", series, maxSeries)
+	}
+	if why != "" {
+		text = fmt.Sprintf("%.0f series: %s", series, why)
+	}
+	return "not evaluated: " + text + "; let the proxies tell less apart: remove tags from the metrics with Istio's Telemetry (tagOverrides), or have fewer bounds of buckets"
+}
+
+// fetch returns the raw samples of a range. More than maxSeries are not all of them.
+func (o *Observer) fetch(ctx context.Context, selector string, from, to time.Time) ([]rawSeries, error) {
 	a := answer{decoder: &o.decoder}
-	v, err := o.client.query(into(ctx, &a), selector+"["+span.String()+"]", now, v1.WithLimit(maxSeries+1))
+	v, err := o.client.query(into(ctx, &a), selector+"["+span(from, to).String()+"]", to, v1.WithLimit(maxSeries+1))
 	if errors.Is(err, ErrWarning) && len(a.series) > maxSeries { // which is what the warning is about
 		return a.series, nil
 	}

@@ -183,12 +183,17 @@ func (r *Release) await(ctx context.Context, w *watch) (judgement, error) {
 
 // look looks once. The error is Prometheus'.
 func (r *Release) look(ctx context.Context, w *watch) (judged analysis.Result, ok bool, err error) {
-	counted, err := w.observer.Look(ctx)
-	if err != nil {
-		return judged, false, err
+	var counted metrics.Window
+	for more := true; more; more = counted.More { // a step that begins late catches up
+		if counted, err = w.observer.Look(ctx); err != nil {
+			return judged, false, err
+		}
+		if judged, ok = w.judge.Look(counted); ok {
+			return judged, true, nil
+		}
 	}
-	if judged, ok = w.judge.Look(counted); ok || !w.judge.Due(counted, time.Now()) {
-		return judged, ok, nil
+	if !w.judge.Due(counted, time.Now()) {
+		return judged, false, nil
 	}
 	own, err := w.own(ctx)
 	if err != nil {

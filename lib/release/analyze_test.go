@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,5 +50,46 @@ func TestNoAnswer(t *testing.T) {
 				t.Errorf("it is said %d times:\n%s", said, log.String())
 			}
 		})
+	}
+}
+
+// A step that begins late judges by all that there is, also where it is read in slices.
+func TestCatchesUp(t *testing.T) {
+	t.Parallel()
+	now := time.Now().Truncate(time.Second)
+	ranges := regexp.MustCompile(`\[([0-9ms]+)\]$`)
+	prometheus := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query := r.FormValue("query")
+		span := ranges.FindStringSubmatch(query)
+		if span == nil || !strings.Contains(query, `"source|waypoint"`) {
+			fmt.Fprint(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"is":"series"},"value":[1,"2"]},{"metric":{"is":"scrapes"},"value":[1,"120"]}]}}`)
+			return
+		}
+		seconds, _ := strconv.ParseFloat(r.FormValue("time"), 64)
+		within, _ := time.ParseDuration(span[1])
+		if within > 5*time.Minute { // the answer is too large
+			fmt.Fprint(w, strings.Repeat(" ", 33<<20))
+			return
+		}
+		var values []string
+		for at := int64(seconds-within.Seconds())/5*5 + 5; at <= min(int64(seconds), now.Unix()); at += 5 {
+			values = append(values, fmt.Sprintf(`[%d,"%d"]`, at, at))
+		}
+		series := func(service string) string {
+			return `{"metric":{"__name__":"istio_requests_total","reporter":"source","response_code":"200","destination_service":"` + service + `.web.svc.cluster.local"},"values":[` + strings.Join(values, ",") + "]}"
+		}
+		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"matrix","result":[%s,%s]}}`, series("shop"), series("shop-canary"))
+	}))
+	t.Cleanup(prometheus.Close)
+	client, err := metrics.New(prometheus.URL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := metrics.Target{Namespace: "web", Stable: metrics.Arm{Workload: "shop-primary", Service: "shop"}, Candidate: metrics.Arm{Workload: "shop", Service: "shop-canary"}}
+	w := &watch{observer: client.Observe(target, now.Add(-10*time.Minute)), record: &Record{},
+		judge: analysis.Judge{Limits: analysis.Limits{SuccessRate: 99}, Interval: 8 * time.Minute, Weight: .5, Deadline: now.Add(time.Hour)}}
+	got, ok, err := (&Release{}).look(t.Context(), w)
+	if err != nil || !ok || got.Verdict != analysis.Pass || got.Counts.Requests < 590 {
+		t.Errorf("%v requests, %t, %s: %v", got.Counts.Requests, ok, got.Text, err)
 	}
 }

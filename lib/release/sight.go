@@ -67,17 +67,24 @@ func planOf(cfg *config.Config, objectives []analysis.Objective) analysis.Plan {
 }
 
 // history is what stable did before the release.
-func (r *Release) history(ctx context.Context, s *snapshot) (w metrics.Window, span time.Duration, err error) {
+func (r *Release) history(ctx context.Context, s *snapshot) (w metrics.Window, h *analysis.History, span time.Duration, err error) {
+	h = &analysis.History{Limits: limitsOf(r.Config)}
 	client, err := r.prometheus(r.Config)
 	if err != nil {
-		return w, 0, err
+		return w, h, 0, err
 	}
 	for _, span = range []time.Duration{shortHistory, longHistory} {
-		if w, err = client.Observe(r.measured(s), time.Now().Add(-span)).Look(ctx); err != nil || len(w.Strata) >= enoughStrata || w.Series > manySeries {
+		h = &analysis.History{Limits: limitsOf(r.Config)}
+		observer := client.Observe(r.measured(s), time.Now().Add(-span))
+		for more := true; more && err == nil; more = w.More {
+			w, err = observer.Look(ctx)
+			h.Add(w.Strata)
+		}
+		if err != nil || h.Strata >= enoughStrata || w.Series > manySeries {
 			break
 		}
 	}
-	return w, span, err
+	return w, h, span, err
 }
 
 const manySeries = 1000
@@ -87,8 +94,8 @@ var judging = []string{"target", "namespace", "prometheus", "interval", "thresho
 
 // sight is Sight of what stable answers at present.
 func (r *Release) sight(ctx context.Context, s *snapshot) (lines []string, problems config.Problems) {
-	w, span, err := r.history(ctx, s)
-	r.objectives, lines, problems = Sight(r.Config, w, span)
+	w, h, span, err := r.history(ctx, s)
+	r.objectives, lines, problems = Sight(r.Config, w, h, span)
 	if err != nil { // what it says would be of nothing
 		lines = []string{fmt.Sprintf("sight: warning: what stable answers at present could not be read: %v", err)}
 	}
@@ -96,9 +103,9 @@ func (r *Release) sight(ctx context.Context, s *snapshot) (lines []string, probl
 }
 
 // Sight says what a configuration can see of stable's present traffic, and fixes what the sequential test takes from it. w is what stable
-// answered within the last span. Problems are why nothing could ever be judged so.
-func Sight(cfg *config.Config, w metrics.Window, span time.Duration) ([]analysis.Objective, []string, config.Problems) {
-	objectives, err := limitsOf(cfg).Objectives(w.Strata)
+// answered within the last span, and h its strata. Problems are why nothing could ever be judged so.
+func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.Duration) ([]analysis.Objective, []string, config.Problems) {
+	objectives, err := h.Objectives()
 	if err != nil {
 		return nil, nil, config.Problems{{Parameter: "requestSuccessRate", Value: fmt.Sprint(cfg.SuccessRate), Remedy: err.Error()}}
 	}
@@ -118,6 +125,10 @@ func Sight(cfg *config.Config, w metrics.Window, span time.Duration) ([]analysis
 		say("warning: requestSuccessRate=100 makes one failed request proof, and a failed check")
 	}
 	seconds := w.To.Sub(w.From).Seconds()
+	if w.Missing == metrics.TooManySeries {
+		say("sight: warning: %s. As it is, requests cannot be judged, and the release ends inconclusive", w.Text)
+		return objectives, lines, nil
+	}
 	if w.Stable.Requests == 0 || seconds <= 0 {
 		say("sight: stable answered no requests in the last %s: without any the candidate cannot be judged, and the release ends inconclusive", span)
 		return objectives, lines, nil

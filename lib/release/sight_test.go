@@ -25,6 +25,8 @@ func TestSightIsPartOfTheReport(t *testing.T) {
 		switch query := r.FormValue("query"); {
 		case query == "vector(1)":
 			result, kind = `[{"metric":{},"value":[1,"1"]}]`, "vector"
+		case strings.HasPrefix(query, "label_replace("):
+			result, kind = `[{"metric":{"is":"series"},"value":[1,"1"]},{"metric":{"is":"scrapes"},"value":[1,"20"]}]`, "vector"
 		case strings.Contains(query, `"source|waypoint"`):
 			var values []string
 			for i := range 20 { // every 30 s
@@ -54,7 +56,7 @@ func TestScrapesOfAnInterval(t *testing.T) {
 		time.Second: "", 2500 * time.Millisecond: "better is 12s", 5 * time.Second: "better is 20s", 5300 * time.Millisecond: "better is 20s", 0: "",
 		6 * time.Second: "give at least two scrapes, 12s", 30 * time.Second: "give at least two scrapes, 1m0s", 15002 * time.Millisecond: "give at least two scrapes, 30s, and better four",
 	} {
-		_, lines, problems := Sight(cfg, metrics.Window{Interval: scrape}, time.Minute)
+		_, lines, problems := Sight(cfg, metrics.Window{Interval: scrape}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
 		got := strings.Join(lines, "\n")
 		if len(problems) > 0 {
 			got += problems.Error()
@@ -65,7 +67,7 @@ func TestScrapesOfAnInterval(t *testing.T) {
 	}
 	cfg.Interval = config.Duration{Duration: time.Minute}
 	const want = "warning: interval=1m0s has fewer than four scrapes, which are every 30s: a burst weighs more than it should; better is 2m0s"
-	if _, lines, problems := Sight(cfg, metrics.Window{Interval: 30 * time.Second}, time.Minute); len(problems) > 0 || !slices.Contains(lines, want) {
+	if _, lines, problems := Sight(cfg, metrics.Window{Interval: 30 * time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute); len(problems) > 0 || !slices.Contains(lines, want) {
 		t.Errorf("%v, %q", problems, lines)
 	}
 }
@@ -76,7 +78,7 @@ func TestSightWhereNothingMayFail(t *testing.T) {
 	cfg := testConfig("run")
 	for rate, want := range map[float64]bool{100: true, 99.999: false, 0: false} {
 		cfg.SuccessRate = rate
-		_, lines, problems := Sight(cfg, metrics.Window{Interval: time.Second}, time.Minute)
+		_, lines, problems := Sight(cfg, metrics.Window{Interval: time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
 		if got := slices.Contains(lines, "warning: requestSuccessRate=100 makes one failed request proof, and a failed check"); got != want || len(problems) > 0 {
 			t.Errorf("%v %%: %q, %v", rate, lines, problems)
 		}

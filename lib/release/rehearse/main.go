@@ -17,6 +17,7 @@ import (
 	"github.com/sethvargo/go-envconfig"
 	"sigs.k8s.io/yaml"
 
+	"github.com/canary-tasks/canary-tasks/lib/analysis"
 	"github.com/canary-tasks/canary-tasks/lib/analysis/simulate"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
@@ -87,7 +88,10 @@ func (r rehearsal) play(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	const span = 30 * time.Minute
-	_, lines, problems := release.Sight(&cfg, r.history(&cfg, span), span)
+	w := r.history(&cfg, span)
+	h := &analysis.History{Limits: analysis.Limits{SuccessRate: cfg.SuccessRate, RequestDuration: cfg.RequestDuration.Duration}}
+	h.Add(w.Strata)
+	_, lines, problems := release.Sight(&cfg, w, h, span)
 	if len(problems) > 0 {
 		return problems
 	}
