@@ -13,6 +13,8 @@ import (
 
 	yamlv3 "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/yaml"
+
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // Spec is what a specification says.
@@ -65,9 +67,15 @@ func Read(text []byte) (Spec, error) {
 
 // find returns the document to read, and its text.
 func find(text []byte) (map[string]any, []byte, error) {
+	if len(text) > MaxText {
+		return nil, nil, Bounded(text)
+	}
 	var first map[string]any
 	var firstText []byte
 	for i, part := range strings.Split("\n"+string(text), "\n---") {
+		if err := Bounded([]byte(part)); err != nil {
+			return nil, nil, fmt.Errorf("document %d: %w", i+1, err)
+		}
 		var document map[string]any
 		if err := yaml.Unmarshal([]byte(part), &document); err != nil {
 			return nil, nil, fmt.Errorf("document %d is no YAML map: %w", i+1, err)
@@ -115,14 +123,19 @@ func (r *reader) octals(text []byte, block string) {
 	}
 }
 
-// reader collects mistakes.
+// reader collects mistakes, the first maxErrors of them.
 type reader struct {
 	spec   *Spec
 	errors Errors
 }
 
 func (r *reader) wrong(path, format string, args ...any) {
-	r.errors = append(r.errors, path+": "+fmt.Sprintf(format, args...))
+	switch n := len(r.errors); {
+	case n < maxErrors:
+		r.errors = append(r.errors, show.Short(path)+": "+fmt.Sprintf(format, args...))
+	case n == maxErrors:
+		r.errors = append(r.errors, fmt.Sprintf("there are more than %d mistakes", maxErrors))
+	}
 }
 
 func (r *reader) set(parameter, value string) {

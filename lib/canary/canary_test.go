@@ -92,14 +92,6 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
-func FuzzRead(f *testing.F) {
-	for _, name := range []string{"v1beta1", "v1alpha3", "jenkins-x-v2", "jenkins-x-2019", "jenkins-x-v3"} {
-		f.Add(testdata(f, name))
-	}
-	f.Add([]byte("canary:\n  canaryAnalysis:\n    metrics: {0}")) // nothing is known of what is there
-	f.Fuzz(func(_ *testing.T, text []byte) { _, _ = Read(text) }) // it does not panic
-}
-
 // What a Canary leaves out is what it is with Flagger, and not the parameters' default.
 func TestDefaultsOfFlagger(t *testing.T) {
 	t.Parallel()

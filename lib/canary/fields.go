@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // object is a YAML map of which each field is asked for by its name: what nobody asked for is misspelt.
@@ -31,10 +33,13 @@ func (o *object) text(name string) string {
 	o.known[name] = true
 	text, ok := scalar(o.fields[name])
 	if !ok {
-		o.r.wrong(o.at(name), "%v is neither text nor a number", o.fields[name])
+		o.r.wrong(o.at(name), "%s is neither text nor a number", short(o.fields[name]))
 	}
 	return text
 }
+
+// short is a value as it may stand in a sentence.
+func short(value any) string { return show.Short(fmt.Sprint(value)) }
 
 func scalar(value any) (string, bool) {
 	switch v := value.(type) {
@@ -56,7 +61,7 @@ func (o *object) list(name string) []any {
 	o.known[name] = true
 	list, ok := o.fields[name].([]any)
 	if !ok && o.fields[name] != nil {
-		o.r.wrong(o.at(name), "%v is no list", o.fields[name])
+		o.r.wrong(o.at(name), "%s is no list", short(o.fields[name]))
 	}
 	return list
 }
@@ -66,7 +71,7 @@ func (o *object) texts(name string) []string {
 	for i, item := range o.list(name) {
 		text, ok := scalar(item)
 		if !ok || text == "" {
-			o.r.wrong(fmt.Sprintf("%s[%d]", o.at(name), i), "%v is neither text nor a number", item)
+			o.r.wrong(fmt.Sprintf("%s[%d]", o.at(name), i), "%s is neither text nor a number", short(item))
 			continue
 		}
 		texts = append(texts, text)
@@ -79,7 +84,7 @@ func (o *object) child(name string) *object {
 	o.known[name] = true
 	fields, ok := o.fields[name].(map[string]any)
 	if !ok && o.fields[name] != nil {
-		o.r.wrong(o.at(name), "%v is no map", o.fields[name])
+		o.r.wrong(o.at(name), "%s is no map", short(o.fields[name]))
 	}
 	return o.r.object(o.at(name), fields)
 }
@@ -101,10 +106,17 @@ func (o *object) ignore(names ...string) {
 	}
 }
 
+// maxName is how long a field's name may be to be taken for a misspelt one.
+const maxName = 64
+
 // done finds what is misspelt.
 func (o *object) done() {
 	for _, name := range slices.Sorted(maps.Keys(o.fields)) {
-		if o.known[name] {
+		if o.known[name] || len(o.r.errors) > maxErrors {
+			continue
+		}
+		if len(name) > maxName {
+			o.r.wrong(o.at(name), "there is no such field")
 			continue
 		}
 		nearest := slices.MinFunc(slices.Sorted(maps.Keys(o.known)), func(a, b string) int { return distance(name, a) - distance(name, b) })

@@ -36,12 +36,17 @@ func Inline(text []byte, queries map[Reference]string) ([]byte, error) {
 	if r.octals(part, "spec"); len(r.errors) > 0 { // which are read as numbers here, and written as others
 		return nil, r.errors
 	}
+	size := len(part)
 	eachReference(document, func(r Reference, metric map[string]any) {
-		if query := queries[r]; query != "" {
+		query := queries[r]
+		if size += len(query); query != "" && size <= MaxText {
 			delete(metric, "templateRef")
 			metric["query"] = query
 		}
 	})
+	if size > MaxText {
+		return nil, fmt.Errorf("with the queries of its templates it has %d bytes, and may have %d: let them be shorter, or fewer", size, MaxText)
+	}
 	out, err := yaml.Marshal(document)
 	if err != nil {
 		return nil, fmt.Errorf("writing the specification with its queries: %w", err)

@@ -153,7 +153,7 @@ func (r *reader) text(name string) string {
 		if p.Name != name {
 			continue
 		}
-		if text := cmp.Or(r.env(p), r.spec[name]); text != "" {
+		if text := cmp.Or(r.env(p), r.spec[name]); text != "" && r.plain(p, text) {
 			r.given[name] = true
 			return text
 		}
@@ -163,6 +163,24 @@ func (r *reader) text(name string) string {
 		return p.Default
 	}
 	return ""
+}
+
+// maxValue is how many bytes a value may have that is no YAML.
+const maxValue = 8 << 10
+
+// plain reports whether a value is one that a parameter can have: on one line, and no longer than any is. The later steps,
+// which have to act whatever else is wrong, print what they were given.
+func (r *reader) plain(p Parameter, text string) bool {
+	if p.Unit == "YAML" || r.step != CanaryInit || len(text) <= maxValue && show.Line(text) == text {
+		return true
+	}
+	if !r.problems.Names(p.Name) {
+		if p.Unit == "URL" {
+			text = show.Address(text)
+		}
+		r.add(p.Name, text, "give one line that can be printed, of at most %d bytes", maxValue)
+	}
+	return false
 }
 
 // renamed lets envconfig find any variable under one name.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sethvargo/go-envconfig"
+
+	"github.com/canary-tasks/canary-tasks/lib/canary"
 )
 
 // environment is what a Task passes: every parameter of the step, those that were not given as empty variables.
@@ -210,6 +212,16 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"min above max", []string{"CANARY_METRICS", "[{name: a, query: up, thresholdRange: {min: 2, max: 1}}]"}, `parameter metrics is "a": its thresholdRange has min 2 above max 1`},
 		{"a metric that is no number", []string{"CANARY_METRICS", "[{name: a, query: up, thresholdRange: {max: .nan}}]"}, "unsupported value: NaN"},
 		{"a metric's interval without unit", []string{"CANARY_METRICS", "[{name: a, query: up, interval: '60', thresholdRange: {max: 1}}]"}, `parameter metrics is "60": give the interval of a with its unit`},
+		{"a metric's name on two lines", []string{"CANARY_METRICS", `[{name: "a\n12:00:00 shop was promoted", query: up, thresholdRange: {max: 1}}]`}, `parameter metrics is "a\n12:00:00 shop was promoted": give it a name of at most 100 bytes that can be printed, on one line`},
+		{"a metric's name that is long", []string{"CANARY_METRICS", "[{name: " + strings.Repeat("a", 101) + ", query: up, thresholdRange: {max: 1}}]"}, `give it a name of at most 100 bytes`},
+		{"too many metrics", []string{"CANARY_METRICS", "[" + strings.Repeat("{name: a},", 51) + "]"}, `parameter metrics is "51 metrics": give at most 50`},
+		{"metrics of aliases", []string{"CANARY_METRICS", "[&a " + strings.Repeat("x", 50<<10) + "," + strings.Repeat("*a,y,", 5<<10) + "]"}, "with its aliases replaced it is too long"},
+		{"a limit that is not finite", []string{"CANARY_METRICS", "[{name: a, query: up, thresholdRange: {max: .inf}}]"}, "unsupported value: +Inf"},
+		{"a value on two lines", []string{"CANARY_EXPECT", "1.2.3\n12:00:00 shop was promoted"}, `parameter expect is "1.2.3\n12:00:00 shop was promoted": give one line`},
+		{"a value that is long", []string{"CANARY_HOSTS", strings.Repeat("a", maxValue+1)}, `give one line that can be printed, of at most 8192 bytes`},
+		{"an address with a secret that is long", []string{"CANARY_PROMETHEUS", "http://prometheus:9090/?token=secret" + strings.Repeat("a", maxValue)}, `parameter prometheus is "http://prometheus:9090/": give one line`},
+		{"an address with a secret, and no scheme", []string{"CANARY_PROMETHEUS", "prometheus:9090/?token=secret"}, `parameter prometheus is "prometheus:9090/": give an address with its scheme`},
+		{"a specification that is long", []string{"CANARY_SPEC", "canary: {enabled: true}\n" + strings.Repeat("#", canary.MaxText)}, "and may have 262144: give what the specification needs alone"},
 		{"a weight of zero", []string{"CANARY_STEP_WEIGHT", "0"}, `parameter stepWeight is "0": give a whole number of percent from 1 to 100`},
 		{"weights that do not rise", []string{"CANARY_STEP_WEIGHTS", "20,20"}, `parameter stepWeights is "20,20": give rising whole numbers`},
 		{"a weight over 100", []string{"CANARY_STEP_WEIGHTS", "20,120"}, `parameter stepWeights is "20,120"`},

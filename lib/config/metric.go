@@ -1,10 +1,14 @@
 package config
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"sigs.k8s.io/yaml"
+
+	"github.com/canary-tasks/canary-tasks/lib/canary"
+	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
 // Metric is a check by a query of people's own, in the form that Flagger's Canary has.
@@ -15,6 +19,13 @@ type Metric struct {
 	ThresholdRange    ThresholdRange    `json:"thresholdRange"`
 	TemplateVariables map[string]string `json:"templateVariables,omitempty"`
 }
+
+// MaxMetrics is how many checks by queries a configuration may have: each is asked for at each judgement. maxName is how
+// many bytes the name of one may have.
+const (
+	MaxMetrics = 50
+	maxName    = 100
+)
 
 // ThresholdRange is what a value has to be in, ends included; nil: no end.
 type ThresholdRange struct {
@@ -37,9 +48,17 @@ func (r *reader) metrics() []Metric {
 	if v == "" {
 		return nil
 	}
+	if err := canary.Bounded([]byte(v)); err != nil {
+		r.add("metrics", v, "%v", err)
+		return nil
+	}
 	var all []Metric
 	if err := yaml.UnmarshalStrict([]byte(v), &all); err != nil {
 		r.add("metrics", v, "give a YAML list of name, query and thresholdRange: %v", err)
+		return nil
+	}
+	if len(all) > MaxMetrics {
+		r.add("metrics", fmt.Sprintf("%d metrics", len(all)), "give at most %d", MaxMetrics)
 		return nil
 	}
 	names := map[string]bool{}
@@ -50,6 +69,8 @@ func (r *reader) metrics() []Metric {
 			r.add("metrics", v, "give number %d of the list a name", i+1)
 		case name == "request-success-rate" || name == "request-duration":
 			r.add("metrics", name, "give requestSuccessRate and requestDuration for what is built in, and other names to queries of your own")
+		case len(name) > maxName || show.Line(name) != name:
+			r.add("metrics", name, "give it a name of at most %d bytes that can be printed, on one line", maxName)
 		case names[name]:
 			r.add("metrics", name, "give each metric a name of its own")
 		}

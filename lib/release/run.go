@@ -148,9 +148,6 @@ func (r *Release) specification(ctx context.Context, lookup envconfig.Lookuper) 
 	return envconfig.MultiLookuper(envconfig.MapLookuper(spec), lookup), problems
 }
 
-// maxSpecFile is more than any specification is long.
-const maxSpecFile = 1 << 20
-
 // specFile reads a file of the workspace. The error says what to do.
 func (r *Release) specFile(path string) (string, error) {
 	if r.Source == "" {
@@ -164,12 +161,12 @@ func (r *Release) specFile(path string) (string, error) {
 		return "", fmt.Errorf("give the path of a file in the workspace source: %w", err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSpecFile+1))
+	text, err := io.ReadAll(io.LimitReader(f, canary.MaxText+1))
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("give the path of a file in the workspace source: %w", err)
-	case len(text) > maxSpecFile:
-		return "", fmt.Errorf("it is longer than %d bytes: give a file that has the specification alone", maxSpecFile)
+	case len(text) > canary.MaxText:
+		return "", fmt.Errorf("it is longer than %d bytes: give a file that has the specification alone", canary.MaxText)
 	case strings.TrimSpace(string(text)) == "":
 		return "", errors.New("the file is empty: give one with a Flagger Canary, or with values that have a canary block")
 	}
@@ -200,6 +197,9 @@ func (r *Release) follow(ctx context.Context, text string) (string, config.Probl
 	references := canary.References([]byte(text))
 	if len(references) == 0 {
 		return text, nil
+	}
+	if len(references) > config.MaxMetrics {
+		return "", config.Problems{{Parameter: "spec", Value: fmt.Sprintf("%d MetricTemplates", len(references)), Remedy: fmt.Sprintf("refer to at most %d", config.MaxMetrics)}}
 	}
 	var problems config.Problems
 	queries := map[canary.Reference]string{}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/sethvargo/go-envconfig"
+
+	"github.com/canary-tasks/canary-tasks/lib/canary"
 )
 
 func TestSpecFile(t *testing.T) {
@@ -23,7 +25,7 @@ func TestSpecFile(t *testing.T) {
 	}
 	write("source/..data/values.yaml", "canary: {enabled: true}")
 	write("source/empty.yaml", "\n")
-	write("source/long.yaml", strings.Repeat("#", maxSpecFile+1))
+	write("source/long.yaml", strings.Repeat("#", canary.MaxText+1))
 	write("outside.yaml", "canary: {enabled: true}")
 	for link, to := range map[string]string{"values.yaml": "..data/values.yaml", "escape.yaml": "../outside.yaml"} { // as the files of a ConfigMap are
 		if err := os.Symlink(to, filepath.Join(folder, "source", link)); err != nil {
@@ -43,7 +45,7 @@ func TestSpecFile(t *testing.T) {
 		{"outside", source, map[string]string{"CANARY_SPEC_FILE": "../outside.yaml"}, "give the path of a file"},
 		{"a link that leads outside", source, map[string]string{"CANARY_SPEC_FILE": "escape.yaml"}, "give the path of a file"},
 		{"empty", source, map[string]string{"CANARY_SPEC_FILE": "empty.yaml"}, "the file is empty"},
-		{"too long", source, map[string]string{"CANARY_SPEC_FILE": "long.yaml"}, "longer than 1048576 bytes"},
+		{"too long", source, map[string]string{"CANARY_SPEC_FILE": "long.yaml"}, "longer than 262144 bytes"},
 		{"two places", source, map[string]string{"CANARY_SPEC_FILE": "values.yaml", "CANARY_SPEC": "a"}, `parameter specFile is "values.yaml": give one of spec, specFile`},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
