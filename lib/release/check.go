@@ -39,6 +39,7 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	} else {
 		r.checkTarget(ctx, s, add)
 	}
+	r.tooLarge(s, add)
 	if s.noMesh != nil {
 		add("virtualService", cfg.VirtualService, "%v Install Istio first", s.noMesh)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/show"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
@@ -132,7 +133,7 @@ func (r *Record) former(taker string) []string {
 // reject ends a release and remembers its revision.
 func (r *Record) reject(reason string) {
 	r.Outcome, r.Reason = Rejected, reason
-	r.Rejected = append(r.Rejected, Rejection{Revision: r.Candidate.Revision, Reason: reason, Run: r.Run, At: time.Now().UTC()})
+	r.Rejected = append(r.Rejected, Rejection{Revision: r.Candidate.Revision, Reason: show.Cut(reason, maxReason), Run: r.Run, At: time.Now().UTC()})
 	r.Rejected = r.Rejected[max(0, len(r.Rejected)-maxRejected):]
 }
 
@@ -206,6 +207,43 @@ func (r *Record) text() string {
 			}
 		}
 	}
+}
+
+// What a release is refused for before it begins: a record that could come to more than the record before it leaves room
+// for, as a ConfigMap has 1 MiB at most.
+const (
+	mostRecord = 480 << 10
+	startSize  = 800 // bytes at most of the evidence since one interval began
+	maxReason  = 1024
+)
+
+// tooLarge adds a mistake where the record of this release could come to more than mostRecord. Judgements are not counted,
+// as text leaves them out.
+func (r *Release) tooLarge(s *snapshot, add func(parameter, value, remedy string, args ...any)) {
+	if s.target == nil {
+		return
+	}
+	next := r.begin(s)
+	template, configuration := len(marshal(next.Candidate)), len(marshal(next.Config))
+	evidence := len(next.Objectives) * analysis.Intervals(len(r.Config.Weights), r.Config.Threshold) * startSize
+	if r.Config.Baseline == "primary" {
+		evidence *= 2
+	}
+	most := len(marshal(next)) + template + evidence // what is released now is what serves later, once more
+	if most <= mostRecord {
+		return
+	}
+	const remedy = "the release record, a ConfigMap, could come to %d KiB, and has room for %d: the pod template has %d KiB and is kept up to four times, " +
+		"the configuration with its queries has %d KiB, and the evidence of all checks up to %d KiB. Put what is long in the template into a ConfigMap " +
+		"that the pods mount, shorten queries, or lower threshold"
+	parameter, value := "target", r.Config.Target
+	switch max(4*template, configuration, evidence) {
+	case configuration:
+		parameter, value = "metrics", fmt.Sprintf("%d metrics", len(r.Config.Metrics))
+	case evidence:
+		parameter, value = "threshold", fmt.Sprint(r.Config.Threshold)
+	}
+	add(parameter, value, remedy, most>>10, mostRecord>>10, template>>10, configuration>>10, evidence>>10)
 }
 
 // write plans the write of a record. It is refused when somebody else wrote since it was read.

@@ -37,10 +37,10 @@ const maxShort = 200
 
 // Line returns a text as one line: what is not printable is escaped as in a Go string, line breaks and what moves the
 // cursor or turns the direction of writing among it. A text over 16 KiB is cut off, and ends with its length.
-func Line(text string) string { return cut(text, maxLine) }
+func Line(text string) string { return Cut(text, maxLine) }
 
 // Short is Line for a value within a text: over 200 bytes it is cut off.
-func Short(value string) string { return cut(value, maxShort) }
+func Short(value string) string { return Cut(value, maxShort) }
 
 // Quoted returns a value in quotes, as a Go string is written: over 200 bytes it is cut off.
 func Quoted(value string) string {
@@ -50,7 +50,8 @@ func Quoted(value string) string {
 	return strconv.Quote(value)
 }
 
-func cut(text string, most int) string {
+// Cut is Line for so many bytes of a text at most.
+func Cut(text string, most int) string {
 	var b strings.Builder
 	for i, r := range text {
 		size := utf8.RuneLen(r)
