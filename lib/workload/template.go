@@ -168,21 +168,15 @@ func CopiedFor(name string) string {
 // mounts are copies. copied says of which mounts there are copies.
 func (t Template) ForStable(s Selector, revision string, copied Contents) Template {
 	stable := Template(runtime.DeepCopyJSON(t))
-	metadata := object(stable, "metadata")
-	if metadata == nil {
-		metadata = map[string]any{}
-		stable["metadata"] = metadata
+	if stable == nil { // nobody says that a record has one
+		stable = Template{}
 	}
-	labels := object(metadata, "labels")
+	metadata := within(stable, "metadata")
+	labels := within(metadata, "labels")
 	for k, v := range s.Stable {
 		labels[k] = v
 	}
-	annotations := object(metadata, "annotations")
-	if annotations == nil {
-		annotations = map[string]any{}
-		metadata["annotations"] = annotations
-	}
-	annotations[RevisionAnnotation] = revision
+	within(metadata, "annotations")[RevisionAnnotation] = revision
 	delete(metadata, "creationTimestamp")
 	stable.eachMount(func(kind string, ref map[string]any, key string) {
 		name, _ := ref[key].(string)
@@ -226,6 +220,16 @@ func RevisionOf(primary *appsv1.Deployment) string {
 
 func object(from map[string]any, field string) map[string]any {
 	o, _ := from[field].(map[string]any)
+	return o
+}
+
+// within is object, made where there is none.
+func within(from map[string]any, field string) map[string]any {
+	o := object(from, field)
+	if o == nil {
+		o = map[string]any{}
+		from[field] = o
+	}
 	return o
 }
 
