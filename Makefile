@@ -16,7 +16,7 @@ build = CGO_ENABLED=0 go -C $(1) build -trimpath -o $(CURDIR)/.bin/ $(2)
 gotest = go test -vet=off -count=1 -exec 'env -u GOGC -u GOMEMLIMIT'
 unittest = $(gotest) -race -shuffle=on -timeout 20m
 
-.PHONY: help cluster cluster-down cluster-status cluster-env test lint e2e figures demo release release-shell generate pipeline calibrate rehearse
+.PHONY: help cluster cluster-down cluster-status cluster-env test fuzz lint e2e figures demo release release-shell generate pipeline calibrate rehearse
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,11 @@ test: ## the tests that need neither root nor a cluster
 	cd test && $(unittest) ./...
 	cd test/engine && $(unittest) ./...
 	cd test/cluster && $(unittest) .
+
+FUZZTIME ?= 5s
+
+fuzz: ## run each fuzz target for FUZZTIME, 5s unless it says otherwise
+	env -u GOGC -u GOMEMLIMIT .ci/fuzz $(FUZZTIME)
 
 lint: export GOGC := 100
 lint: export GOMEMLIMIT := off

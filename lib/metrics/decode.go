@@ -121,7 +121,7 @@ func (a *answer) read(body io.Reader) (rest []byte, err error) {
 		if len(rest) > 1 {
 			rest = append(rest, ',')
 		}
-		rest = append(strconv.AppendQuote(rest, key), ':')
+		rest = append(append(rest, asJSON(key)...), ':')
 		if key == "data" && it.WhatIsNext() == jsoniter.ObjectValue {
 			rest = append(rest, a.readData(it)...)
 		} else {
@@ -257,7 +257,16 @@ func (a *answer) readData(it *jsoniter.Iterator) (rest []byte) {
 		}
 		result = []byte("[]")
 	}
-	return fmt.Appendf(nil, `{"resultType":%q,"result":%s}`, kind, result)
+	return fmt.Appendf(nil, `{"resultType":%s,"result":%s}`, asJSON(kind), result)
+}
+
+// asJSON returns a text as JSON has it.
+func asJSON(text string) []byte {
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		panic(err) // any text can be
+	}
+	return quoted
 }
 
 func (a *answer) readSeries(it *jsoniter.Iterator) {
