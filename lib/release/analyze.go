@@ -86,6 +86,7 @@ type watch struct {
 	judge    analysis.Judge
 	observed time.Time // when the cluster was looked at last
 	said     string    // of Prometheus' errors
+	saidAt   time.Time
 }
 
 // watch begins to observe where the last judgement at this weight ended, or where the weight was given: what was scraped before this process began
@@ -167,8 +168,8 @@ func (r *Release) await(ctx context.Context, w *watch) (judgement, error) {
 		case err == nil || ctx.Err() != nil:
 			continue
 		}
-		if w.said != err.Error() {
-			w.said = err.Error()
+		if w.said != err.Error() && time.Since(w.saidAt) > sayInterval { // some have another number in them each time
+			w.said, w.saidAt = err.Error(), time.Now()
 			r.Report.Say("%s; asking again, this is no failed check", w.said)
 		}
 		if time.Now().After(w.judge.Deadline) {

@@ -26,13 +26,16 @@ func TestNoAnswer(t *testing.T) {
 		reason analysis.Reason
 	}{
 		{"it cannot", http.StatusUnprocessableEntity, `{"status":"error","errorType":"execution","error":"too many samples"}`, analysis.QueryFails},
+		{"it cannot, for another reason each time", http.StatusUnprocessableEntity, `{"status":"error","errorType":"execution","error":"NUMBER samples are too many"}`, analysis.QueryFails},
 		{"it warns", http.StatusOK, `{"status":"success","warnings":["a store is away"],"data":{"resultType":"matrix","result":[]}}`, analysis.Warns},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
+			asked := 0
 			prometheus := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked++
 				w.WriteHeader(c.code)
-				fmt.Fprint(w, c.body)
+				fmt.Fprint(w, strings.Replace(c.body, "NUMBER", strconv.Itoa(asked), 1))
 			}))
 			t.Cleanup(prometheus.Close)
 			client, err := metrics.New(prometheus.URL, "")
