@@ -79,7 +79,7 @@ var Parameters = []Parameter{
 	{"readyThreshold", "percent", "100", "how many of a Deployment's pods must serve", initOnly, false},
 	{"requestSuccessRate", "percent, or off", "99", "the least share of requests that must be answered without a 5xx", initOnly, false},
 	{"requestDuration", "duration, or off", "500ms", "the most that 99 % of the requests may take", initOnly, false},
-	{"metrics", "YAML", "", "checks by PromQL of one's own, as Flagger's Canary has them: a list of name, query, thresholdRange (min, max), interval, templateVariables", initOnly, false},
+	{"metrics", "YAML", "", "checks by PromQL of one's own, as Flagger's Canary has them: a list of at most 50 of name, query, thresholdRange (min, max), interval, templateVariables; a query takes {{ namespace }}, {{ target }}, {{ interval }}, {{ variables.NAME }} and Flagger's other values, and nothing else of templates", initOnly, false},
 	{"alpha", "probability", "0.05", "how often a healthy release may be rejected early, however often it is looked at", initOnly, false},
 	{"baseline", "limits or primary", "limits", "primary: being clearly worse than stable is enough to be rejected early, even within the limits", initOnly, false},
 	{"earlyPass", "true or false", "false", "whether a weight is passed as soon as the candidate is shown to be good, before its interval is over", initOnly, false},

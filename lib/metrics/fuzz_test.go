@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -100,7 +99,7 @@ func FuzzCuts(f *testing.F) {
 			return n
 		}
 		if a, b := sum(all), sum(some); math.Abs(a-b) > 1e-6 {
-			t.Errorf("strata of %v and of %v requests: %s", a, b, fmt.Sprint(increases))
+			t.Errorf("strata of %v and of %v requests: %v", a, b, increases)
 		}
 		text, err := json.Marshal(got)
 		var back State

@@ -130,7 +130,7 @@ func TestMemory(t *testing.T) {
 }
 
 // BenchmarkMemory measures the most memory that reading takes, by how many series there are and how far back it begins. A step's program has some
-// 10 MiB beside. The table is in docs/design.md.
+// 15 MiB beside. The table is in docs/design.md.
 func BenchmarkMemory(b *testing.B) {
 	for _, series := range []int{100, 1000, 5000, 10000} {
 		for _, span := range []time.Duration{15 * time.Second, 10 * time.Minute, time.Hour} {
