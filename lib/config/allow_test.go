@@ -140,6 +140,7 @@ func TestPrometheusAddress(t *testing.T) {
 		{"another port", Step{Prometheus: named}, "https://prometheus.example.com:8443/team", "", named},
 		{"another path", Step{Prometheus: named}, "https://prometheus.example.com/other", "", named},
 		{"a way out of the path", Step{Prometheus: named}, "https://prometheus.example.com/team/%2e%2e/other", "", named},
+		{"the record's, which has no query string", Step{Prometheus: named + "?namespace=mine"}, named, named + "?namespace=mine", named + "?namespace=mine"},
 		{"another query string", Step{Prometheus: named}, named + "?namespace=other", "", named},
 		{"another host with the same beginning", Step{Prometheus: named}, "https://prometheus.example.com.evil.com/team", "", named},
 		{"the host as a user", Step{Prometheus: named}, "https://prometheus.example.com@evil.com/team", "", named},

@@ -266,6 +266,8 @@ func (r *reader) address() string {
 		r.add("prometheus", show.Address(v), "leave the password out of the address")
 		u.User = nil
 		return u.String()
+	case u.RawQuery != "" && r.specified("prometheus"):
+		r.add("prometheus", show.Address(v), "the specification's has a query string, which the later steps do not learn: set it as the parameter")
 	}
 	return v
 }

@@ -221,6 +221,8 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"a value that is long", []string{"CANARY_HOSTS", strings.Repeat("a", maxValue+1)}, `give one line that can be printed, of at most 8192 bytes`},
 		{"an address with a secret that is long", []string{"CANARY_PROMETHEUS", "http://prometheus:9090/?token=secret" + strings.Repeat("a", maxValue)}, `parameter prometheus is "http://prometheus:9090/": give one line`},
 		{"an address with a secret, and no scheme", []string{"CANARY_PROMETHEUS", "prometheus:9090/?token=secret"}, `parameter prometheus is "prometheus:9090/": give an address with its scheme`},
+		{"a specification with a query string in its address", []string{"CANARY_PROMETHEUS", "", "CANARY_SPEC", "apiVersion: flagger.app/v1beta1\nkind: Canary\nspec: {metricsServer: 'http://prometheus:9090/?token=secret', targetRef: {name: shop}, analysis: {interval: 1m, stepWeight: 20, metrics: []}}"},
+			`parameter prometheus is "http://prometheus:9090/": the specification's has a query string, which the later steps do not learn`},
 		{"a specification that is long", []string{"CANARY_SPEC", "canary: {enabled: true}\n" + strings.Repeat("#", canary.MaxText)}, "and may have 262144: give what the specification needs alone"},
 		{"a weight of zero", []string{"CANARY_STEP_WEIGHT", "0"}, `parameter stepWeight is "0": give a whole number of percent from 1 to 100`},
 		{"weights that do not rise", []string{"CANARY_STEP_WEIGHTS", "20,20"}, `parameter stepWeights is "20,20": give rising whole numbers`},

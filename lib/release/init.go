@@ -14,6 +14,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
+	"github.com/canary-tasks/canary-tasks/lib/show"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
@@ -196,6 +197,7 @@ func (r *Release) begin(s *snapshot) *Record {
 	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace, RunSeen: r.runSeen, Epoch: s.lastEpoch() + 1, Phase: Initializing, Config: *r.Config,
 		Expires:   r.expires(s),
 		Candidate: s.candidate(), Objectives: r.objectives}
+	next.Config.Prometheus = show.Address(r.Config.Prometheus) // the steps have a query string of their own
 	if s.record != nil {
 		next.Rejected, next.Promoted = s.record.Rejected, s.record.Promoted
 		next.Before = s.record.former(next.Holder)

@@ -51,3 +51,22 @@ func TestRecordTooLarge(t *testing.T) {
 		})
 	}
 }
+
+// What may be secret in the address of Prometheus is neither in the record nor in any other object, and is not said.
+func TestRecordKeepsNoQueryString(t *testing.T) {
+	t.Parallel()
+	a := afterInit(t)
+	a.apply(shop("2"))
+	r := a.step("canary-init", "run-2")
+	var log strings.Builder
+	r.Report.Out = &log
+	r.Config = testConfig("run-2")
+	r.Config.Prometheus = newAsksWith(t).URL + "/?token=s3cret"
+	must(t, r.Init(t.Context(), nil))
+	if text := string(marshal(a.objects)); strings.Contains(text, "s3cret") || !strings.Contains(text, strings.TrimSuffix(r.Config.Prometheus, "?token=s3cret")) {
+		t.Errorf("the objects are %s", text)
+	}
+	if strings.Contains(log.String(), "s3cret") {
+		t.Error(log.String())
+	}
+}
