@@ -47,7 +47,9 @@ type story struct {
 	faults  string
 	traffic bool
 	again   bool // the same revision once more: nothing is committed or applied
-	merged  bool // nothing is committed: what the last release left in the repository is applied
+	// threshold is how many failed checks end the release, and bounds how long it waits for requests; "" is 2.
+	threshold string
+	merged    bool // nothing is committed: what the last release left in the repository is applied
 
 	wantGreen   bool
 	wantOutcome string
@@ -62,7 +64,7 @@ var stories = []story{
 	{title: "fails 20 % of its requests", version: "3.0.0", faults: "fail=0.2", traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
 	{title: "the same once more", version: "3.0.0", again: true, traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
 	{title: "what Git was put back to", merged: true, traffic: true, wantGreen: true, wantOutcome: "unchanged", wantServes: "2.0.0", wantGit: "2.0.0"},
-	{title: "healthy, no traffic", version: "4.0.0", wantOutcome: "inconclusive", wantServes: "2.0.0", wantGit: "2.0.0", wantReason: "no requests"},
+	{title: "healthy, no traffic", version: "4.0.0", threshold: "1", wantOutcome: "inconclusive", wantServes: "2.0.0", wantGit: "2.0.0", wantReason: "no requests"},
 }
 
 // row is how a release ended.
@@ -176,7 +178,7 @@ func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 	cmd := exec.CommandContext(ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks", "--use-param-defaults", "--showlog",
 		"--prefix-name", "release-"+strings.ReplaceAll(cmp.Or(s.version, "merged"), ".", "-"),
 		"--pipeline-timeout", "60m", "--tasks-timeout", "50m", "--finally-timeout", "10m",
-		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold=2", "-p", "drain=3s",
+		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold="+cmp.Or(s.threshold, "2"), "-p", "drain=1s",
 		"-p", "git=commit", "-p", "gitRepository="+d.git.URL)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

@@ -109,6 +109,7 @@ func TestCredentialsOfPrometheus(t *testing.T) {
 	}
 	spec := "CANARY_SPEC={apiVersion: flagger.app/v1beta1, kind: Canary, spec: {targetRef: {kind: Deployment, name: shop}, metricsServer: '" + address +
 		"', analysis: {metrics: [{name: request-success-rate, thresholdRange: {min: 99}}]}}}"
+	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one", secrets)
 	s.version(v2, "")
 	out := s.must(2, address, "canary-init", "two", secrets, spec, "CANARY_PROMETHEUS=")
@@ -137,4 +138,5 @@ func TestCredentialsOfPrometheus(t *testing.T) {
 	if n := asked.Load(); n > 0 {
 		t.Errorf("%d requests were sent to it", n)
 	}
+	noneFailed(t, "a foreign address", traffic)
 }
