@@ -94,8 +94,9 @@ SCRAPE ?= 15s
 rehearse: ## say what a configuration would see and how releases would end; SPEC=file of parameters RATE=requests/s ERRORS=share SCRAPE=15s
 	@go run ./lib/release/rehearse -spec "$(SPEC)" -rate $(RATE) -errors $(ERRORS) -scrape $(SCRAPE)
 
+# In a fresh checkout the modules of the cluster's programs download meanwhile.
 .bin/cluster: FORCE
-	@$(call build,test/cluster,.)
+	@[ -e $@ ] || go -C test/cluster list -deps tool >/dev/null 2>&1 & $(call build,test/cluster,.)
 
 .bin/ko: test/cluster/go.mod
 	$(call build,test/cluster,github.com/google/ko)
