@@ -50,32 +50,32 @@ func TestRandom(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	seen := map[string]int{}
-	t.Run("worlds", func(t *testing.T) {
-		for i := range *seeds {
-			seed := *firstSeed + uint64(i)
-			t.Run(fmt.Sprint(seed), func(t *testing.T) {
-				t.Parallel()
-				var w *world
-				synctest.Test(t, func(t *testing.T) {
-					w = newWorld(t, seed)
-					w.live()
-					w.end()
-				})
-				mu.Lock()
-				defer mu.Unlock()
-				for s, n := range w.seen {
-					seen[s] += n
-				}
-			})
+	t.Cleanup(func() { // once all worlds have ended
+		t.Logf("%d seeds, %d states seen: %v", *seeds, len(seen), slices.Sorted(maps.Keys(seen)))
+		for _, must := range []string{"kill", "sigterm", "lost", "nested", "takeover", "promoted", "rejected", "aborted", "stable fails", "hand: weights",
+			"hand: third destination", "hand: candidate alone", "hand: route deleted", "hand: chart's route", "hand: record deleted", "hand: target scaled",
+			"hand: selector set back", "hand: stable has no pods", "new revision"} {
+			if *seeds >= 200 && seen[must] == 0 {
+				t.Errorf("%q was never seen", must)
+			}
 		}
 	})
-	t.Logf("%d seeds, %d states seen: %v", *seeds, len(seen), slices.Sorted(maps.Keys(seen)))
-	for _, must := range []string{"kill", "sigterm", "lost", "nested", "takeover", "promoted", "rejected", "aborted", "stable fails", "hand: weights",
-		"hand: third destination", "hand: candidate alone", "hand: route deleted", "hand: chart's route", "hand: record deleted", "hand: target scaled",
-		"hand: selector set back", "hand: stable has no pods", "new revision"} {
-		if *seeds >= 200 && seen[must] == 0 {
-			t.Errorf("%q was never seen", must)
-		}
+	for i := range *seeds {
+		seed := *firstSeed + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			var w *world
+			synctest.Test(t, func(t *testing.T) {
+				w = newWorld(t, seed)
+				w.live()
+				w.end()
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			for s, n := range w.seen {
+				seen[s] += n
+			}
+		})
 	}
 }
 
@@ -95,6 +95,7 @@ type world struct {
 	t         *testing.T
 	rand      *rand.Rand
 	api       *apiserver
+	mu        sync.Mutex        // of natures and seen: stable is watched beside a step
 	natures   map[string]nature // by image
 	version   int
 	pipelines []*pipeline
@@ -145,12 +146,25 @@ func newWorld(t *testing.T, seed uint64) *world {
 
 func (w *world) say(format string, args ...any) { fmt.Fprintf(&w.log, format+"\n", args...) }
 
-func (w *world) saw(what string) { w.seen[what]++ }
+func (w *world) saw(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen[what]++
+}
+
+// nature is that of an image.
+func (w *world) nature(image string) nature {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.natures[image]
+}
 
 func (w *world) newVersion(n nature) {
 	w.version++
 	v := strconv.Itoa(w.version)
+	w.mu.Lock()
 	w.natures["shop:"+v] = n
+	w.mu.Unlock()
 	w.say("version %s is applied, nature %d", v, n)
 	w.api.apply(shop(v))
 }
@@ -397,8 +411,7 @@ func (w *world) analyze(ctx context.Context, r *Release) error {
 			return nil
 		}
 		image := s.target.Spec.Template.Spec.Containers[0].Image
-		switch n := w.natures[image]; {
-		case n == bad || n == notJudged:
+		if n := w.nature(image); n == bad || n == notJudged {
 			_ = r.toStable(ctx)
 			err := r.update(ctx, func(record *Record) {
 				if record.Outcome, record.Reason = Inconclusive, "no requests"; n == bad {
@@ -420,7 +433,7 @@ func (w *world) watchStable(ctx context.Context) string {
 		w.api.mu.Lock()
 		image := imageOf(w.api.objects["deployments/shop-primary"])
 		w.api.mu.Unlock()
-		if w.natures[image] == badAsStable {
+		if w.nature(image) == badAsStable {
 			w.api.mu.Lock()
 			w.saw("stable fails")
 			w.failing[image] = true
@@ -549,7 +562,7 @@ func (w *world) routeLocked() string {
 func (w *world) check() {
 	stable := imageOf(w.api.objects["deployments/shop-primary"])
 	r := w.api.recordLocked()
-	switch w.natures[stable] {
+	switch w.nature(stable) {
 	case bad, notJudged:
 		w.t.Errorf("version %s is in stable", stable)
 	case badAsStable:
@@ -679,7 +692,7 @@ func (w *world) safe(when string, held bool) {
 		share = 0
 	}
 	up := available(w.api.objects["deployments/shop-primary"]) > 0
-	if share > 0 && up && w.natures[target] != good && w.natures[target] != badAsStable {
+	if share > 0 && up && w.nature(target) != good && w.nature(target) != badAsStable {
 		w.t.Errorf("%s: version %s has %d %% of the traffic: %s", when, target, share, w.routeLocked())
 	}
 	if weights := w.api.weightsLocked(); weights == "100/0" && !up && held && available(w.api.objects["deployments/shop"]) > 0 {
