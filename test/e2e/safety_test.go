@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bufio"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -112,6 +111,6 @@ func (s *shop) killedAfter(says, name, runID string) {
 	}
 	_ = cmd.Wait() // killed
 	if !slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(line, says) }) {
-		s.t.Fatal(fmt.Sprintf("%s of %s never says %q:\n%s", name, runID, says, strings.Join(lines, "\n")))
+		s.t.Fatalf("%s of %s never says %q:\n%s", name, runID, says, strings.Join(lines, "\n"))
 	}
 }
