@@ -73,7 +73,7 @@ func TestEveryKindOfCaller(t *testing.T) {
 		all["at the gateway"] = s.send(outside{s.gateway}, load.Plan{URL: "http://" + s.host() + "/", Rate: 80, For: 10 * time.Minute})
 		return all
 	}
-	params := []string{"stepWeights=20,60", "requestDuration=500ms", "hosts=" + s.host(), "gateways=shop,mesh"}
+	params := []string{"stepWeights=20,60", "requestDuration=1s", "hosts=" + s.host(), "gateways=shop,mesh"}
 
 	all := sending()
 	s.version(v2, "")
@@ -87,7 +87,7 @@ func TestEveryKindOfCaller(t *testing.T) {
 	all.noneFailed(t, "a promotion")
 
 	all = sending()
-	s.version(v3, "slow=700ms")
+	s.version(v3, "slow=1500ms")
 	if out, err := s.release(params...); err == nil || !strings.Contains(out, "rejected: slow") {
 		t.Errorf("a slow version: %v", err)
 	}
