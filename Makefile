@@ -55,7 +55,7 @@ lint: .bin/golangci-lint .bin/yamlfmt ## golangci-lint on every module, and the 
 	.bin/yamlfmt -lint .
 
 e2e: cluster ## the scenarios on the cluster
-	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags $(tags),e2e -v -timeout 75m ./e2e/...
+	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags $(tags),e2e -v -timeout 80m ./e2e/...
 
 figures: cluster ## what a release costs: time, requests, memory and sizes of images, measured on the cluster
 	eval "$$(.bin/cluster env)" && cd test && $(gotest) -tags $(tags),e2e,figures -v -timeout 30m -run TestFigures ./e2e/
