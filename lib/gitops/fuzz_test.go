@@ -33,6 +33,7 @@ func decoded(content []byte) ([]any, error) {
 
 // differences lists the values in which two documents differ.
 func differences(a, b any) []string {
+	a, b = named(a), named(b)
 	switch a := a.(type) {
 	case map[string]any:
 		if b, ok := b.(map[string]any); ok && len(a) == len(b) {
@@ -61,6 +62,19 @@ func differences(a, b any) []string {
 	return []string{fmt.Sprintf("%v to %v", a, b)}
 }
 
+// named is a map whose keys are no text, such as null, with text for keys.
+func named(value any) any {
+	odd, ok := value.(map[any]any)
+	if !ok {
+		return value
+	}
+	m := map[string]any{}
+	for key, value := range odd {
+		m[fmt.Sprintf("%T %v", key, key)] = value
+	}
+	return m
+}
+
 // Whatever a file is, an edit replaces one version by another, in one value, and in nothing beside
 // it.
 func FuzzSet(f *testing.F) {
@@ -69,6 +83,7 @@ func FuzzSet(f *testing.F) {
 		"metadata: {name: cart}\nspec: {version: 1.3.0}\n---\nmetadata: {name: shop}\nspec: {version: \"1.3.0\"}\n", "releases:\n- {x: \"ü\", name: shop, version: '1.3.0'}\n",
 		"\ufeffreleases: [{name: shop, version: 1.3.0}]", "a: b\rreleases: [{name: shop, version: 1.3.0}]\r", "releases:\n- name: shop\n  version: {{ .V }}\n", "releases:\n- &a [*a, {name: shop, version: 1.3.0}]\n",
 		"releases:\n- name: shop\n  version: >-\n    1.3.0\n", "releases:\n- name: shop\n  version: \"1.3.0\\\n    \"\n", "? [a, b]\n: {version: 1.3.0}\nreleases: [{name: shop, version: 1.3.0}]\n",
+		"releases:\n- {name: shop, version: 1.3.0,&values: [values.yaml]}\n", "releases: [{1: 2, .nan: x, name: shop, version: 1.3.0}]\n",
 		"releases: [{name: shop, version: 1.3.0, version: 1.3.0}]\nreleases: []\n", "spec: {version: !!str 1.3.0}\n", "%YAML 1.1\n---\nspec: {version: 1.3.0}\n...\n",
 	} {
 		for _, path := range []string{"", "spec version", "releases 0 version"} {
