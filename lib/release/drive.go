@@ -6,7 +6,6 @@
 package release
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +46,6 @@ type Release struct {
 	runSeen bool // whether this run is a PipelineRun that can be seen
 	// stableWatch says how stable fails while it rolls; nil: Prometheus does.
 	stableWatch func(context.Context) string
-	fight       time.Duration // for which a write is repeated that somebody sets back; 0: maxFight
 	untold      bool          // that the status of the Canary could not be written was said
 	asked       bool          // whether there still is a Canary that events are about
 	patience    time.Duration // what drive has of it now
@@ -169,14 +167,14 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case p.done != nil:
 			return r.finish(ctx, *p.done)
 		}
-		if err == nil {
-			conflicts = 0
+		if err != nil {
+			continue
 		}
-		if now := p.changes(); now != same {
-			same, rounds, begun = now, 0, s.now
+		if conflicts = 0; p.changes() != same {
+			same, rounds, begun = p.changes(), 0, s.now
 		}
 		if rounds++; rounds > maxConflicts { // somebody sets back what this writes
-			if s.now.Sub(begun) > max(r.patience, cmp.Or(r.fight, maxFight)) {
+			if s.now.Sub(begun) > max(r.patience, maxFight) {
 				return report.Errorf(report.Undecided, "%s was written %d times in %s, and is as it was before each time: somebody sets it back, or the API server leaves it out. Look at its managedFields",
 					p.writes[0], rounds, s.now.Sub(begun).Round(time.Second))
 			}

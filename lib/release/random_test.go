@@ -102,7 +102,6 @@ type world struct {
 	seen      map[string]int
 	log       bytes.Buffer
 	depth     int
-	failing   map[string]bool // versions that were shown to fail as stable
 	weight    int32           // of stable, when it was looked at last
 	epoch     int64           // of the record, when it was looked at last
 	holder    string          // of the record then
@@ -127,7 +126,7 @@ var pipelineSteps = []string{"canary-init", "shift-weight 20", "analyze", "shift
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 0)), natures: map[string]nature{}, seen: map[string]int{}, exempt: map[string]bool{}, failing: map[string]bool{}}
+	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 0)), natures: map[string]nature{}, seen: map[string]int{}, exempt: map[string]bool{}}
 	w.api = newAPIServer(t, settings, shopService, autoscaler)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -434,10 +433,7 @@ func (w *world) watchStable(ctx context.Context) string {
 		image := imageOf(w.api.objects["deployments/shop-primary"])
 		w.api.mu.Unlock()
 		if w.nature(image) == badAsStable {
-			w.api.mu.Lock()
 			w.saw("stable fails")
-			w.failing[image] = true
-			w.api.mu.Unlock()
 			return "90 % of its requests fail"
 		}
 		sleep(ctx, firstPoll/50)
@@ -591,7 +587,7 @@ func (w *world) check() {
 		if err == nil && split.Stable+split.Candidate != 100 {
 			w.t.Errorf("the weights are %d and %d", split.Stable, split.Candidate)
 		}
-		fails := w.failing[stable] && r != nil && r.StableFails && imageOf(w.api.objects["deployments/shop"]) == stable && available(w.api.objects["deployments/shop"]) > 0
+		fails := w.nature(stable) == badAsStable && r != nil && r.StableFails && imageOf(w.api.objects["deployments/shop"]) == stable && available(w.api.objects["deployments/shop"]) > 0
 		if err == nil && fails && split.Stable > w.weight {
 			w.t.Errorf("version %s is shown to fail as stable, and gets %d %% after %d %%", stable, split.Stable, w.weight)
 		}
@@ -680,8 +676,8 @@ func (w *world) end() {
 	w.repair()
 }
 
-// safe looks that no version has traffic that was not judged. held says that a finally task has just looked after the target: then it goes
-// where a pod serves.
+// safe looks that no version has traffic that was not judged. held says that a finally task has
+// just looked after the target: then it goes where a pod serves.
 func (w *world) safe(when string, held bool) {
 	w.api.mu.Lock()
 	defer w.api.mu.Unlock()

@@ -48,9 +48,11 @@ func (r *Release) rollback(ctx context.Context) error {
 	if undone == nil {
 		return err
 	}
-	if git := r.putGitRight(ctx, undone); err == nil {
-		return git
-	} else if git != nil {
+	if err == nil {
+		return r.putGitRight(ctx, undone)
+	}
+	r.verdict = fmt.Sprintf("%s.%s has no traffic", r.Step.Target, r.Client.Namespace) // which is what Git waits for
+	if git := r.putGitRight(ctx, undone); git != nil {
 		r.Report.Say("%v", git)
 	}
 	return err

@@ -48,7 +48,7 @@ func (r *Release) run(ctx context.Context, do func(*Release, context.Context) er
 	err := attempt(func() error { return do(r, ctx) })
 	code := codeOf(err)
 	if code != report.Done && r.Step.OnFailure == config.Rollback && r.Report.Step != config.Rollback {
-		r.Report.Say("rolling back before this step exits with code %d (onFailure=rollback): %v", code, err)
+		r.Report.Lines(fmt.Sprintf("rolling back before this step exits with code %d (onFailure=rollback): %v", code, err))
 		r.rollbackOnFailure(ctx)
 	}
 	r.Report.Say("%s took %.1f s and %d requests to the API server", r.Report.Step, time.Since(begin).Seconds(), r.Client.Calls())

@@ -18,11 +18,13 @@ type haven struct {
 	why    string
 }
 
-// safe returns where traffic is safe when a release ends, is taken over, or cannot go on. Every step asks it.
+// safe returns where traffic is safe when a release ends, is taken over, or cannot go on. Every
+// step asks it.
 //
-// Stable is safe as long as a pod of it serves, with two exceptions. In a first release it has to be up as a whole, because nothing
-// has been sent to it yet. And where it was shown to fail as it became the candidate's version, it has to be back on its own.
-// Then the candidate is safe, if it passed at every weight and is up as a whole. Where no pod of stable serves, the candidate is all
+// Stable is safe as long as a pod of it serves, with two exceptions. In a first release it has to
+// be up as a whole, because nothing has been sent to it yet. And where it was shown to fail as it
+// became the candidate's version, it has to be back on its own. Then the candidate is safe, if it
+// passed at every weight and is up as a whole. Where no pod of stable serves, the candidate is all
 // there is.
 func (s *snapshot) safe() haven {
 	r := s.record
@@ -74,16 +76,18 @@ func (s *snapshot) servingOfStable() int32 {
 	return min(s.primary.Status.AvailableReplicas, workload.Replicas(s.primary.Deployment))
 }
 
-// stableServes reports whether stable has at least one pod that serves and, where that was read, that its Service leads to.
+// stableServes reports whether stable has at least one pod that serves and, where that was read,
+// that its Service leads to.
 func (s *snapshot) stableServes() bool {
 	return s.primary != nil && s.primary.Status.AvailableReplicas > 0 && !s.unanswered()
 }
 
-// unanswered reports whether nobody answers behind stable's Service: its selector was edited, or it is gone.
+// unanswered reports whether nobody answers behind stable's Service: its selector was edited, or it
+// is gone.
 func (s *snapshot) unanswered() bool { return s.endpoints != nil && *s.endpoints == 0 }
 
-// share is the candidate's share of the traffic, in percent, as the route was read. A route that this release did not make has one,
-// too.
+// share is the candidate's share of the traffic, in percent, as the route was read. A route that
+// this release did not make has one, too.
 func (s *snapshot) share() int32 {
 	if s.split != nil {
 		return s.split.Candidate
@@ -91,8 +95,9 @@ func (s *snapshot) share() int32 {
 	return routing.ToCandidate(s.virtualService, s.route)
 }
 
-// toSafety plans the write that leads traffic to where it is safe; nil when it is there, or nothing better is known. epoch is that of
-// the record when its holder writes, and raises the fence; 0 for who may only send traffic back, and leaves the fence as it is.
+// toSafety plans the write that leads traffic to where it is safe; nil when it is there, or nothing
+// better is known. epoch is that of the record when its holder writes, and raises the fence; 0 for
+// who may only send traffic back, and leaves the fence as it is.
 func (s *snapshot) toSafety(epoch int64, namespace string) *kube.Write {
 	to := s.safe()
 	if !to.known {
@@ -118,8 +123,9 @@ func (s *snapshot) toSafety(epoch int64, namespace string) *kube.Write {
 	return w
 }
 
-// planBack leads traffic to where it is safe, and does nothing else. It is for a step that did not do what it is for. A run that does
-// not hold the target may still send back what no holder has fenced: the weights are then of the run before.
+// planBack leads traffic to where it is safe, and does nothing else. It is for a step that did not
+// do what it is for. A run that does not hold the target may still send back what no holder has
+// fenced: the weights are then of the run before.
 func (r *Release) planBack(s *snapshot) plan {
 	epoch := int64(0)
 	switch {
@@ -154,14 +160,15 @@ func (s *snapshot) lost() bool {
 	return s.record == nil && s.primary != nil && s.primary.Annotations[workload.FenceAnnotation] != ""
 }
 
-// unfenced reports whether the weights are still those of a run that held the target before, as the one that holds it now has not
-// written the route.
+// unfenced reports whether the weights are still those of a run that held the target before, as the
+// one that holds it now has not written the route.
 func (s *snapshot) unfenced(uid string) bool {
 	r := s.record
 	return slices.Contains(r.Before, uid) && r.Phase == Initializing && s.split != nil && !s.split.Fenced(r.Epoch)
 }
 
-// lastEpoch is the highest epoch that any of a target's objects knows: those of the route and of stable outlive the record.
+// lastEpoch is the highest epoch that any of a target's objects knows: those of the route and of
+// stable outlive the record.
 func (s *snapshot) lastEpoch() int64 {
 	epoch := routing.Epoch(s.virtualService, s.layout.Target)
 	if s.primary != nil {
@@ -173,7 +180,8 @@ func (s *snapshot) lastEpoch() int64 {
 	return epoch
 }
 
-// misrouted says what the route of a release is, where it does not divide traffic between the two versions as the release left it.
+// misrouted says what the route of a release is, where it does not divide traffic between the two
+// versions as the release left it.
 func (s *snapshot) misrouted() string {
 	if s.virtualService == nil {
 		return fmt.Sprintf("VirtualService %s is gone: somebody deleted it", s.layout.VirtualService)

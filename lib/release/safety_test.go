@@ -2,12 +2,10 @@ package release
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,7 +19,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// Where traffic is safe, by phase, by what stable and the candidate run, and by which of them is up.
+// Where traffic is safe, by phase, by what stable and the candidate run, and by which of them is
+// up.
 func TestSafe(t *testing.T) {
 	t.Parallel()
 	type copy struct {
@@ -150,8 +149,8 @@ func to(destinations ...any) map[string]any {
 	return map[string]any{"route": route}
 }
 
-// Stable fails as it becomes what was judged. Its traffic goes to the candidate, which passed, until stable is back on its own; the
-// revision is remembered.
+// Stable fails as it becomes what was judged. Its traffic goes to the candidate, which passed,
+// until stable is back on its own; the revision is remembered.
 func TestStableFailsInPromotion(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -181,8 +180,9 @@ func TestStableFailsInPromotion(t *testing.T) {
 	wantCode(t, a.init("run-3"), report.Rejected, "was rejected at")
 }
 
-// Somebody made something else of the route in mid-release. What releases do not understand is not taken for nothing to do: the
-// candidate loses its traffic wherever the route leads to it, and the run is red.
+// Somebody made something else of the route in mid-release. What releases do not understand is not
+// taken for nothing to do: the candidate loses its traffic wherever the route leads to it, and the
+// run is red.
 func TestRouteOfSomebodyElse(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -268,7 +268,8 @@ func TestGitIsPutRightAllTheSame(t *testing.T) {
 	}
 }
 
-// Somebody deleted the record in mid-release, or broke it: traffic goes back all the same, and the run is red.
+// Somebody deleted the record in mid-release, or broke it: traffic goes back all the same, and the
+// run is red.
 func TestRecordIsGone(t *testing.T) {
 	t.Parallel()
 	for name, lost := range map[string]func(*apiserver){
@@ -317,8 +318,9 @@ func TestRecordIsGone(t *testing.T) {
 	}
 }
 
-// A newer revision takes over from a release that has traffic. Wherever its canary-init dies, or istiod refuses it, nobody is left with
-// traffic that nobody judges: the target's pods are the newer revision's by then.
+// A newer revision takes over from a release that has traffic. Wherever its canary-init dies, or
+// istiod refuses it, nobody is left with traffic that nobody judges: the target's pods are the
+// newer revision's by then.
 func TestTakeoverIsCutOff(t *testing.T) {
 	t.Parallel()
 	begin := func() *apiserver {
@@ -436,7 +438,8 @@ func TestTerminated(t *testing.T) {
 	}
 }
 
-// A ConfigMap changed since the promotion, and numbers of the record have other types: detach ends, with as few writes as ever.
+// A ConfigMap changed since the promotion, and numbers of the record have other types: detach ends,
+// with as few writes as ever.
 func TestDetachAfterAChange(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -456,12 +459,17 @@ func TestFight(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	r := a.step("anyone", "run-1")
-	r.fight = 10 * time.Millisecond
-	err := r.drive(t.Context(), scope{}, func(s *snapshot) plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
-	wantCode(t, err, report.Undecided, "Deployment/shop was written")
-	if n := len(a.writes); n > 60 {
-		t.Errorf("%d writes", n)
-	}
+	r.Client = a.client() // without a network, which a bubble can't have
+	synctest.Test(t, func(t *testing.T) {
+		before, begin := len(a.writes), time.Now()
+		err := r.drive(t.Context(), scope{}, func(s *snapshot) plan {
+			return plan{writes: []kube.Write{s.target.scale(0, "")}}
+		})
+		wantCode(t, err, report.Undecided, "Deployment/shop was written")
+		if n, took := len(a.writes)-before, time.Since(begin); n > 60 || took > 2*maxFight {
+			t.Errorf("%d writes in %s", n, took)
+		}
+	})
 }
 
 // Only the release's next weight is given, and only after the one before was judged.
@@ -501,7 +509,8 @@ func TestWeightsInOrder(t *testing.T) {
 	}
 }
 
-// Steps whose accounts may and may not read Secrets agree on the revision, in one release and from one to the next.
+// Steps whose accounts may and may not read Secrets agree on the revision, in one release and from
+// one to the next.
 func TestSecretsThatOnlySomeMayRead(t *testing.T) {
 	t.Parallel()
 	mounting := func(version string) string {
@@ -575,7 +584,8 @@ func TestInitAfterTheEnd(t *testing.T) {
 	wantCode(t, a.init("run-2"), report.Undecided, "this run ended as aborted already")
 }
 
-// Who edits stable by hand is told so by the next run, which has nothing to release. A restart is no edit.
+// Who edits stable by hand is told so by the next run, which has nothing to release. A restart is
+// no edit.
 func TestStableEditedByHand(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -613,20 +623,24 @@ func TestConflictsAreForgotten(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	r := a.step("anyone", "run-1")
-	n := 0
-	must(t, r.drive(t.Context(), scope{}, func(s *snapshot) plan {
-		if n++; n > 3*maxConflicts {
-			return plan{done: &result{}}
-		}
-		w := s.target.scale(int32(n), "")
-		if n%2 == 0 {
-			w.Patch[0].Value = "stale"
-		}
-		return plan{writes: []kube.Write{w}}
-	}))
+	r.Client = a.client() // without a network, which a bubble can't have
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		must(t, r.drive(t.Context(), scope{}, func(s *snapshot) plan {
+			if n++; n > 3*maxConflicts {
+				return plan{done: &result{}}
+			}
+			w := s.target.scale(int32(n), "")
+			if n%2 == 0 {
+				w.Patch[0].Value = "stale"
+			}
+			return plan{writes: []kube.Write{w}}
+		}))
+	})
 }
 
-// Nobody answers behind stable's Service: the candidate, which does, has the traffic until somebody puts that right.
+// Nobody answers behind stable's Service: the candidate, which does, has the traffic until somebody
+// puts that right.
 func TestNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -640,5 +654,3 @@ func TestNobodyAnswers(t *testing.T) {
 	must(t, a.rollback("run-2"))
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
 }
-
-var _ = []any{errors.Is, maps.Keys[map[string]int], slices.Max[[]int], time.Now}

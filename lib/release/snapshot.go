@@ -76,16 +76,13 @@ type scope struct {
 func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	s := &snapshot{contents: workload.Contents{}, copies: map[string]bool{}}
 	var errs []error
-	get := func(kind kube.Kind, name string, into any) *kube.Object {
-		o, err := r.Client.Get(ctx, kind, name, into)
-		if r.Config != nil && kind == kube.VirtualService && errors.Is(err, kube.ErrNotServed) {
-			s.noMesh, err = err, nil // one of canary-init's mistakes, named with all the others
-		}
+	get := func(kind kube.Kind, name string) *kube.Object {
+		o, err := r.Client.Get(ctx, kind, name, nil)
 		errs = append(errs, err)
 		return o
 	}
 	s.layout = workload.Layout{Target: r.Step.Target}
-	if s.recordObject = get(kube.ConfigMap, s.layout.Record(), nil); s.recordObject != nil {
+	if s.recordObject = get(kube.ConfigMap, s.layout.Record()); s.recordObject != nil {
 		record, err := readRecord(s.recordObject)
 		switch {
 		case err == nil:
@@ -114,31 +111,21 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		cfg = &s.record.Config
 	}
 	s.layout.Service, s.layout.VirtualService = cfg.Service, cfg.VirtualService
-	s.route = routing.Route{Target: s.layout.Target, Name: cfg.Route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
-
-	if s.virtualService = get(kube.VirtualService, s.layout.VirtualService, nil); s.virtualService != nil {
-		split, err := routing.Find(s.virtualService, s.route)
-		if s.splitError = err; err == nil {
-			s.split = &split
-		}
-	}
+	errs = append(errs, r.readRoute(ctx, s, cfg.Route))
 	if what.weight {
 		return s, errors.Join(errs...)
 	}
-	read := func(name string) *deployment {
-		d := &deployment{Deployment: new(appsv1.Deployment)}
-		if d.object = get(kube.Deployment, name, d.Deployment); d.object == nil {
-			return nil
-		}
-		return d
-	}
-	s.target, s.primary = read(s.layout.Target), read(s.layout.Primary())
+	var err error
+	s.target, err = r.readDeployment(ctx, s.layout.Target)
+	errs = append(errs, err)
+	s.primary, err = r.readDeployment(ctx, s.layout.Primary())
+	errs = append(errs, err)
 	if what.services || what.service {
-		s.service = get(kube.Service, s.layout.Service, nil)
+		s.service = get(kube.Service, s.layout.Service)
 	}
 	if what.services {
-		s.primaryService = get(kube.Service, s.layout.PrimaryService(), nil)
-		s.canaryService = get(kube.Service, s.layout.CanaryService(), nil)
+		s.primaryService = get(kube.Service, s.layout.PrimaryService())
+		s.canaryService = get(kube.Service, s.layout.CanaryService())
 		if s.primaryService == nil || s.canaryService == nil || s.split == nil || s.flaggers() { // only who makes them needs to know, or takes them over
 			rules, err := r.Client.List(ctx, kube.DestinationRule)
 			s.rules, errs = rules, append(errs, err)
@@ -152,11 +139,11 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	case what.autoscalers && s.record != nil:
 		target, stable := s.record.Autoscaler, s.record.PrimaryAutoscaler
 		if target != "" {
-			s.autoscaler = get(kube.HorizontalPodAutoscaler, target, nil)
+			s.autoscaler = get(kube.HorizontalPodAutoscaler, target)
 			stable = cmp.Or(stable, target+"-primary")
 		}
 		if stable != "" {
-			s.primaryAutoscaler = get(kube.HorizontalPodAutoscaler, stable, nil)
+			s.primaryAutoscaler = get(kube.HorizontalPodAutoscaler, stable)
 		}
 	}
 	if what.services {
@@ -192,7 +179,7 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 					kind = kube.Secret
 				}
 				name := workload.CopyName(m.Name, s.revision)
-				s.copies[m.Kind+"/"+name] = get(kind, name, nil) != nil
+				s.copies[m.Kind+"/"+name] = get(kind, name) != nil
 			}
 		}
 	}
@@ -210,35 +197,43 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 
 // observeLost reads what is left of a release without a record: stable says which route its releases have.
 func (r *Release) observeLost(ctx context.Context, s *snapshot) error {
-	read := func(name string) (*deployment, error) {
-		d := &deployment{Deployment: new(appsv1.Deployment)}
-		var err error
-		if d.object, err = r.Client.Get(ctx, kube.Deployment, name, d.Deployment); d.object == nil {
-			return nil, err
-		}
-		return d, err
-	}
 	var err error
-	if s.primary, err = read(s.layout.Primary()); err != nil || !s.lost() {
+	if s.primary, err = r.readDeployment(ctx, s.layout.Primary()); err != nil || !s.lost() {
 		return err
 	}
-	if s.target, err = read(s.layout.Target); err != nil {
+	if s.target, err = r.readDeployment(ctx, s.layout.Target); err != nil {
 		return err
 	}
 	route := ""
 	s.layout, route = s.layout.Routed(s.primary.Annotations[workload.RouteAnnotation])
-	s.route = routing.Route{Target: s.layout.Target, Name: route, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
-	if s.virtualService, err = r.Client.Get(ctx, kube.VirtualService, s.layout.VirtualService, nil); err != nil {
-		return err
+	s.now = time.Now()
+	return r.readRoute(ctx, s, route)
+}
+
+// readDeployment reads a Deployment; nil where there is none.
+func (r *Release) readDeployment(ctx context.Context, name string) (*deployment, error) {
+	d := &deployment{Deployment: new(appsv1.Deployment)}
+	var err error
+	if d.object, err = r.Client.Get(ctx, kube.Deployment, name, d.Deployment); d.object == nil {
+		return nil, err
+	}
+	return d, err
+}
+
+// readRoute reads how the layout's VirtualService divides traffic, in its HTTP route of a name.
+func (r *Release) readRoute(ctx context.Context, s *snapshot, name string) (err error) {
+	s.route = routing.Route{Target: s.layout.Target, Name: name, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
+	s.virtualService, err = r.Client.Get(ctx, kube.VirtualService, s.layout.VirtualService, nil)
+	if r.Config != nil && errors.Is(err, kube.ErrNotServed) {
+		s.noMesh, err = err, nil // one of canary-init's mistakes, named with all the others
 	}
 	if s.virtualService != nil {
-		split, err := routing.Find(s.virtualService, s.route)
-		if s.splitError = err; err == nil {
+		split, find := routing.Find(s.virtualService, s.route)
+		if s.splitError = find; find == nil {
 			s.split = &split
 		}
 	}
-	s.now = time.Now()
-	return nil
+	return err
 }
 
 // identify returns the revision of the target. Where one that the record knows is the same but for Secrets that one of two accounts may

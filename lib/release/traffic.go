@@ -20,7 +20,8 @@ type traffic struct {
 	understood bool // the route is one that releases make, or leads to the Service alone
 }
 
-// traffic says where traffic goes, by the route, the Services and, where they were read, stable's endpoints.
+// traffic says where traffic goes, by the route, the Services and, where they were read, stable's
+// endpoints.
 func (s *snapshot) traffic() traffic {
 	switch {
 	case s.split != nil && s.split.Candidate == 0 && s.unanswered():
@@ -78,7 +79,8 @@ func (r *Release) awaitEndpoints(s *snapshot, how string) plan {
 	}}}
 }
 
-// readEndpoints counts the endpoints of stable's Service that are ready. It is nil for an account that may not list them.
+// readEndpoints counts the endpoints of stable's Service that are ready. It is nil for an account
+// that may not list them.
 func (r *Release) readEndpoints(ctx context.Context, s *snapshot) (*int, error) {
 	found, err := r.Client.Find(ctx, kube.EndpointSlice, map[string]string{discoveryv1.LabelServiceName: s.layout.PrimaryService()}, 0)
 	if apierrors.IsForbidden(err) {

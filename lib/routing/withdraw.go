@@ -10,7 +10,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// place is a destination of a VirtualService that leads to one of the two versions. HTTP, TLS and TCP routes have the same form.
+// place is a destination of a VirtualService that leads to one of the two versions. HTTP, TLS and
+// TCP routes have the same form.
 type place struct {
 	protocol     string
 	rule, index  int
@@ -25,7 +26,8 @@ func (p place) path(field string) string {
 
 func (p place) rulePath() string { return fmt.Sprintf("%s[%d]", p.protocol, p.rule) }
 
-// places lists the destinations of a VirtualService that lead to stable or to the candidate, in order.
+// places lists the destinations of a VirtualService that lead to stable or to the candidate, in
+// order.
 func places(object *kube.Object, r Route) []place {
 	if object == nil {
 		return nil
@@ -66,8 +68,9 @@ func weightOf(d map[string]any) int32 {
 	return 0
 }
 
-// ToCandidate returns the largest share of its traffic, in percent, that any rule of a VirtualService gives to the candidate. It
-// reads also what Find does not understand: three destinations, one alone, TLS and TCP.
+// ToCandidate returns the largest share of its traffic, in percent, that any rule of a
+// VirtualService gives to the candidate. It reads also what Find does not understand: three
+// destinations, one alone, TLS and TCP.
 func ToCandidate(object *kube.Object, r Route) int32 {
 	share := int32(0)
 	for _, p := range places(object, r) {
@@ -78,9 +81,10 @@ func ToCandidate(object *kube.Object, r Route) int32 {
 	return share
 }
 
-// Withdraw plans the write that takes the candidate's traffic away wherever a VirtualService leads to it, for one that Find does
-// not understand; nil when the candidate has none. Stable gets the candidate's weight in the same rule. Where the rule does not
-// lead to stable, the candidate's destination leads to stable instead. Other destinations keep their weights.
+// Withdraw plans the write that takes the candidate's traffic away wherever a VirtualService leads
+// to it, for one that Find does not understand; nil when the candidate has none. Stable gets the
+// candidate's weight in the same rule. Where the rule does not lead to stable, the candidate's
+// destination leads to stable instead. Other destinations keep their weights.
 func Withdraw(object *kube.Object, r Route) *kube.Write {
 	var patch []kube.Operation
 	var rules []string
@@ -112,7 +116,8 @@ func Withdraw(object *kube.Object, r Route) *kube.Write {
 			object.GetName(), strings.Join(rules, ", "))}
 }
 
-// stableOf returns the index of the destination that leads to stable in the same rule; -1 when there is none.
+// stableOf returns the index of the destination that leads to stable in the same rule; -1 when
+// there is none.
 func stableOf(all []place, p place) int {
 	for i, other := range all {
 		if other.stable && other.protocol == p.protocol && other.rule == p.rule {
@@ -153,8 +158,9 @@ func Describe(object *kube.Object) string {
 	return strings.Join(all, "; ")
 }
 
-// Move plans a write of the weights that leaves the fence as it is, for whoever may only send traffic back; nil when they are so.
-// The write is refused when the VirtualService is not the one that was read.
+// Move plans a write of the weights that leaves the fence as it is, for whoever may only send
+// traffic back; nil when they are so. The write is refused when the VirtualService is not the one
+// that was read.
 func (s Split) Move(candidate int32) *kube.Write {
 	if s.has(candidate) {
 		return nil

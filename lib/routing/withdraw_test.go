@@ -9,7 +9,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-// Whatever somebody made of a route, the candidate's traffic goes to stable, and all else stays as it is.
+// Whatever somebody made of a route, the candidate's traffic goes to stable, and all else stays as
+// it is.
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
