@@ -74,8 +74,8 @@ func (r *reader) git() Git {
 func HostOf(address string) (string, error) {
 	what := errors.New("give the address that git clone takes: https://..., ssh://... or git@host:path")
 	secret := errors.New("leave the password out of the address, and mount it as the Secret of gitSecret")
-	if strings.ContainsFunc(address, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) }) {
-		return "", what
+	if strings.ContainsFunc(address, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) || c == '\\' }) {
+		return "", what // with a backslash an address may be that of a file
 	}
 	if user, rest, found := strings.Cut(address, "@"); found && !strings.Contains(address, "://") {
 		host, path, _ := strings.Cut(rest, ":")

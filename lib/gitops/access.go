@@ -124,6 +124,7 @@ func (a access) said(err error) error {
 	if authority := (x509.UnknownAuthorityError{}); errors.As(err, &authority) {
 		text += ": put the certificate of its authority into the Secret, as ca.crt"
 	}
+	text = a.mask(oneLine(text, len(text))) // a password with spaces may have come of line breaks
 	return said{oneLine(text, maxError), err}
 }
 

@@ -167,6 +167,7 @@ func checkSet(t *testing.T, v Version, content []byte, from, to string) {
 // it.
 func FuzzErrors(f *testing.F) {
 	f.Add("jx", "s3cret", "a s3cret\nb\x1b[0m")
+	f.Add("a", "0 0 ", "0000\x01\x000\x0000")
 	f.Add("", "pass word/+", "pass+word%2F%2B\u2028")
 	f.Fuzz(func(t *testing.T, user, password, text string) {
 		got := (access{user: user, password: password}).said(errors.New(text)).Error()
@@ -182,7 +183,7 @@ func FuzzErrors(f *testing.F) {
 // What the configuration calls the server is what go-git connects to and what is asked for pull
 // requests.
 func FuzzAddress(f *testing.F) {
-	for _, seed := range []string{"https://git.example.com/env.git", "http://h:1/a", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env", "a@b:1:c", "HTTPS://H/p", "a@b@c:d", "git@h:22:/x"} {
+	for _, seed := range []string{"https://git.example.com/env.git", "http://h:1/a", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env", "a@b:1:c", "HTTPS://H/p", "a@b@c:d", "git@h:22:/x", `a@b:\`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, address string) {
