@@ -1,4 +1,5 @@
-// Package examples has only tests: that what people copy is what Tekton, Jenkins X and the steps themselves read.
+// Package examples has only tests: that what people copy is what Tekton, Jenkins X and the steps
+// themselves read.
 package examples
 
 import (
@@ -104,20 +105,24 @@ func TestJenkinsX3(t *testing.T) {
 		given := map[string]string{}
 		for _, p := range task.Params {
 			given[p.Name] = p.Value.StringVal
-			if slices.ContainsFunc(spec.Finally, func(f pipelinev1.PipelineTask) bool { return f.Name == task.Name }) && strings.Contains(p.Value.StringVal, ".results.") {
+			if slices.ContainsFunc(spec.Finally, func(f pipelinev1.PipelineTask) bool { return f.Name == task.Name }) &&
+				strings.Contains(p.Value.StringVal, ".results.") {
 				t.Errorf("%s uses a result, without which it would be skipped", task.Name)
 			}
 			if p.Name == "weight" {
 				weights = append(weights, p.Value.StringVal)
 			}
 		}
-		for name, want := range map[string]string{"target": "$(params.target)", "namespace": "jx-production", "runId": "$(context.pipelineRun.uid)", "runName": "$(context.pipelineRun.name)"} {
+		for name, want := range map[string]string{
+			"target": "$(params.target)", "namespace": "jx-production", "runId": "$(context.pipelineRun.uid)",
+			"runName": "$(context.pipelineRun.name)"} {
 			if given[name] != want {
 				t.Errorf("%s: %s is %q, want %q", task.Name, name, given[name], want)
 			}
 		}
 		for _, when := range task.When {
-			if verb, n, _ := strings.Cut(task.Name, "-"); (verb == "shift" || verb == "analyze") && when.Input != "$(tasks.canary-init.results.weight-"+n+")" {
+			if verb, n, _ := strings.Cut(task.Name, "-"); (verb == "shift" || verb == "analyze") &&
+				when.Input != "$(tasks.canary-init.results.weight-"+n+")" {
 				t.Errorf("%s when %s", task.Name, when.Input)
 			}
 		}
@@ -128,19 +133,25 @@ func TestJenkinsX3(t *testing.T) {
 			t.Errorf("maxSteps is %q", given["maxSteps"])
 		}
 		// The Canary that the chart renders in production claims no more than the run lets it.
-		env := map[string]string{"CANARY_TARGET": "shop", "CANARY_NAMESPACE": given["namespace"], "CANARY_RUN_NAMESPACE": "jx", "CANARY_RUN_ID": "1",
-			"CANARY_SPEC":  string(render(t, "canary.yaml", production(t, "jenkins-x-v3/helmfiles/jx-production/shop-values.yaml", ""))),
+		env := map[string]string{
+			"CANARY_TARGET": "shop", "CANARY_NAMESPACE": given["namespace"], "CANARY_RUN_NAMESPACE": "jx",
+			"CANARY_RUN_ID": "1",
+			"CANARY_SPEC": string(
+				render(t, "canary.yaml", production(t, "jenkins-x-v3/helmfiles/jx-production/shop-values.yaml", ""))),
 			"CANARY_ALLOW": strings.ReplaceAll(given["allow"], "$(params.target)", "shop")}
 		if _, err := config.LoadInit(t.Context(), envconfig.MapLookuper(env)); err != nil {
 			t.Error(err)
 		}
 	}
-	want := []string{"->from-build-pack", "from-build-pack->canary-init", "canary-init->shift-1", "shift-1->analyze-1", "analyze-1->shift-2", "shift-2->analyze-2",
+	want := []string{"->from-build-pack", "from-build-pack->canary-init", "canary-init->shift-1", "shift-1->analyze-1",
+		"analyze-1->shift-2", "shift-2->analyze-2",
 		"analyze-2->shift-3", "shift-3->analyze-3", "analyze-3->promote", "->rollback", "->rollback-init"}
 	if diff := cmp.Diff(want, order); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
 	}
-	if got := strings.Join(weights, " "); got != "$(tasks.canary-init.results.weight-1) $(tasks.canary-init.results.weight-2) $(tasks.canary-init.results.weight-3)" {
+	if got := strings.Join(
+		weights, " "); got != "$(tasks.canary-init.results.weight-1) $(tasks.canary-init.results.weight-2) "+
+		"$(tasks.canary-init.results.weight-3)" {
 		t.Errorf("weights %s", got)
 	}
 
@@ -215,7 +226,8 @@ func TestTriggers(t *testing.T) {
 	}
 }
 
-// The account of namespace jx gets the Roles that are shipped, in the namespace of the applications.
+// The account of namespace jx gets the Roles that are shipped, in the namespace of the
+// applications.
 func TestRoleBindings(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("jenkins-x-v3/rbac.yaml")
@@ -245,7 +257,9 @@ func TestRoleBindings(t *testing.T) {
 			t.Errorf("%s of Role %s (-want, +got)\n%s", binding.Name, binding.RoleRef.Name, diff)
 		}
 	}
-	if diff := cmp.Diff([]string{"jx-production/canary-tasks", "jx-production/canary-tasks-secrets", "jx/canary-tasks-runs"}, bound); diff != "" {
+	if diff := cmp.Diff(
+		[]string{"jx-production/canary-tasks", "jx-production/canary-tasks-secrets", "jx/canary-tasks-runs"},
+		bound); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
 	}
 }
@@ -264,11 +278,13 @@ func released(t *testing.T, path string) []jenkinsx2.Container {
 	return all
 }
 
-// shell runs a container's line as Jenkins X does, with a program in the place of others that prints what it is given.
+// shell runs a container's line as Jenkins X does, with a program in the place of others that
+// prints what it is given.
 func shell(t *testing.T, c jenkinsx2.Container, program, prints string) string {
 	t.Helper()
 	folder := t.TempDir()
-	if err := os.WriteFile(filepath.Join(folder, program), []byte("#!/bin/sh\n"+prints+"\n"), 0o700); err != nil { //nolint:gosec // it is a program
+	if err := os.WriteFile(filepath.Join(folder, program), []byte("#!/bin/sh\n"+prints+"\n"), 0o700); err != nil {
+		//nolint:gosec // it is a program
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", strings.ReplaceAll(c.Line, "/ko-app/", folder+"/"))
@@ -306,13 +322,16 @@ func TestJenkinsX2(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", c.Name, err)
 		}
-		want := config.Step{Namespace: "jx-production", Target: "shop", RunID: "acme/environment/master-7", RunName: s.RunName, OnFailure: config.Rollback, Weight: s.Weight, Allow: s.Allow}
+		want := config.Step{
+			Namespace: "jx-production", Target: "shop", RunID: "acme/environment/master-7", RunName: s.RunName,
+			OnFailure: config.Rollback, Weight: s.Weight, Allow: s.Allow}
 		if diff := cmp.Diff(want, s); diff != "" {
 			t.Errorf("%s (-want, +got)\n%s", c.Name, diff)
 		}
 		switch program {
 		case config.CanaryInit:
-			env["CANARY_SPEC"] = string(render(t, "canary.yaml", production(t, "jenkins-x-v2/env/values.yaml", "shop"))) // which canary-init gets from the cluster
+			// which canary-init gets from the cluster
+			env["CANARY_SPEC"] = string(render(t, "canary.yaml", production(t, "jenkins-x-v2/env/values.yaml", "shop")))
 			full, err := config.LoadInit(t.Context(), envconfig.MapLookuper(env))
 			if err != nil {
 				t.Fatal(err)
@@ -322,7 +341,9 @@ func TestJenkinsX2(t *testing.T) {
 			judged = append(judged, s.Weight)
 		}
 	}
-	if diff := cmp.Diff([]string{"helm-apply", "canary-init", "shift-weight1", "analyze1", "shift-weight2", "analyze2", "shift-weight3", "analyze3", "promote"}, order); diff != "" {
+	if diff := cmp.Diff(
+		[]string{"helm-apply", "canary-init", "shift-weight1", "analyze1", "shift-weight2", "analyze2", "shift-weight3",
+			"analyze3", "promote"}, order); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
 	}
 	if !slices.Equal(weights, judged) || len(weights) == 0 {
@@ -344,7 +365,8 @@ func TestJenkinsX2ByTkn(t *testing.T) {
 		}
 	}
 	checkParams(t, "the Pipeline", given, pipeline.Spec.Params)
-	if !slices.Equal(args[:3], []string{"pipeline", "start", pipeline.Name}) || !slices.Contains(args, "-E") || !slices.Contains(args, "--showlog") {
+	if !slices.Equal(args[:3], []string{"pipeline", "start", pipeline.Name}) || !slices.Contains(args, "-E") ||
+		!slices.Contains(args, "--showlog") {
 		t.Errorf("tkn %q", args)
 	}
 }
@@ -372,7 +394,8 @@ func merged(values, over map[string]any) map[string]any {
 	return values
 }
 
-// render renders a template of the chart. Helm has more to offer to templates than this; the chart does not use it.
+// render renders a template of the chart. Helm has more to offer to templates than this; the chart
+// does not use it.
 func render(t *testing.T, name string, values map[string]any) []byte {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("chart/templates", name))
@@ -396,14 +419,18 @@ func render(t *testing.T, name string, values map[string]any) []byte {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	if err := parsed.Execute(&b, map[string]any{"Values": values, "Chart": map[string]any{"Name": chart["name"], "Version": chart["version"]}}); err != nil {
+	if err := parsed.Execute(
+		&b, map[string]any{
+			"Values": values, "Chart": map[string]any{
+				"Name": chart["name"], "Version": chart["version"]}}); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
 }
 
-// The block of the chart, with what production says, and the Canary that is made of it say the same to canary-init, but for what the chart's template adds:
-// gateways, and the Service's own name as a host.
+// The block of the chart, with what production says, and the Canary that is made of it say the same
+// to canary-init, but for what the chart's template adds: gateways, and the Service's own name as a
+// host.
 func TestChart(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ desc, path, key string }{
@@ -417,9 +444,13 @@ func TestChart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := canary.Spec{Values: map[string]string{"port": "80", "hosts": "shop.example.com", "progressDeadlineSeconds": "60", "interval": "1m", "threshold": "5",
-				"maxWeight": "60", "stepWeight": "20", "requestSuccessRate": "99", "requestDuration": "500ms"},
-				Warnings: []string{"canary.host is for callers inside of the mesh, unless parameter gateways names a gateway as well"}}
+			want := canary.Spec{
+				Values: map[string]string{
+					"port": "80", "hosts": "shop.example.com", "progressDeadlineSeconds": "60", "interval": "1m",
+					"threshold": "5",
+					"maxWeight": "60", "stepWeight": "20", "requestSuccessRate": "99", "requestDuration": "500ms"},
+				Warnings: []string{
+					"canary.host is for callers inside of the mesh, unless parameter gateways names a gateway as well"}}
 			got, err := canary.Read(block)
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
 				t.Errorf("the values: %v (-want, +got)\n%s", err, diff)
@@ -455,7 +486,8 @@ func TestChartWithAndWithoutCanary(t *testing.T) {
 	if err := yaml.UnmarshalStrict(render(t, "deployment.yaml", on), &deployment); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(deployment.Spec.Selector.MatchLabels, service.Spec.Selector); diff != "" || deployment.Labels["chart"] != "shop-1.0.0" {
+	if diff := cmp.Diff(deployment.Spec.Selector.MatchLabels, service.Spec.Selector); diff != "" ||
+		deployment.Labels["chart"] != "shop-1.0.0" {
 		t.Errorf("chart %s (-Deployment, +Service)\n%s", deployment.Labels["chart"], diff)
 	}
 }

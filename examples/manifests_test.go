@@ -18,14 +18,18 @@ import (
 	"knative.dev/pkg/apis"
 )
 
-// noManifests are files that no API server reads, or that are templates; tests of their own read them.
-var noManifests = []string{"rehearsal.yaml", "chart/", "jenkins-x-v2/jenkins-x", "jenkins-x-v2/env/", "jenkins-x-v3/helmfiles/", "jenkins-x-v3/.lighthouse/jenkins-x/triggers.yaml"}
+// noManifests are files that no API server reads, or that are templates; tests of their own read
+// them.
+var noManifests = []string{
+	"rehearsal.yaml", "chart/", "jenkins-x-v2/jenkins-x", "jenkins-x-v2/env/", "jenkins-x-v3/helmfiles/",
+	"jenkins-x-v3/.lighthouse/jenkins-x/triggers.yaml"}
 
 // Every manifest that is shipped has only fields that its type has, and Tekton finds its own valid.
 func TestManifests(t *testing.T) {
 	t.Parallel()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, pipelinev1.AddToScheme, istioscheme.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{
+		clientgoscheme.AddToScheme, pipelinev1.AddToScheme, istioscheme.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +66,8 @@ func TestManifests(t *testing.T) {
 					t.Errorf("%s: %v", path, err)
 					continue
 				}
-				if run, ok := object.(*pipelinev1.PipelineRun); ok && run.Name == "" { // the API server names it before Tekton is asked
+				// the API server names it before Tekton is asked
+				if run, ok := object.(*pipelinev1.PipelineRun); ok && run.Name == "" {
 					run.Name = run.GenerateName + "x"
 				}
 				if ours, ok := object.(interface {

@@ -11,7 +11,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 )
 
-// What docs/security.md says was tried is there: every test, and every parameter that decides something.
+// What docs/security.md says was tried is there: every test, and every parameter that decides
+// something.
 func TestSecurityPage(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/security.md")
@@ -44,7 +45,8 @@ func TestSecurityPage(t *testing.T) {
 	for name := range missing {
 		t.Errorf("there is no %s", name)
 	}
-	for _, name := range []string{"prometheus", "allow", "hosts", "gateways", "specFile", "stepAccounts", "gitRepository", "gitApp"} {
+	for _, name := range []string{
+		"prometheus", "allow", "hosts", "gateways", "specFile", "stepAccounts", "gitRepository", "gitApp"} {
 		known := false
 		for _, p := range config.Parameters {
 			known = known || p.Name == name

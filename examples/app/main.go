@@ -15,8 +15,8 @@
 //	PUT /faults?ask=http://shop/  a twentieth of the requests ask there first: the app is a caller, too
 //	PUT /faults?fail=1&pods=shop-primary-  only pods whose names begin so misbehave
 //
-// Faults apply to a stream when it begins.
-// Each call replaces all faults; one without words ends them. They are served on another port than the application.
+// Faults apply to a stream when it begins. Each call replaces all faults; one without words ends
+// them. They are served on another port than the application.
 package main
 
 import (

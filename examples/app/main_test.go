@@ -86,7 +86,8 @@ func TestAnswers(t *testing.T) {
 			status: 200, body: message, answerType: "application/grpc", grpc: "0",
 		},
 		{
-			desc: "gRPC that fails by share", path: "/canary.Version/Get", contentType: "application/grpc", faults: "fail=1",
+			desc: "gRPC that fails by share", path: "/canary.Version/Get", contentType: "application/grpc",
+			faults: "fail=1",
 			status: 200, body: message, answerType: "application/grpc", grpc: "13",
 		},
 		{

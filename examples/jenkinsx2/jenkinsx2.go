@@ -1,4 +1,5 @@
-// Package jenkinsx2 reads a jenkins-x.yml as Jenkins X 2 does: into the containers that it runs. It is for tests of the examples.
+// Package jenkinsx2 reads a jenkins-x.yml as Jenkins X 2 does: into the containers that it runs. It
+// is for tests of the examples.
 package jenkinsx2
 
 import (
@@ -11,7 +12,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The types are as much of the format as the examples use; Jenkins X refuses a field that is not in its schema, as these do.
+// The types are as much of the format as the examples use; Jenkins X refuses a field that is not in
+// its schema, as these do.
 type (
 	file struct {
 		BuildPack      string `json:"buildPack"`
@@ -55,15 +57,16 @@ type Container struct {
 	Env               map[string]string
 }
 
-// Released returns the containers of a jenkins-x.yml that are run, one after the other, after a merge. An error names the first thing that Jenkins X
-// or the examples do not have.
+// Released returns the containers of a jenkins-x.yml that are run, one after the other, after a
+// merge. An error names the first thing that Jenkins X or the examples do not have.
 func Released(text []byte) ([]Container, error) {
 	var got file
 	if err := yaml.UnmarshalStrict(text, &got); err != nil {
 		return nil, err
 	}
 	release := got.PipelineConfig.Pipelines.Release
-	if got.BuildPack != "none" || release == nil || release.Pipeline.Agent.Image == "" || len(release.Pipeline.Stages) != 1 {
+	if got.BuildPack != "none" || release == nil || release.Pipeline.Agent.Image == "" ||
+		len(release.Pipeline.Stages) != 1 {
 		return nil, errors.New("it is not of buildPack none, with a release of one stage and an agent's image")
 	}
 	env := map[string]string{}
@@ -106,7 +109,8 @@ func unroll(steps []step, image, suffix string, env map[string]string) ([]Contai
 		for _, e := range s.Env {
 			scope[e.Name] = e.Value
 		}
-		c := Container{Name: s.Name + suffix, Image: s.Image, Line: strings.Join(append([]string{s.Command}, s.Args...), " "), Env: scope}
+		c := Container{Name: s.Name + suffix, Image: s.Image,
+			Line: strings.Join(append([]string{s.Command}, s.Args...), " "), Env: scope}
 		if c.Image == "" {
 			c.Image = image
 		}

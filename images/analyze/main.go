@@ -1,5 +1,5 @@
-// Command analyze judges the candidate by what Prometheus counted since it got its weight, and takes its traffic away when it
-// fails.
+// Command analyze judges the candidate by what Prometheus counted since it got its weight, and
+// takes its traffic away when it fails.
 package main
 
 import (

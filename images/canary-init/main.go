@@ -1,5 +1,5 @@
-// Command canary-init checks a release, takes the lock of its target, makes or repairs the two copies of the workload and brings the
-// candidate up.
+// Command canary-init checks a release, takes the lock of its target, makes or repairs the two
+// copies of the workload and brings the candidate up.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// Command rollback sends all traffic to stable, brings stable back to the revision it had, scales the candidate to zero, and puts Git right.
+// Command rollback sends all traffic to stable, brings stable back to the revision it had, scales
+// the candidate to zero, and puts Git right.
 package main
 
 import (
@@ -21,11 +22,15 @@ func main() {
 	os.Exit(code)
 }
 
-// putRight is the step's last part: the environment repository says again what serves. Where it does already, or says something newer, it is left alone.
+// putRight is the step's last part: the environment repository says again what serves. Where it
+// does already, or says something newer, it is left alone.
 func putRight(ctx context.Context, git config.Git, u release.Undo) (release.Righted, error) {
-	repository := gitops.Repository{URL: git.Repository, Branch: git.Branch, Provider: git.Provider, Secrets: os.Getenv("CANARY_GIT_SECRETS"),
+	repository := gitops.Repository{
+		URL: git.Repository, Branch: git.Branch, Provider: git.Provider, Secrets: os.Getenv("CANARY_GIT_SECRETS"),
 		Author: "canary-tasks <canary-tasks@users.noreply.github.com>"}
-	change := gitops.Change{Version: gitops.Version{App: u.App, Release: u.Release, Namespace: u.Namespace, Path: git.Path}, Files: git.Files, From: u.From, To: u.To, Message: u.Message}
+	change := gitops.Change{
+		Version: gitops.Version{App: u.App, Release: u.Release, Namespace: u.Namespace, Path: git.Path},
+		Files:   git.Files, From: u.From, To: u.To, Message: u.Message}
 	if change.Files == nil {
 		change.Files = gitops.Files(u.Namespace)
 	}
@@ -44,7 +49,8 @@ func putRight(ctx context.Context, git config.Git, u release.Undo) (release.Righ
 	case err != nil:
 		return righted, err
 	case done.PullRequest != "":
-		righted.Text, righted.Reference = fmt.Sprintf("%s goes back to %s with pull request %s", u.App, done.To, done.PullRequest), done.PullRequest
+		righted.Text, righted.Reference = fmt.Sprintf(
+			"%s goes back to %s with pull request %s", u.App, done.To, done.PullRequest), done.PullRequest
 	case done.Commit != "":
 		righted.Text = fmt.Sprintf("%s is back to %s by commit %s on %s", u.App, done.To, done.Commit[:10], done.Branch)
 	default:

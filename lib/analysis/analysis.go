@@ -1,7 +1,9 @@
-// Package analysis judges a candidate by what was counted of its requests. It is pure: counts go in, a verdict comes out.
+// Package analysis judges a candidate by what was counted of its requests. It is pure: counts go
+// in, a verdict comes out.
 //
-// Check is the comparison at the end of an interval: where there is enough to judge by, every limit has to be kept. It compares exact values; only
-// what is said is rounded, and never so that it contradicts the verdict.
+// Check is the comparison at the end of an interval: where there is enough to judge by, every limit
+// has to be kept. It compares exact values; only what is said is rounded, and never so that it
+// contradicts the verdict.
 package analysis
 
 import (
@@ -55,10 +57,12 @@ type Limits struct {
 	RequestDuration time.Duration // of 99 % of the requests, at most; 0: not checked
 }
 
-// narrowestAt is the number of requests at which the interval of a duration is narrowest. It is the same for all checks: one that was chosen by what was counted would not cover as often as it says.
+// narrowestAt is the number of requests at which the interval of a duration is narrowest. It is the
+// same for all checks: one that was chosen by what was counted would not cover as often as it says.
 const narrowestAt = 1000
 
-// MinRequests is how many requests a judgement needs at least: with fewer one failure would be more than ten percent.
+// MinRequests is how many requests a judgement needs at least: with fewer one failure would be more
+// than ten percent.
 const MinRequests = 10
 
 // Metric is one check of a judgement.
@@ -69,9 +73,10 @@ type Metric struct {
 	Unit     string  `json:"unit,omitempty"` // percent or milliseconds; a query of people's own has none
 	Requests float64 `json:"requests,omitempty"`
 	Passed   bool    `json:"passed"`
-	// Low and High are what the value may be in truth, with 95 % confidence: of a success rate the Wilson interval, in percent; of a request duration
-	// the ends of QuantileInterval in milliseconds, which are bounds of buckets, where a High of 0 says that no bucket is long enough to tell. They
-	// describe, and decide nothing.
+	// Low and High are what the value may be in truth, with 95 % confidence: of a success rate the
+	// Wilson interval, in percent; of a request duration the ends of QuantileInterval in
+	// milliseconds, which are bounds of buckets, where a High of 0 says that no bucket is long
+	// enough to tell. They describe, and decide nothing.
 	Low  float64 `json:"low,omitempty"`
 	High float64 `json:"high,omitempty"`
 }
@@ -99,8 +104,8 @@ type Result struct {
 	Metrics []Metric       `json:"metrics,omitempty"`
 }
 
-// Check compares what the candidate did with the limits, as Flagger does: every metric must be within its own. A metric that fails decides, even
-// where another could not be measured.
+// Check compares what the candidate did with the limits, as Flagger does: every metric must be
+// within its own. A metric that fails decides, even where another could not be measured.
 func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 	c := w.Candidate
 	r := Result{Verdict: Pass, From: w.From, To: w.To, Counts: c, Stable: w.Stable}
@@ -110,7 +115,9 @@ func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 	}
 	if c.Requests < MinRequests {
 		r.Verdict, r.Reason = Inconclusive, TooFew
-		r.Text = fmt.Sprintf("too few: the candidate answered %.0f requests, %.0f more are needed", c.Requests, math.Ceil(MinRequests-c.Requests))
+		r.Text = fmt.Sprintf(
+			"too few: the candidate answered %.0f requests, %.0f more are needed", c.Requests,
+			math.Ceil(MinRequests-c.Requests))
 		return r
 	}
 	texts := ""
@@ -127,7 +134,8 @@ func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 		arm := Arm{Requests: c.Requests, Events: c.Errors}
 		maxRate := (100 - limits.SuccessRate) / 100
 		rate := 100 * (1 - arm.Rate())
-		m := Metric{Name: "request-success-rate", Value: rate, Limit: limits.SuccessRate, Unit: "percent", Requests: c.Requests, Passed: rate >= limits.SuccessRate}
+		m := Metric{Name: "request-success-rate", Value: rate, Limit: limits.SuccessRate, Unit: "percent",
+			Requests: c.Requests, Passed: rate >= limits.SuccessRate}
 		low, high := Wilson(arm.Events, arm.Requests, 0.05)
 		m.Low, m.High = 100*(1-high), 100*(1-low)
 		r.Metrics = append(r.Metrics, m)
@@ -136,11 +144,13 @@ func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 		case m.Passed:
 			say(Pass, Good, "success rate %.2f%% >= %v%% %s", rate, limits.SuccessRate, interval)
 		case !Enough(arm, maxRate):
-			say(Inconclusive, TooFew, "too few: success rate %s%% < %v%% %s, %.0f more requests are needed", below(rate, limits.SuccessRate), limits.SuccessRate, interval, needed(maxRate)-c.Requests)
+			say(Inconclusive, TooFew, "too few: success rate %s%% < %v%% %s, %.0f more requests are needed",
+				below(rate, limits.SuccessRate), limits.SuccessRate, interval, needed(maxRate)-c.Requests)
 		case c.Errors >= c.Requests:
 			say(Fail, AllFailing, "all failing: success rate 0%% < %v%% %s", limits.SuccessRate, interval)
 		default:
-			say(Fail, Failing, "success rate %s%% < %v%% %s", below(rate, limits.SuccessRate), limits.SuccessRate, interval)
+			say(Fail, Failing, "success rate %s%% < %v%% %s", below(rate, limits.SuccessRate), limits.SuccessRate,
+				interval)
 		}
 	}
 	if limits.RequestDuration > 0 {
@@ -149,7 +159,8 @@ func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 		} else {
 			limit := float64(limits.RequestDuration) / float64(time.Millisecond)
 			capped := isTop(p99, c.Within) // it took longer, and nobody knows how much
-			m := Metric{Name: "request-duration", Value: p99, Limit: limit, Unit: "milliseconds", Requests: c.Within["+Inf"], Passed: p99 <= limit && !capped}
+			m := Metric{Name: "request-duration", Value: p99, Limit: limit, Unit: "milliseconds",
+				Requests: c.Within["+Inf"], Passed: p99 <= limit && !capped}
 			m.Low, m.High, _ = QuantileInterval(durationQuantile, c.Within, 0.05, narrowestAt)
 			if math.IsInf(m.High, 1) { // which JSON has no number for
 				m.High = 0
@@ -159,17 +170,21 @@ func Check(limits Limits, w metrics.Window, own ...Measured) Result {
 			shown := took.Round(time.Millisecond)
 			switch few := m.Requests < needed(1-durationQuantile); {
 			case capped && p99 < limit:
-				say(Inconclusive, NoDurations, "no durations: request duration > %s, where the proxies' longest bucket ends: whether it is <= %s cannot be told", shown, limits.RequestDuration)
+				say(Inconclusive, NoDurations,
+					"no durations: request duration > %s, where the proxies' longest bucket ends: whether it "+
+						"is <= %s cannot be told", shown, limits.RequestDuration)
 			case m.Passed:
 				say(Pass, Good, "request duration %s <= %s", min(shown, limits.RequestDuration), limits.RequestDuration)
 			case capped && !few:
 				say(Fail, Slow, "request duration > %s, where the proxies' longest bucket ends", shown)
 			case few:
-				say(Inconclusive, TooFew, "too few: request duration %s > %s, %.0f more requests are needed", max(shown, limits.RequestDuration+1), limits.RequestDuration, needed(1-durationQuantile)-m.Requests)
+				say(Inconclusive, TooFew, "too few: request duration %s > %s, %.0f more requests are needed",
+					max(shown, limits.RequestDuration+1), limits.RequestDuration, needed(1-durationQuantile)-m.Requests)
 			case shown > limits.RequestDuration:
 				say(Fail, Slow, "request duration %s > %s", shown, limits.RequestDuration)
 			default:
-				say(Fail, Slow, "request duration %s > %s", max(took.Round(time.Microsecond), limits.RequestDuration+1), limits.RequestDuration)
+				say(Fail, Slow, "request duration %s > %s", max(took.Round(time.Microsecond), limits.RequestDuration+1),
+					limits.RequestDuration)
 			}
 		}
 	}
@@ -205,8 +220,9 @@ func below(value, limit float64) string {
 	return strconv.FormatFloat(value, 'f', -1, 64)
 }
 
-// quantile is the value below which a share q of the observations are, by linear interpolation within the bucket, as Prometheus'
-// histogram_quantile computes it: in the last bucket it is the bound before.
+// quantile is the value below which a share q of the observations are, by linear interpolation
+// within the bucket, as Prometheus' histogram_quantile computes it: in the last bucket it is the
+// bound before.
 func quantile(q float64, within map[string]float64) (float64, bool) {
 	buckets := cumulative(within)
 	if len(buckets) == 0 {
@@ -234,7 +250,8 @@ func isTop(value float64, within map[string]float64) bool {
 // bucket has the observations up to a bound.
 type bucket struct{ bound, count float64 }
 
-// cumulative sorts the buckets of a histogram, at least one and +Inf, by their bounds in milliseconds; nil where nothing was observed.
+// cumulative sorts the buckets of a histogram, at least one and +Inf, by their bounds in
+// milliseconds; nil where nothing was observed.
 func cumulative(within map[string]float64) []bucket {
 	var buckets []bucket
 	for le, n := range within {

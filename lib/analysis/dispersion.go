@@ -9,21 +9,24 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
-// Fewer strata than minHistory, or fewer events in them than minEvents, do not tell how bursty events are: defaultPhi stands in.
+// Fewer strata than minHistory, or fewer events in them than minEvents, do not tell how bursty
+// events are: defaultPhi stands in.
 const (
 	minHistory = 120
 	minEvents  = 30
 	defaultPhi = 0.05
 )
 
-// Dispersion estimates how bursty events are from the strata of stable before the release, each proxy's by themselves and in their order: phi is the index of
-// the multipliers (their variance; 0: none) that a stratum's rate has, by moments of successive differences, which neither a slow trend nor proxies whose
-// rates differ bias (von Neumann et al. 1941, Ann Math Stat 12:153):
+// Dispersion estimates how bursty events are from the strata of stable before the release, each
+// proxy's by themselves and in their order: phi is the index of the multipliers (their variance; 0:
+// none) that a stratum's rate has, by moments of successive differences, which neither a slow trend
+// nor proxies whose rates differ bias (von Neumann et al. 1941, Ann Math Stat 12:153):
 //
 //	phi = max(0, (mean_t (x_t/n_t - x_(t-1)/n_(t-1))² - mean_t p(1/n_t + 1/n_(t-1))) / (2 p²)),  p = sum x / sum n.
 //
-// estimated is false, and phi .05, where there are fewer than 120 strata with requests that succeed one another or fewer than 30 events. It is estimated once,
-// before the release: the evidence stays valid only if its exponents do not depend on what it judges.
+// estimated is false, and phi .05, where there are fewer than 120 strata with requests that succeed
+// one another or fewer than 30 events. It is estimated once, before the release: the evidence stays
+// valid only if its exponents do not depend on what it judges.
 func Dispersion(proxies ...[]Arm) (phi float64, estimated bool) {
 	_, total := withRequests(slices.Concat(proxies...))
 	phi, differences := moments(proxies, total.Rate())
@@ -57,27 +60,30 @@ func moments(proxies [][]Arm, p float64) (phi float64, differences int) {
 	return max(0, excess/float64(differences)/(2*p*p)), differences
 }
 
-// Objective is one limit as the sequential test sees it: at most a share of the requests may be events.
+// Objective is one limit as the sequential test sees it: at most a share of the requests may be
+// events.
 type Objective struct {
-	Name      string        `json:"name"`                // request-success-rate or request-duration
-	MaxRate   float64       `json:"maxRate"`             // share of the requests that may be events, in [0, 1)
-	Limit     time.Duration `json:"limit,omitempty"`     // an event is a request that took longer; 0: one that failed
-	Weight    float64       `json:"weight"`              // of alpha; those of all objectives are 1 together
-	Phi       float64       `json:"phi"`                 // dispersion, see Dispersion
-	Rate      float64       `json:"rate"`                // stable's share of events before the release; MaxRate where that is not known
-	Estimated bool          `json:"estimated,omitempty"` // whether Phi was
+	Name    string        `json:"name"`            // request-success-rate or request-duration
+	MaxRate float64       `json:"maxRate"`         // share of the requests that may be events, in [0, 1)
+	Limit   time.Duration `json:"limit,omitempty"` // an event is a request that took longer; 0: one that failed
+	Weight  float64       `json:"weight"`          // of alpha; those of all objectives are 1 together
+	Phi     float64       `json:"phi"`             // dispersion, see Dispersion
+	// stable's share of events before the release; MaxRate where that is not known
+	Rate      float64 `json:"rate"`
+	Estimated bool    `json:"estimated,omitempty"` // whether Phi was
 }
 
-// Objectives are the limits that are checked, with equal weights and the dispersion that the history of stable shows: its strata before the
-// release, which may be none. An error is a limit that no candidate can be shown to break.
+// Objectives are the limits that are checked, with equal weights and the dispersion that the
+// history of stable shows: its strata before the release, which may be none. An error is a limit
+// that no candidate can be shown to break.
 func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
 	h := History{Limits: l}
 	h.Add(history)
 	return h.Objectives()
 }
 
-// History is stable's strata before a release, of which it keeps what the limits count: long ones are read bit by bit, and
-// would be too large whole. It is for one goroutine.
+// History is stable's strata before a release, of which it keeps what the limits count: long ones
+// are read bit by bit, and would be too large whole. It is for one goroutine.
 type History struct {
 	Limits Limits
 	Strata int // so many were added
@@ -135,7 +141,8 @@ func (l Limits) objectives() []Objective {
 	return all
 }
 
-// Count is what the objective counts. An error is a duration that was not measured, or that cannot be told.
+// Count is what the objective counts. An error is a duration that was not measured, or that cannot
+// be told.
 func (o Objective) Count(c metrics.Counts) (Arm, error) {
 	if o.Limit == 0 {
 		return Arm{Requests: c.Requests, Events: c.Errors}, nil

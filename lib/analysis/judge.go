@@ -8,8 +8,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
-// Judge judges a candidate at one weight: by the Sequential with every scrape, and by Check at the end of each interval. Each failed check is of an
-// interval of its own; one in which there was too little to judge is extended instead. It is for one goroutine.
+// Judge judges a candidate at one weight: by the Sequential with every scrape, and by Check at the
+// end of each interval. Each failed check is of an interval of its own; one in which there was too
+// little to judge is extended instead. It is for one goroutine.
 type Judge struct {
 	Limits     Limits
 	Interval   time.Duration
@@ -25,8 +26,9 @@ type Judge struct {
 	accepted bool
 }
 
-// Look takes what was scraped since the last look. ok says that there is a judgement already: that the candidate is shown to be failing (Early), or
-// that candidate and stable are (reason Environment).
+// Look takes what was scraped since the last look. ok says that there is a judgement already: that
+// the candidate is shown to be failing (Early), or that candidate and stable are (reason
+// Environment).
 func (j *Judge) Look(w metrics.Window) (r Result, ok bool) {
 	if !j.begun && j.Sequential != nil {
 		j.Sequential.Begin(j.Weight >= 1)
@@ -42,13 +44,15 @@ func (j *Judge) Look(w metrics.Window) (r Result, ok bool) {
 	if j.Acceptance != nil {
 		j.accepted = j.Acceptance.Look(w.Strata)
 	}
-	r = Result{From: w.From, To: w.To, Counts: w.Candidate, Stable: w.Stable, LogE: min(signal.LogE, math.MaxFloat32), Text: signal.String()}
+	r = Result{From: w.From, To: w.To, Counts: w.Candidate, Stable: w.Stable, LogE: min(signal.LogE, math.MaxFloat32),
+		Text: signal.String()}
 	switch {
 	case signal.Reject:
 		r.Verdict, r.Early = Fail, true
 		switch slow := signal.Objective.Limit > 0; {
 		case slow && w.Missing == metrics.NoneAnswered:
-			r.Reason, r.Text = Reason(metrics.NoneAnswered), fmt.Sprintf("the callers of %.0f gave up; %s", w.Candidate.Aborted, r.Text)
+			r.Reason, r.Text = Reason(metrics.NoneAnswered),
+				fmt.Sprintf("the callers of %.0f gave up; %s", w.Candidate.Aborted, r.Text)
 		case slow:
 			r.Reason = Slow
 		case signal.Candidate.Events >= signal.Candidate.Requests:
@@ -65,7 +69,8 @@ func (j *Judge) Look(w metrics.Window) (r Result, ok bool) {
 	return Result{}, false
 }
 
-// Due says whether there is something to check: an interval is complete, the candidate is shown to be good where that is enough, or the deadline is over.
+// Due says whether there is something to check: an interval is complete, the candidate is shown to
+// be good where that is enough, or the deadline is over.
 func (j *Judge) Due(w metrics.Window, now time.Time) bool {
 	return j.complete(w) || j.accepted || !now.Before(j.Deadline)
 }
@@ -74,17 +79,21 @@ func (j *Judge) complete(w metrics.Window) bool {
 	return !w.To.IsZero() && w.To.Sub(j.begin) >= j.Interval
 }
 
-// Check judges what is Due; own are the queries of people's own, evaluated now. ok is false where the interval is extended.
+// Check judges what is Due; own are the queries of people's own, evaluated now. ok is false where
+// the interval is extended.
 func (j *Judge) Check(w metrics.Window, own []Measured, now time.Time) (r Result, ok bool) {
 	interval := w
 	interval.Candidate, interval.Stable = w.Candidate.Minus(j.before.Candidate), w.Stable.Minus(j.before.Stable)
 	r = Check(j.Limits, interval, own...)
 	last := !now.Before(j.Deadline)
-	// That a candidate has no requests although stable has some is told by its own name only where it is known: all callers gave up.
+	// That a candidate has no requests although stable has some is told by its own name only where
+	// it is known: all callers gave up.
 	known := w.Missing != "" && w.Missing != metrics.NoRequests
-	if split := CheckSplit(j.Weight, w.Candidate.Requests, w.Stable.Requests); split.Alarm && !j.Shared && r.Verdict != Fail && !known {
+	if split := CheckSplit(j.Weight, w.Candidate.Requests, w.Stable.Requests); split.Alarm && !j.Shared &&
+		r.Verdict != Fail && !known {
 		r.Text = fmt.Sprintf("%s: %s; %s", SplitNotHonoured, split, r.Text)
-		// The callers' side has exactly the requests that were routed by weight. At the workloads' side there may be others.
+		// The callers' side has exactly the requests that were routed by weight. At the workloads'
+		// side there may be others.
 		if w.Reporter != "destination" {
 			r.Verdict, r.Reason = Inconclusive, SplitNotHonoured
 		}
@@ -98,7 +107,8 @@ func (j *Judge) Check(w metrics.Window, own []Measured, now time.Time) (r Result
 	if r.Verdict == Pass && !j.complete(w) {
 		r.Text = "shown to be good before the interval is over: " + r.Text
 	}
-	if r.Verdict == Fail && j.Acceptance != nil { // what was good before is no reason to look at less than an interval now
+	// what was good before is no reason to look at less than an interval now
+	if r.Verdict == Fail && j.Acceptance != nil {
 		j.Acceptance.Forget()
 		j.accepted = false
 	}

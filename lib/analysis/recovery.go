@@ -6,17 +6,20 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
-// Recovery tells a candidate that makes both versions fail from a failure that only comes at the same time: in the first case stable keeps the limits as
-// soon as the candidate has no traffic. Stable has one scrape interval to end what was under way, and is judged by the two after it. What ends
-// later ends by itself, and is not held against the candidate; what happens to end within these scrapes cannot be told apart. Where stable has too few
-// requests in them to show that it keeps the limits, nobody knows whose fault it was.
+// Recovery tells a candidate that makes both versions fail from a failure that only comes at the
+// same time: in the first case stable keeps the limits as soon as the candidate has no traffic.
+// Stable has one scrape interval to end what was under way, and is judged by the two after it. What
+// ends later ends by itself, and is not held against the candidate; what happens to end within
+// these scrapes cannot be told apart. Where stable has too few requests in them to show that it
+// keeps the limits, nobody knows whose fault it was.
 type Recovery struct {
 	Limits Limits
 
 	first, begin metrics.Window
 }
 
-// Look takes what was counted since the candidate's traffic was taken away. known is false as long as there is too little to say.
+// Look takes what was counted since the candidate's traffic was taken away. known is false as long
+// as there is too little to say.
 func (r *Recovery) Look(w metrics.Window) (recovered, known bool) {
 	since := func(before metrics.Window) float64 { // scrapes
 		if before.To.IsZero() || w.Interval <= 0 {
@@ -42,7 +45,8 @@ func (r *Recovery) Look(w metrics.Window) (recovered, known bool) {
 // recoveryAlpha is how often stable is taken for recovered that is not.
 const recoveryAlpha = 0.05
 
-// shown tells whether the limits are shown to be kept: a few good answers are no reason to remember a revision as rejected.
+// shown tells whether the limits are shown to be kept: a few good answers are no reason to remember
+// a revision as rejected.
 func (r *Recovery) shown(c metrics.Counts) bool {
 	objectives, err := r.Limits.Objectives(nil)
 	for _, o := range objectives {

@@ -7,7 +7,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
-// Stable fails until some seconds after the candidate's traffic was taken away; it is scraped every 5 s, looked at every second.
+// Stable fails until some seconds after the candidate's traffic was taken away; it is scraped every
+// 5 s, looked at every second.
 func TestRecovery(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -30,8 +31,10 @@ func TestRecovery(t *testing.T) {
 			begin := time.Unix(1000, 0)
 			for looked := 0; looked <= 60; looked++ {
 				s := looked / 5 * 5 // the last scrape
-				w := metrics.Window{From: begin, To: begin.Add(time.Duration(s) * time.Second), Interval: 5 * time.Second,
-					Stable: metrics.Counts{Requests: float64(s) * c.perSecond, Errors: .3 * c.perSecond * float64(min(s, c.until))}}
+				w := metrics.Window{
+					From: begin, To: begin.Add(time.Duration(s) * time.Second), Interval: 5 * time.Second,
+					Stable: metrics.Counts{
+						Requests: float64(s) * c.perSecond, Errors: .3 * c.perSecond * float64(min(s, c.until))}}
 				recovered, known := r.Look(w)
 				if known || looked == 60 {
 					if recovered != c.recovered || known != c.known || known && s != c.at {

@@ -9,7 +9,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
-// Plan is what the sequential test must know before the first request. It must not change within a release.
+// Plan is what the sequential test must know before the first request. It must not change within a
+// release.
 type Plan struct {
 	Objectives []Objective
 	Alpha      float64 // probability of rejecting a healthy release, however often it is looked at
@@ -17,23 +18,28 @@ type Plan struct {
 	Primary    bool    // being clearly worse than stable is enough, even within the limits
 }
 
-// Intervals is how many intervals a release can have: each weight passes once, and up to threshold-1 checks fail.
+// Intervals is how many intervals a release can have: each weight passes once, and up to
+// threshold-1 checks fail.
 func Intervals(weights, threshold int) int { return weights + threshold - 1 }
 
-// With Plan.Primary, worse than stable means by more than this factor, and only where there are more than this share of the events that the limit
-// allows: without the floor three errors in a million against none would roll back.
+// With Plan.Primary, worse than stable means by more than this factor, and only where there are
+// more than this share of the events that the limit allows: without the floor three errors in a
+// million against none would roll back.
 const (
 	primaryMargin = 1.25
 	primaryFloor  = 0.1
 )
 
-// Sequential is the test that may look at every scrape. It rejects when the candidate is shown to be both beyond a limit and worse than stable, at the
-// level Alpha over the whole release.
+// Sequential is the test that may look at every scrape. It rejects when the candidate is shown to
+// be both beyond a limit and worse than stable, at the level Alpha over the whole release.
 //
-// Its evidence E is a nonnegative supermartingale that starts at 1 whenever the candidate is within its limits or not worse than stable, so that the
-// probability that E ever reaches 1/Alpha is at most Alpha (Ville 1939). It is built of such processes, which stay so in three ways. The minimum of
-// E_abs and E_rel is below each of them, so it is one where either is. A start that waits for its interval has E = 1 until then: the mean over the starts
-// sees a failure that begins at the last weight as well as one that was always there. And a mean with weights that were fixed before is one over the objectives.
+// Its evidence E is a nonnegative supermartingale that starts at 1 whenever the candidate is within
+// its limits or not worse than stable, so that the probability that E ever reaches 1/Alpha is at
+// most Alpha (Ville 1939). It is built of such processes, which stay so in three ways. The minimum
+// of E_abs and E_rel is below each of them, so it is one where either is. A start that waits for
+// its interval has E = 1 until then: the mean over the starts sees a failure that begins at the
+// last weight as well as one that was always there. And a mean with weights that were fixed before
+// is one over the objectives.
 //
 // It is fed strata in the order of time, each once, at each look. It is for one goroutine.
 type Sequential struct {
@@ -49,7 +55,8 @@ type term struct {
 	margin float64
 }
 
-// Evidence is what a Sequential has come to: of constant size, whatever the number of looks. It is written as JSON into the release record.
+// Evidence is what a Sequential has come to: of constant size, whatever the number of looks. It is
+// written as JSON into the release record.
 type Evidence struct {
 	Interval int       `json:"interval"`          // intervals begun
 	Crossed  int       `json:"crossed,omitempty"` // looks at which E was beyond its bound, one after the other
@@ -66,19 +73,26 @@ type start struct {
 	Alone             bool `json:"alone,omitempty"` // stable gets no traffic by design
 }
 
-// NewSequential goes on where a Sequential of the same plan was; the zero Evidence begins. The error names what cannot be planned so.
+// NewSequential goes on where a Sequential of the same plan was; the zero Evidence begins. The
+// error names what cannot be planned so.
 func NewSequential(p Plan, e Evidence) (*Sequential, error) {
 	if !(p.Alpha > 0 && p.Alpha < 1) || p.Intervals < 1 || len(p.Objectives) == 0 {
-		return nil, fmt.Errorf("alpha %v of %d intervals and %d objectives: give an alpha between 0 and 1, and at least one of both", p.Alpha, p.Intervals, len(p.Objectives))
+		return nil, fmt.Errorf(
+			"alpha %v of %d intervals and %d objectives: give an alpha between 0 and 1, and at least one of both",
+			p.Alpha, p.Intervals, len(p.Objectives))
 	}
 	s := &Sequential{plan: p, evidence: Evidence{Interval: e.Interval, Crossed: e.Crossed}}
 	weights := 0.0
 	for _, o := range p.Objectives {
 		if !(o.MaxRate >= 0 && o.MaxRate < 1) {
-			return nil, fmt.Errorf("%s: with %v %% bad requests allowed nothing can be shown: give a limit that a candidate can break", o.Name, 100*o.MaxRate)
+			return nil, fmt.Errorf(
+				"%s: with %v %% bad requests allowed nothing can be shown: give a limit that a candidate can break",
+				o.Name, 100*o.MaxRate)
 		}
 		if !(o.Weight > 0) || o.Phi < 0 || o.Rate < 0 {
-			return nil, fmt.Errorf("%s: weight %v, phi %v and rate %v must not be negative, nor the weight 0", o.Name, o.Weight, o.Phi, o.Rate)
+			return nil, fmt.Errorf(
+				"%s: weight %v, phi %v and rate %v must not be negative, nor the weight 0", o.Name, o.Weight, o.Phi,
+				o.Rate)
 		}
 		weights += o.Weight
 		if p.Primary { // each gets half of alpha
@@ -113,8 +127,9 @@ func (s *Sequential) Evidence() Evidence {
 	return e
 }
 
-// Begin begins an interval: the strata of later looks are in it. alone says that stable gets no traffic by design, so that being beyond the limit is
-// enough. More intervals than were planned begin no new start.
+// Begin begins an interval: the strata of later looks are in it. alone says that stable gets no
+// traffic by design, so that being beyond the limit is enough. More intervals than were planned
+// begin no new start.
 func (s *Sequential) Begin(alone bool) {
 	s.evidence.Interval++
 	if s.evidence.Interval > s.plan.Intervals {
@@ -125,8 +140,9 @@ func (s *Sequential) Begin(alone bool) {
 	}
 }
 
-// Look adds new strata and says what all of them come to. With the reporter destination, where versions are scraped at different moments, a
-// failure of both can be seen at the candidate first: the evidence then has to be there at two looks that brought strata, one after the other.
+// Look adds new strata and says what all of them come to. With the reporter destination, where
+// versions are scraped at different moments, a failure of both can be seen at the candidate first:
+// the evidence then has to be there at two looks that brought strata, one after the other.
 func (s *Sequential) Look(reporter string, strata []metrics.Stratum) Signal {
 	if s.evidence.Interval == 0 {
 		s.Begin(false)
@@ -153,10 +169,12 @@ func (s *Sequential) Look(reporter string, strata []metrics.Stratum) Signal {
 	return signal
 }
 
-// table is a stratum as the objective sees it. Both versions' durations are counted by the same bound; where that cannot be, the stratum says nothing.
+// table is a stratum as the objective sees it. Both versions' durations are counted by the same
+// bound; where that cannot be, the stratum says nothing.
 func (o Objective) table(s metrics.Stratum) (Table, bool) {
 	if o.Limit == 0 {
-		return Table{Candidate: Arm{s.Candidate.Requests, s.Candidate.Errors}, Stable: Arm{s.Stable.Requests, s.Stable.Errors}}, true
+		return Table{Candidate: Arm{s.Candidate.Requests, s.Candidate.Errors},
+			Stable: Arm{s.Stable.Requests, s.Stable.Errors}}, true
 	}
 	candidate, err := BoundsAround(o.Limit, s.Candidate.Within)
 	stable, err2 := BoundsAround(o.Limit, s.Stable.Within)
@@ -185,8 +203,9 @@ func (t term) add(starts []start, table Table) {
 // Signal is what a look comes to.
 type Signal struct {
 	Reject bool // the candidate is shown to be failing
-	// Environment says that candidate and stable are both shown to be beyond the limit, and the candidate not to be worse: take its traffic away
-	// at once, and count no failed check. If stable then recovers at once, it was the candidate; else nobody knows (Recovery).
+	// Environment says that candidate and stable are both shown to be beyond the limit, and the
+	// candidate not to be worse: take its traffic away at once, and count no failed check. If
+	// stable then recovers at once, it was the candidate; else nobody knows (Recovery).
 	Environment bool
 	LogE, Bound float64   // ln of the evidence, and where it rejects: ln 1/Alpha
 	Beyond      float64   // ln of E_abs of the largest term: beyond the limit
@@ -223,7 +242,8 @@ func (s *Sequential) signal() Signal {
 		}
 		all = append(all, ln+waiting)
 		crosses := func(terms []float64) bool { return ln+logSum(append(terms, waiting)) >= out.Bound }
-		// The limit alone is what both can be beyond: the floor of a Primary is a fraction of it, which stable may well have.
+		// The limit alone is what both can be beyond: the floor of a Primary is a fraction of it,
+		// which stable may well have.
 		if t.margin == 1 && crosses(beyond) && !crosses(worst) {
 			var stable []float64
 			for k := range starts {
@@ -231,7 +251,9 @@ func (s *Sequential) signal() Signal {
 			}
 			if !environment.Environment && crosses(stable) { // this is what is to be told
 				k := slices.Index(beyond, slices.Max(beyond))
-				environment = Signal{Environment: true, Bound: out.Bound, Objective: t.Objective, Start: k + 1, Candidate: starts[k].Candidate, Stable: starts[k].Stable, Beyond: beyond[k], Worse: worst[k]}
+				environment = Signal{
+					Environment: true, Bound: out.Bound, Objective: t.Objective, Start: k + 1,
+					Candidate: starts[k].Candidate, Stable: starts[k].Stable, Beyond: beyond[k], Worse: worst[k]}
 			}
 		}
 	}
@@ -249,17 +271,23 @@ func (s Signal) String() string {
 	if s.Objective.Limit > 0 {
 		what = "took longer than " + s.Objective.Limit.Round(time.Millisecond).String()
 	}
-	counts := fmt.Sprintf("%.0f of %.0f requests %s (%.3g %%, allowed are %.3g %%), of stable %.0f of %.0f (%.3g %%), since interval %d",
-		s.Candidate.Events, s.Candidate.Requests, what, 100*s.Candidate.Rate(), 100*s.Objective.MaxRate, s.Stable.Events, s.Stable.Requests, 100*s.Stable.Rate(), s.Start)
+	counts := fmt.Sprintf(
+		"%.0f of %.0f requests %s (%.3g %%, allowed are %.3g %%), of stable %.0f of %.0f (%.3g %%), since interval %d",
+		s.Candidate.Events, s.Candidate.Requests, what, 100*s.Candidate.Rate(), 100*s.Objective.MaxRate,
+		s.Stable.Events, s.Stable.Requests, 100*s.Stable.Rate(), s.Start)
 	evidence := fmt.Sprintf("evidence 10^%.1f, 10^%.1f is enough", s.LogE/math.Ln10, s.Bound/math.Ln10)
 	switch {
 	case s.Reject && math.IsInf(s.Worse, 1): // alone
-		return fmt.Sprintf("%s: beyond the limit: %.0f of %.0f requests %s (%.3g %%, allowed are %.3g %%); %s", s.Objective.Name, s.Candidate.Events,
+		return fmt.Sprintf(
+			"%s: beyond the limit: %.0f of %.0f requests %s (%.3g %%, allowed are %.3g %%); %s", s.Objective.Name,
+			s.Candidate.Events,
 			s.Candidate.Requests, what, 100*s.Candidate.Rate(), 100*s.Objective.MaxRate, evidence)
 	case s.Reject:
-		return fmt.Sprintf("%s: the candidate is beyond the limit and worse than stable: %s; %s", s.Objective.Name, counts, evidence)
+		return fmt.Sprintf(
+			"%s: the candidate is beyond the limit and worse than stable: %s; %s", s.Objective.Name, counts, evidence)
 	case s.Environment:
-		return fmt.Sprintf("environment: both versions are beyond the limit and the candidate is not shown to be worse: %s", counts)
+		return fmt.Sprintf(
+			"environment: both versions are beyond the limit and the candidate is not shown to be worse: %s", counts)
 	default:
 		return fmt.Sprintf("nothing is shown: %s; %s", counts, evidence)
 	}

@@ -39,11 +39,15 @@ func TestPlan(t *testing.T) {
 		plan Plan
 		want string
 	}{
-		{"everything may fail", Plan{Objectives: []Objective{{Name: "m", MaxRate: 1, Weight: 1}}, Alpha: .05, Intervals: 1}, "m: with 100 % bad requests allowed nothing can be shown"},
+		{"everything may fail",
+			Plan{Objectives: []Objective{{Name: "m", MaxRate: 1, Weight: 1}}, Alpha: .05, Intervals: 1},
+			"m: with 100 % bad requests allowed nothing can be shown"},
 		{"no alpha", Plan{Objectives: []Objective{errorsOnly}, Intervals: 1}, "alpha 0"},
 		{"no interval", Plan{Objectives: []Objective{errorsOnly}, Alpha: .05}, "0 intervals"},
-		{"weights that are not 1", Plan{Objectives: []Objective{errorsOnly, errorsOnly}, Alpha: .05, Intervals: 1}, "2 together"},
-		{"a negative weight", Plan{Objectives: []Objective{{MaxRate: .1, Weight: -1}}, Alpha: .05, Intervals: 1}, "weight -1"},
+		{"weights that are not 1", Plan{Objectives: []Objective{errorsOnly, errorsOnly}, Alpha: .05, Intervals: 1},
+			"2 together"},
+		{"a negative weight", Plan{Objectives: []Objective{{MaxRate: .1, Weight: -1}}, Alpha: .05, Intervals: 1},
+			"weight -1"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -89,13 +93,16 @@ func TestObjectives(t *testing.T) {
 		}
 	}
 	all, err = Limits{SuccessRate: 99.9}.Objectives(history[:119])
-	if err != nil || len(all) != 1 || all[0].Phi != .05 || all[0].Estimated || all[0].Rate != all[0].MaxRate || all[0].Weight != 1 {
+	if err != nil || len(all) != 1 || all[0].Phi != .05 || all[0].Estimated || all[0].Rate != all[0].MaxRate ||
+		all[0].Weight != 1 {
 		t.Errorf("of 119 strata: %+v, %v", all, err)
 	}
 	var interleaved []metrics.Stratum // two proxies, whose callers ask for other things
 	for i := range 120 {
 		for proxy, failed := range map[string]int{"one": i % 3, "other": 50 + i%3} {
-			interleaved = append(interleaved, metrics.Stratum{Proxy: proxy, Stable: metrics.Counts{Requests: 1000, Errors: float64(failed)}})
+			interleaved = append(
+				interleaved, metrics.Stratum{
+					Proxy: proxy, Stable: metrics.Counts{Requests: 1000, Errors: float64(failed)}})
 		}
 	}
 	if all, err := (Limits{SuccessRate: 99}).Objectives(interleaved); err != nil || all[0].Phi > .05 {
@@ -110,13 +117,15 @@ func random(rng *rand.Rand, n int, candidate, stable float64) (all []metrics.Str
 	}
 	for range n {
 		s := stratum(100, 400, binomial(rng, 100, candidate), binomial(rng, 400, stable))
-		s.Candidate.Within, s.Stable.Within = within(100, binomial(rng, 100, candidate)), within(400, binomial(rng, 400, stable))
+		s.Candidate.Within, s.Stable.Within = within(100, binomial(rng, 100, candidate)),
+			within(400, binomial(rng, 400, stable))
 		all = append(all, s)
 	}
 	return all
 }
 
-// Another process may go on at any stratum: what is written is rounded, and ln E differs by less than a hundred-thousandth.
+// Another process may go on at any stratum: what is written is rounded, and ln E differs by less
+// than a hundred-thousandth.
 func TestEvidenceIsKept(t *testing.T) {
 	t.Parallel()
 	limits := Limits{SuccessRate: 99, RequestDuration: 300 * time.Millisecond}
@@ -142,7 +151,8 @@ func TestEvidenceIsKept(t *testing.T) {
 		if got := again.Look([]metrics.Stratum{s}); again != accept && got != accepted {
 			t.Fatalf("stratum %d: accepted %v, and %v", i, accepted, got)
 		}
-		if math.Abs(a.LogE-b.LogE) > 1e-5 || a.Reject != b.Reject || a.Start != b.Start || a.Objective != b.Objective || a.String() != b.String() {
+		if math.Abs(a.LogE-b.LogE) > 1e-5 || a.Reject != b.Reject || a.Start != b.Start || a.Objective != b.Objective ||
+			a.String() != b.String() {
 			t.Fatalf("stratum %d: %+v\nand written and read %+v", i, a, b)
 		}
 		written, err := json.Marshal(other.Evidence())
@@ -176,8 +186,9 @@ func TestLook(t *testing.T) {
 	t.Parallel()
 	both := []Objective{errorsOnly, {Name: "request-duration", MaxRate: .01, Limit: 500 * time.Millisecond, Weight: 1}}
 	both[0].Weight, both[1].Weight = .5, .5
-	slow := metrics.Stratum{Candidate: metrics.Counts{Requests: 100, Within: map[string]float64{"500": 50, "+Inf": 100}},
-		Stable: metrics.Counts{Requests: 400, Within: map[string]float64{"500": 400, "+Inf": 400}}}
+	slow := metrics.Stratum{
+		Candidate: metrics.Counts{Requests: 100, Within: map[string]float64{"500": 50, "+Inf": 100}},
+		Stable:    metrics.Counts{Requests: 400, Within: map[string]float64{"500": 400, "+Inf": 400}}}
 	candidateOnly := metrics.Stratum{Candidate: slow.Candidate}
 	healthy := stratum(100, 400, 0, 0)
 	failing := stratum(100, 400, 20, 1)
@@ -196,26 +207,49 @@ func TestLook(t *testing.T) {
 		start       int
 		text        string
 	}{
-		{"healthy", Plan{}, "source", []look{{stratum: healthy}, {stratum: healthy}}, false, false, 1, "nothing is shown: 0 of 200 requests failed (0 %, allowed are 1 %)"},
+		{"healthy", Plan{}, "source", []look{{stratum: healthy}, {stratum: healthy}}, false, false, 1,
+			"nothing is shown: 0 of 200 requests failed (0 %, allowed are 1 %)"},
 		{"failing", Plan{}, "source", []look{{stratum: failing}}, true, false, 1,
-			"request-success-rate: the candidate is beyond the limit and worse than stable: 20 of 100 requests failed (20 %, allowed are 1 %), of stable 1 of 400 (0.25 %), since interval 1; evidence 10^"},
-		{"at the workloads, once", Plan{}, "destination", []look{{stratum: failing}}, false, false, 1, "nothing is shown"},
-		{"at the workloads, twice", Plan{}, "destination", []look{{stratum: failing}, {stratum: healthy}}, true, false, 1, "20 of 200"},
-		{"from the third interval", Plan{}, "source", []look{{begin: true, stratum: healthy}, {begin: true, stratum: healthy}, {begin: true, stratum: failing}}, true, false, 3, "20 of 100"},
-		{"slow", Plan{Objectives: both}, "source", []look{{stratum: slow}}, true, false, 1, "request-duration: the candidate is beyond the limit and worse than stable: 50 of 100 requests took longer than 500ms"},
-		{"both are failing", Plan{}, "source", []look{{stratum: outage}}, false, true, 1, "environment: both versions are beyond the limit"},
-		{"both were failing, and the candidate was worse later", Plan{}, "source", []look{{begin: true, stratum: stratum(100, 400, 20, 160)}, {begin: true, stratum: stratum(500, 5000, 4, 0)}}, false, false, 2, "nothing is shown"},
-		{"the candidate is failing, and both are slow", Plan{Objectives: both}, "source", []look{{stratum: metrics.Stratum{
-			Candidate: metrics.Counts{Requests: 100, Errors: 50, Within: slow.Candidate.Within}, Stable: metrics.Counts{Requests: 100, Within: slow.Candidate.Within}}}}, true, false, 1, "request-success-rate"},
+			"request-success-rate: the candidate is beyond the limit and worse than stable: 20 of 100 requests " +
+				"failed (20 %, allowed are 1 %), of stable 1 of 400 (0.25 %), since interval 1; evidence 10^"},
+		{"at the workloads, once", Plan{}, "destination", []look{{stratum: failing}}, false, false, 1,
+			"nothing is shown"},
+		{"at the workloads, twice", Plan{}, "destination", []look{{stratum: failing}, {stratum: healthy}}, true, false,
+			1, "20 of 200"},
+		{"from the third interval", Plan{}, "source",
+			[]look{{begin: true, stratum: healthy}, {begin: true, stratum: healthy}, {begin: true, stratum: failing}},
+			true, false, 3, "20 of 100"},
+		{"slow", Plan{Objectives: both}, "source", []look{{stratum: slow}}, true, false, 1,
+			"request-duration: the candidate is beyond the limit and worse than stable: 50 of 100 " +
+				"requests took longer than 500ms"},
+		{"both are failing", Plan{}, "source", []look{{stratum: outage}}, false, true, 1,
+			"environment: both versions are beyond the limit"},
+		{"both were failing, and the candidate was worse later", Plan{}, "source",
+			[]look{{begin: true, stratum: stratum(100, 400, 20, 160)},
+				{begin: true, stratum: stratum(500, 5000, 4, 0)}}, false, false, 2, "nothing is shown"},
+		{"the candidate is failing, and both are slow", Plan{Objectives: both}, "source",
+			[]look{{stratum: metrics.Stratum{
+				Candidate: metrics.Counts{Requests: 100, Errors: 50, Within: slow.Candidate.Within},
+				Stable:    metrics.Counts{Requests: 100, Within: slow.Candidate.Within}}}}, true, false, 1,
+			"request-success-rate"},
 		{"durations that cannot be compared", Plan{Objectives: both}, "source", []look{{stratum: metrics.Stratum{
-			Candidate: slow.Candidate, Stable: metrics.Counts{Requests: 400, Within: map[string]float64{"1000": 400, "+Inf": 400}}}}}, false, false, 1, "0 of 0"},
-		{"stable gets nothing by chance", Plan{Objectives: both}, "source", []look{{stratum: candidateOnly}}, false, false, 1, "nothing is shown"},
-		{"stable gets nothing by design", Plan{Objectives: both}, "source", []look{{begin: true, alone: true, stratum: candidateOnly}}, true, false, 1, "request-duration"},
-		{"worse within the limit", Plan{}, "source", []look{{stratum: stratum(10000, 10000, 70, 7)}}, false, false, 1, "nothing is shown"},
-		{"worse within the limit, and that is enough", Plan{Primary: true}, "source", []look{{stratum: stratum(10000, 10000, 70, 7)}}, true, false, 1, "allowed are 0.1 %"},
-		{"three in a million against none", Plan{Primary: true}, "source", []look{{stratum: stratum(1e6, 1e6, 30, 0)}}, false, false, 1, "nothing is shown"},
-		{"nothing may fail, and one did", Plan{Objectives: []Objective{{MaxRate: 0, Weight: 1}}}, "source", []look{{stratum: stratum(100, 1e6, 3, 0)}}, true, false, 1, "3 of 100"},
-		{"nothing may fail, and stable is no better", Plan{Objectives: []Objective{{MaxRate: 0, Weight: 1}}}, "source", []look{{stratum: stratum(100, 100, 1, 1)}}, false, true, 1, "environment"},
+			Candidate: slow.Candidate,
+			Stable:    metrics.Counts{Requests: 400, Within: map[string]float64{"1000": 400, "+Inf": 400}}}}}, false,
+			false, 1, "0 of 0"},
+		{"stable gets nothing by chance", Plan{Objectives: both}, "source", []look{{stratum: candidateOnly}}, false,
+			false, 1, "nothing is shown"},
+		{"stable gets nothing by design", Plan{Objectives: both}, "source",
+			[]look{{begin: true, alone: true, stratum: candidateOnly}}, true, false, 1, "request-duration"},
+		{"worse within the limit", Plan{}, "source", []look{{stratum: stratum(10000, 10000, 70, 7)}}, false, false, 1,
+			"nothing is shown"},
+		{"worse within the limit, and that is enough", Plan{Primary: true}, "source",
+			[]look{{stratum: stratum(10000, 10000, 70, 7)}}, true, false, 1, "allowed are 0.1 %"},
+		{"three in a million against none", Plan{Primary: true}, "source", []look{{stratum: stratum(1e6, 1e6, 30, 0)}},
+			false, false, 1, "nothing is shown"},
+		{"nothing may fail, and one did", Plan{Objectives: []Objective{{MaxRate: 0, Weight: 1}}}, "source",
+			[]look{{stratum: stratum(100, 1e6, 3, 0)}}, true, false, 1, "3 of 100"},
+		{"nothing may fail, and stable is no better", Plan{Objectives: []Objective{{MaxRate: 0, Weight: 1}}}, "source",
+			[]look{{stratum: stratum(100, 100, 1, 1)}}, false, true, 1, "environment"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -234,7 +268,8 @@ func TestLook(t *testing.T) {
 					t.Fatalf("rejected at look %d: %s", i+1, got)
 				}
 			}
-			if got.Reject != c.reject || got.Environment != c.environment || got.Start != c.start || !strings.Contains(got.String(), c.text) {
+			if got.Reject != c.reject || got.Environment != c.environment || got.Start != c.start ||
+				!strings.Contains(got.String(), c.text) {
 				t.Errorf("reject %v, environment %v, start %d: %s", got.Reject, got.Environment, got.Start, got)
 			}
 		})
@@ -245,7 +280,8 @@ func TestLook(t *testing.T) {
 func TestLookAgain(t *testing.T) {
 	t.Parallel()
 	s := sequential(t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 7}, Evidence{})
-	primary := sequential(t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 7, Primary: true}, Evidence{})
+	primary := sequential(
+		t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 7, Primary: true}, Evidence{})
 	near(t, "ln E with two terms at the beginning", primary.Look("source", nil).LogE, 0, 1e-12)
 	for range 3 {
 		if got := s.Look("destination", nil); got.Reject || math.Abs(got.LogE) > 1e-12 {
@@ -273,8 +309,9 @@ func TestLookAgain(t *testing.T) {
 	}
 }
 
-// Ville's inequality, by simulation: at the edge of the null E crosses 1/alpha in at most alpha of the releases. The bound allows for three
-// standard errors of 2000 runs. Once E is known to move, it is also known that it can cross: the last case is just outside.
+// Ville's inequality, by simulation: at the edge of the null E crosses 1/alpha in at most alpha of
+// the releases. The bound allows for three standard errors of 2000 runs. Once E is known to move,
+// it is also known that it can cross: the last case is just outside.
 func TestNull(t *testing.T) {
 	t.Parallel()
 	const runs, looks, alpha = 2000, 20, .1
@@ -299,7 +336,9 @@ func TestNull(t *testing.T) {
 					if look%10 == 0 {
 						s.Begin(false)
 					}
-					if s.Look("source", []metrics.Stratum{stratum(20, 40, binomial(rng, 20, c.candidate), binomial(rng, 40, c.stable))}).Reject {
+					if s.Look("source",
+						[]metrics.Stratum{
+							stratum(20, 40, binomial(rng, 20, c.candidate), binomial(rng, 40, c.stable))}).Reject {
 						crossed++
 						break
 					}
@@ -324,17 +363,21 @@ func TestAccept(t *testing.T) {
 		want              bool
 	}{
 		{"good", fast, fast, 1, true},
-		{"too few", metrics.Counts{Requests: 50, Within: map[string]float64{"250": 50, "500": 50, "+Inf": 50}}, fast, 1, false},
+		{"too few", metrics.Counts{Requests: 50, Within: map[string]float64{"250": 50, "500": 50, "+Inf": 50}}, fast, 1,
+			false},
 		{"perhaps slow", maybe, fast, 1, false},
 		{"perhaps slow, as stable", maybe, maybe, 20, true},
 		{"durations are not known", metrics.Counts{Requests: 500}, fast, 1, false},
-		{"beyond the limit, much better than stable", metrics.Counts{Requests: 5000, Errors: 60, Within: fast.Within}, many, 1, true},
+		{"beyond the limit, much better than stable", metrics.Counts{Requests: 5000, Errors: 60, Within: fast.Within},
+			many, 1, true},
 		{"beyond the limit, as stable", many, many, 1, true},
-		{"beyond the limit, and 1.6 times stable's", metrics.Counts{Requests: 5000, Errors: 320, Within: fast.Within}, many, 1, false},
+		{"beyond the limit, and 1.6 times stable's", metrics.Counts{Requests: 5000, Errors: 320, Within: fast.Within},
+			many, 1, false},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			objectives := []Objective{{MaxRate: .01, Weight: .5}, {MaxRate: .01, Limit: 300 * time.Millisecond, Weight: .5}}
+			objectives := []Objective{
+				{MaxRate: .01, Weight: .5}, {MaxRate: .01, Limit: 300 * time.Millisecond, Weight: .5}}
 			a, err := NewAcceptance(objectives, .05, 1.5, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -375,8 +418,10 @@ func TestSight(t *testing.T) {
 	near(t, "the probability to find it", binomialTail(got.Events, 1200, got.Rate), .8, 1e-9)
 	one := Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 1} // computed independently: binomial tails
 	for _, c := range []struct{ n, events, rate float64 }{{120, 6, .0650855}, {1200, 25, .0241834}} {
-		if got := one.Sight(Objective{MaxRate: .01, Weight: 1}, c.n); got.Events != c.events || math.Abs(got.Rate-c.rate) > 5e-8 {
-			t.Errorf("of %v requests %v errors at a rate of %.8f are found, want %v at %v", c.n, got.Events, got.Rate, c.events, c.rate)
+		if got := one.Sight(Objective{MaxRate: .01, Weight: 1}, c.n); got.Events != c.events ||
+			math.Abs(got.Rate-c.rate) > 5e-8 {
+			t.Errorf("of %v requests %v errors at a rate of %.8f are found, want %v at %v", c.n, got.Events, got.Rate,
+				c.events, c.rate)
 		}
 	}
 	plan.Primary = true // which leaves half of alpha
@@ -418,25 +463,31 @@ func TestCheckSplit(t *testing.T) {
 	high, low := CheckSplit(.2, 30, 70), CheckSplit(.05, 1, 99)
 	near(t, "the high end", high.High, .24, 1e-12)
 	near(t, "the low end", low.Low, .03, 1e-12)
-	// Lindon & Malek, arXiv 2011.03567, at the nearer end of [.16, .24]; computed independently in multiple precision.
+	// Lindon & Malek, arXiv 2011.03567, at the nearer end of [.16, .24]; computed independently in
+	// multiple precision.
 	near(t, "ln O of nothing", CheckSplit(.2, 0, 200).LogO, 11.354647915, 1e-9)
 	near(t, "ln O of 12 %", CheckSplit(.2, 120, 880).LogO, 3.074657146, 1e-9)
-	near(t, "ln O at the high end", high.LogO, logMultinomial([]float64{30, 70}, []float64{.24, .76}, []float64{20, 80}), 1e-12)
-	near(t, "ln O at the low end", low.LogO, logMultinomial([]float64{1, 99}, []float64{.03, .97}, []float64{5, 95}), 1e-12)
+	near(t, "ln O at the high end", high.LogO,
+		logMultinomial([]float64{30, 70}, []float64{.24, .76}, []float64{20, 80}), 1e-12)
+	near(t, "ln O at the low end", low.LogO, logMultinomial([]float64{1, 99}, []float64{.03, .97}, []float64{5, 95}),
+		1e-12)
 }
 
-// With baseline primary, two versions that both keep the limit are no failing environment, however far they are beyond the floor of the other test.
+// With baseline primary, two versions that both keep the limit are no failing environment, however
+// far they are beyond the floor of the other test.
 func TestPrimaryKeepsTheLimit(t *testing.T) {
 	t.Parallel()
 	s := sequential(t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 3, Primary: true}, Evidence{})
 	for range 50 {
-		if got := s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 50, 50)}); got.Environment || got.Reject {
+		if got := s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 50, 50)}); got.Environment ||
+			got.Reject {
 			t.Fatalf("environment %v, reject %v: %s", got.Environment, got.Reject, got)
 		}
 	}
 	environment := false
 	for range 50 {
-		environment = environment || s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 300, 300)}).Environment
+		environment = environment ||
+			s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 300, 300)}).Environment
 	}
 	if !environment {
 		t.Error("both are far beyond the limit, and it is not said")

@@ -18,13 +18,15 @@ const (
 	splitPrecision = 100  // of the prior
 )
 
-// CheckSplit tells whether the candidate gets the share that its weight w, from 0 to 1, gives it: of the requests since a scrape after its shift, on the
-// routes with the weight. There is an alarm only if the share lies outside w ± max(.02, w/5) and the evidence against the nearer end
-// crosses 1/.01; it may be looked at any number of times.
+// CheckSplit tells whether the candidate gets the share that its weight w, from 0 to 1, gives it:
+// of the requests since a scrape after its shift, on the routes with the weight. There is an alarm
+// only if the share lies outside w ± max(.02, w/5) and the evidence against the nearer end crosses
+// 1/.01; it may be looked at any number of times.
 //
-// The evidence against a share theta is the multinomial test of Lindon & Malek, arXiv 2011.03567, with the prior Beta(100 w, 100 (1-w)), the same for
-// all theta, where w of 0 and 1 count as .01 and .99. If the true share is in the band, the likelihood at the end nearer to what was observed is at least that at the truth, so the
-// evidence is at most that against the truth.
+// The evidence against a share theta is the multinomial test of Lindon & Malek, arXiv 2011.03567,
+// with the prior Beta(100 w, 100 (1-w)), the same for all theta, where w of 0 and 1 count as .01
+// and .99. If the true share is in the band, the likelihood at the end nearer to what was observed
+// is at least that at the truth, so the evidence is at most that against the truth.
 func CheckSplit(w, candidate, stable float64) Split {
 	band := max(0.02, w/5)
 	s := Split{Share: w, Low: max(0, w-band), High: min(1, w+band)}
@@ -48,7 +50,8 @@ func CheckSplit(w, candidate, stable float64) Split {
 	return s
 }
 
-// logMultinomial is ln of the Bayes factor of counts against the shares theta, with a Dirichlet prior (Lindon & Malek, arXiv 2011.03567, equation 6).
+// logMultinomial is ln of the Bayes factor of counts against the shares theta, with a Dirichlet
+// prior (Lindon & Malek, arXiv 2011.03567, equation 6).
 func logMultinomial(counts, theta, prior []float64) float64 {
 	ln, n, sum := 0.0, 0.0, 0.0
 	for i, s := range counts {
@@ -59,5 +62,6 @@ func logMultinomial(counts, theta, prior []float64) float64 {
 }
 
 func (s Split) String() string {
-	return fmt.Sprintf("the candidate gets %.1f %% of the requests, expected are %.1f to %.1f %%", 100*s.Share, 100*s.Low, 100*s.High)
+	return fmt.Sprintf(
+		"the candidate gets %.1f %% of the requests, expected are %.1f to %.1f %%", 100*s.Share, 100*s.Low, 100*s.High)
 }

@@ -7,7 +7,8 @@ import (
 	yamlv3 "go.yaml.in/yaml/v3"
 )
 
-// MaxText is how many bytes a specification may have: it takes some hundred times as much memory to read one.
+// MaxText is how many bytes a specification may have: it takes some hundred times as much memory to
+// read one.
 const MaxText = 256 << 10
 
 // How deep YAML may be nested, and how many mistakes are named.
@@ -16,12 +17,13 @@ const (
 	maxErrors = 20
 )
 
-// Bounded reports what is wrong with the size of a YAML text, before it is decoded: its length, how deep it is nested, and
-// its length with all aliases replaced, by which a small text can become gigabytes. Text that is no YAML is nil: what
-// decodes it says so.
+// Bounded reports what is wrong with the size of a YAML text, before it is decoded: its length, how
+// deep it is nested, and its length with all aliases replaced, by which a small text can become
+// gigabytes. Text that is no YAML is nil: what decodes it says so.
 func Bounded(text []byte) error {
 	if len(text) > MaxText {
-		return fmt.Errorf("it has %d bytes, and may have %d: give what the specification needs alone", len(text), MaxText)
+		return fmt.Errorf(
+			"it has %d bytes, and may have %d: give what the specification needs alone", len(text), MaxText)
 	}
 	var document yamlv3.Node
 	if err := yamlv3.Unmarshal(text, &document); err != nil {
@@ -59,7 +61,8 @@ func (e *expansion) size(n *yamlv3.Node, depth int) (int, error) {
 			return 0, err
 		}
 		if size += part; size > MaxText {
-			return 0, errors.New("with its aliases replaced it is too long: write out what they stand for, or take some out")
+			return 0, errors.New(
+				"with its aliases replaced it is too long: write out what they stand for, or take some out")
 		}
 	}
 	if n.Anchor != "" {

@@ -1,5 +1,6 @@
-// Package canary reads the specification of a canary release in the shapes that people have: a Flagger Canary of any version, or the values of a
-// Jenkins X chart with a canary block. What comes out are values of parameters, by name, as lib/config knows them.
+// Package canary reads the specification of a canary release in the shapes that people have: a
+// Flagger Canary of any version, or the values of a Jenkins X chart with a canary block. What comes
+// out are values of parameters, by name, as lib/config knows them.
 //
 // canary.go knows the shapes, fields.go keeps account of which fields there are. It is pure.
 package canary
@@ -39,8 +40,9 @@ type metric struct {
 	TemplateVariables map[string]any `json:"templateVariables,omitempty"`
 }
 
-// Read reads a specification, whichever of the shapes it has: of several YAML documents the one that is a Canary. The error is Errors, which
-// name each mistake with its path, or says that the text is no YAML.
+// Read reads a specification, whichever of the shapes it has: of several YAML documents the one
+// that is a Canary. The error is Errors, which name each mistake with its path, or says that the
+// text is no YAML.
 func Read(text []byte) (Spec, error) {
 	s := Spec{Values: map[string]string{}}
 	document, text, err := find(text)
@@ -57,7 +59,8 @@ func Read(text []byte) (Spec, error) {
 		r.octals(text, "canary")
 		r.values(document, r.object("canary", block))
 	default:
-		return s, Errors{"it is neither a Canary of Flagger (kind: Canary) nor the values of a chart with a block canary: give one of them"}
+		return s, Errors{"it is neither a Canary of Flagger (kind: Canary) nor the values of a chart with a block " +
+			"canary: give one of them"}
 	}
 	if len(r.errors) > 0 {
 		return s, r.errors
@@ -93,7 +96,8 @@ func find(text []byte) (map[string]any, []byte, error) {
 	return first, firstText, nil
 }
 
-// octalLooking are numbers that are eight times something to some readers of YAML, this package's among them, and ten times to others.
+// octalLooking are numbers that are eight times something to some readers of YAML, this package's
+// among them, and ten times to others.
 var octalLooking = regexp.MustCompile(`^[-+]?0[0-9_]+$`)
 
 // octals names such numbers in the block of a document that is read.
@@ -194,12 +198,15 @@ func (r *reader) service(o *object) {
 		gateways = append(gateways, gateway(g))
 	}
 	r.set("gateways", strings.Join(gateways, ","))
-	o.skip("targetPort", "portName", "portDiscovery", "appProtocol") // the Service has them, or gets those of the containers
-	o.ignore("timeout", "retries", "headers", "match", "rewrite", "redirect", "mirror", "cors", "corsPolicy", "trafficPolicy", "apex", "primary", "canary", "backends", "gatewayRefs", "meshName", "delegation")
+	// the Service has them, or gets those of the containers
+	o.skip("targetPort", "portName", "portDiscovery", "appProtocol")
+	o.ignore("timeout", "retries", "headers", "match", "rewrite", "redirect", "mirror", "cors", "corsPolicy",
+		"trafficPolicy", "apex", "primary", "canary", "backends", "gatewayRefs", "meshName", "delegation")
 	o.done()
 }
 
-// gateway is a gateway as Istio names it: jx-gateway.istio-system.svc.cluster.local is istio-system/jx-gateway.
+// gateway is a gateway as Istio names it: jx-gateway.istio-system.svc.cluster.local is
+// istio-system/jx-gateway.
 func gateway(name string) string {
 	host, _, found := strings.Cut(name, ".svc")
 	if labels := strings.Split(host, "."); found && len(labels) == 2 {
@@ -219,7 +226,8 @@ func (r *reader) analysis(o *object) {
 		}
 		o.skip(strategy)
 	}
-	o.ignore("canaryReadyThreshold", "stepWeightPromotion", "webhooks", "alerts", "mirror", "mirrorWeight", "sessionAffinity", "cookie")
+	o.ignore("canaryReadyThreshold", "stepWeightPromotion", "webhooks", "alerts", "mirror", "mirrorWeight",
+		"sessionAffinity", "cookie")
 	r.metrics(o)
 	o.done()
 }
@@ -230,21 +238,27 @@ func (r *reader) pace(o *object) {
 	}
 }
 
-// Names of the metrics that are built in: Flagger's, and those that its first versions asked for themselves.
+// Names of the metrics that are built in: Flagger's, and those that its first versions asked for
+// themselves.
 const (
 	successRate = "request-success-rate"
 	duration    = "request-duration"
 )
 
-var builtIn = map[string]string{successRate: successRate, duration: duration, "istio_requests_total": successRate, "istio_request_duration_seconds_bucket": duration}
+var builtIn = map[string]string{
+	successRate: successRate, duration: duration, "istio_requests_total": successRate,
+	"istio_request_duration_seconds_bucket": duration}
 
-// metrics reads a list of checks. As with Flagger, a built-in metric that is not in the list is not checked.
+// metrics reads a list of checks. As with Flagger, a built-in metric that is not in the list is not
+// checked.
 func (r *reader) metrics(o *object) {
 	list := o.list("metrics")
 	r.set("requestSuccessRate", "off")
 	r.set("requestDuration", "off")
 	if len(list) == 0 {
-		r.spec.Warnings = append(r.spec.Warnings, o.path+".metrics is empty: nothing is checked, and every candidate that serves is promoted")
+		r.spec.Warnings = append(
+			r.spec.Warnings, o.path+
+				".metrics is empty: nothing is checked, and every candidate that serves is promoted")
 	}
 	var own []metric
 	for i, item := range list {
@@ -271,14 +285,17 @@ func (r *reader) metrics(o *object) {
 		case kind == duration && query == "":
 			r.limit(path, "requestDuration", first(most, threshold), least, "min", "ms")
 		case query == "" && referred:
-			r.wrong(path+".templateRef", "the MetricTemplate is in a cluster, and none was asked: give its query in its place")
+			r.wrong(path+".templateRef",
+				"the MetricTemplate is in a cluster, and none was asked: give its query in its place")
 		case query == "":
 			r.wrong(path, "%q is not built in (request-success-rate, request-duration) and has no query", name)
 		default:
 			if least == "" && most == "" {
 				most = threshold // Flagger takes the older threshold of a query as the maximum
 			}
-			own = append(own, metric{Name: name, Query: query, Interval: interval, ThresholdRange: r.between(path, least, most), TemplateVariables: variables})
+			own = append(own, metric{
+				Name: name, Query: query, Interval: interval, ThresholdRange: r.between(path, least, most),
+				TemplateVariables: variables})
 		}
 	}
 	if len(own) > 0 {
@@ -328,8 +345,10 @@ func (r *reader) between(path, least, most string) map[string]any {
 	return limits
 }
 
-// values reads the block of a Jenkins X chart: that of v2 (canaryAnalysis with metrics.requestSuccessRate and requestDuration, host), that of 2019
-// (enable, service, a list of metrics) and that of v3 (analysis with metrics.latency). A limit that is not given keeps its default.
+// values reads the block of a Jenkins X chart: that of v2 (canaryAnalysis with
+// metrics.requestSuccessRate and requestDuration, host), that of 2019 (enable, service, a list of
+// metrics) and that of v3 (analysis with metrics.latency). A limit that is not given keeps its
+// default.
 func (r *reader) values(document map[string]any, o *object) {
 	enabled := first(o.text("enabled"), o.text("enable"))
 	r.spec.Disabled = enabled != "true"
@@ -359,7 +378,9 @@ func (r *reader) values(document map[string]any, o *object) {
 		r.pace(analysis)
 		metrics := analysis.child("metrics")
 		metrics.skip("requestSuccessRate", "requestDuration", "latency")
-		for _, m := range []struct{ name, parameter, unit string }{{"requestSuccessRate", "requestSuccessRate", ""}, {"requestDuration", "requestDuration", "ms"}, {"latency", "requestDuration", "ms"}} {
+		for _, m := range []struct{ name, parameter, unit string }{
+			{"requestSuccessRate", "requestSuccessRate", ""}, {"requestDuration", "requestDuration", "ms"},
+			{"latency", "requestDuration", "ms"}} {
 			if _, ok := metrics.fields[m.name]; !ok {
 				continue
 			}
@@ -372,7 +393,9 @@ func (r *reader) values(document map[string]any, o *object) {
 		analysis.done()
 	}
 	if host != "" && r.spec.Values["gateways"] == "" { // the chart's own template names one, which values do not say
-		r.spec.Warnings = append(r.spec.Warnings, "canary.host is for callers inside of the mesh, unless parameter gateways names a gateway as well")
+		r.spec.Warnings = append(
+			r.spec.Warnings, "canary.host is for callers inside of the mesh, unless parameter gateways "+
+				"names a gateway as well")
 	}
 	o.done()
 }

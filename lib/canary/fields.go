@@ -9,7 +9,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// object is a YAML map of which each field is asked for by its name: what nobody asked for is misspelt.
+// object is a YAML map of which each field is asked for by its name: what nobody asked for is
+// misspelt.
 type object struct {
 	r      *reader
 	path   string
@@ -119,12 +120,14 @@ func (o *object) done() {
 			o.r.wrong(o.at(name), "there is no such field")
 			continue
 		}
-		nearest := slices.MinFunc(slices.Sorted(maps.Keys(o.known)), func(a, b string) int { return distance(name, a) - distance(name, b) })
+		nearest := slices.MinFunc(
+			slices.Sorted(maps.Keys(o.known)), func(a, b string) int { return distance(name, a) - distance(name, b) })
 		o.r.wrong(o.at(name), "there is no such field, the nearest is %s", nearest)
 	}
 }
 
-// distance is how many letters have to be changed, added, taken away, or swapped with their neighbour (optimal string alignment).
+// distance is how many letters have to be changed, added, taken away, or swapped with their
+// neighbour (optimal string alignment).
 func distance(a, b string) int {
 	d := make([][]int, len(a)+1)
 	for i := range d {

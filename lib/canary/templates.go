@@ -9,7 +9,8 @@ import (
 // Reference names a MetricTemplate; Namespace is "" where it is that of the Canary.
 type Reference struct{ Namespace, Name string }
 
-// References lists the MetricTemplates whose queries a specification takes, each once. It is empty for a text that Read refuses.
+// References lists the MetricTemplates whose queries a specification takes, each once. It is empty
+// for a text that Read refuses.
 func References(text []byte) []Reference {
 	document, _, err := find(text)
 	if err != nil {
@@ -45,7 +46,9 @@ func Inline(text []byte, queries map[Reference]string) ([]byte, error) {
 		}
 	})
 	if size > MaxText {
-		return nil, fmt.Errorf("with the queries of its templates it has %d bytes, and may have %d: let them be shorter, or fewer", size, MaxText)
+		return nil, fmt.Errorf(
+			"with the queries of its templates it has %d bytes, and may have %d: let them be shorter, or fewer", size,
+			MaxText)
 	}
 	out, err := yaml.Marshal(document)
 	if err != nil {

@@ -34,7 +34,9 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := spec.Values["metrics"]; strings.Count(got, "query: q{{ interval }}") != 2 || !strings.Contains(got, "query: "+`"n"`) && !strings.Contains(got, "query: n") || !strings.Contains(got, "query: up") {
+	if got := spec.Values["metrics"]; strings.Count(got, "query: q{{ interval }}") != 2 ||
+		!strings.Contains(got, "query: "+`"n"`) && !strings.Contains(got, "query: n") ||
+		!strings.Contains(got, "query: up") {
 		t.Errorf("%s", got)
 	}
 	if got := References([]byte("{")); got != nil {

@@ -17,7 +17,8 @@ func (r *reader) stepAccounts() map[string]string {
 		step, account, _ := strings.Cut(strings.TrimSpace(part), "=")
 		if !slices.Contains(StepNames, step) || step == CanaryInit || !isDomain(account) || accounts[step] != "" {
 			r.add("stepAccounts", cmp.Or(strings.TrimSpace(part), v),
-				"give STEP=ACCOUNT once for each step with an account of its own, by comma, of %s: promote=canary-promote",
+				"give STEP=ACCOUNT once for each step with an account of its own, by comma, of "+
+					"%s: promote=canary-promote",
 				strings.Join(StepNames[1:], ", "))
 			continue
 		}

@@ -1,7 +1,8 @@
 // Package config reads the configuration of a step from its environment.
 //
-// Parameters lists every parameter once. A value is text until this package has checked it: an empty one was not given (Tekton passes
-// those as empty variables), and every mistake is reported, all in one report, with what would be right.
+// Parameters lists every parameter once. A value is text until this package has checked it: an
+// empty one was not given (Tekton passes those as empty variables), and every mistake is reported,
+// all in one report, with what would be right.
 package config
 
 import (
@@ -38,7 +39,8 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Config is the whole configuration of a release. canary-init reads it and leaves it in the release record, where the later steps find it.
+// Config is the whole configuration of a release. canary-init reads it and leaves it in the release
+// record, where the later steps find it.
 type Config struct {
 	Namespace        string    `json:"namespace"`
 	Target           string    `json:"target"`
@@ -88,7 +90,8 @@ type Step struct {
 	Git                               Git     // of rollback
 	// GitProblems are what is wrong with Git: no mistake there keeps traffic from going back.
 	GitProblems Problems
-	// Prometheus is its address as the platform gives it, "" where it gives none. Of the steps that ask Prometheus.
+	// Prometheus is its address as the platform gives it, "" where it gives none. Of the steps that
+	// ask Prometheus.
 	Prometheus string
 	Allow      Allow // of the same
 }
@@ -133,7 +136,8 @@ type reader struct {
 }
 
 func (r *reader) add(parameter, value, remedy string, args ...any) {
-	r.problems = append(r.problems, Problem{parameter, value, strings.Join(strings.Fields(fmt.Sprintf(remedy, args...)), " ")})
+	r.problems = append(
+		r.problems, Problem{parameter, value, strings.Join(strings.Fields(fmt.Sprintf(remedy, args...)), " ")})
 }
 
 // env returns what the environment gives; "" where it gives none.
@@ -141,7 +145,8 @@ func (r *reader) env(p Parameter) string {
 	var v struct { // one variable at a time, so that each mistake is seen
 		Text string `env:"TEXT"`
 	}
-	if err := envconfig.ProcessWith(r.ctx, &envconfig.Config{Target: &v, Lookuper: renamed{r.lookup, p.Env()}}); err != nil {
+	if err := envconfig.ProcessWith(
+		r.ctx, &envconfig.Config{Target: &v, Lookuper: renamed{r.lookup, p.Env()}}); err != nil {
 		r.add(p.Name, "", "%v", err)
 	}
 	return strings.TrimSpace(v.Text)
@@ -168,8 +173,8 @@ func (r *reader) text(name string) string {
 // maxValue is how many bytes a value may have that is no YAML.
 const maxValue = 8 << 10
 
-// plain reports whether a value is one that a parameter can have: on one line, and no longer than any is. The later steps,
-// which have to act whatever else is wrong, print what they were given.
+// plain reports whether a value is one that a parameter can have: on one line, and no longer than
+// any is. The later steps, which have to act whatever else is wrong, print what they were given.
 func (r *reader) plain(p Parameter, text string) bool {
 	if p.Unit == "YAML" || r.step != CanaryInit || len(text) <= maxValue && show.Line(text) == text {
 		return true
@@ -253,8 +258,8 @@ func (r *reader) port() string {
 	return v
 }
 
-// address reads the address of Prometheus. What may be secret in it is not printed, however the address is wrong, nor is a
-// password returned.
+// address reads the address of Prometheus. What may be secret in it is not printed, however the
+// address is wrong, nor is a password returned.
 func (r *reader) address() string {
 	v := r.text("prometheus")
 	u, err := url.Parse(v)
@@ -267,12 +272,14 @@ func (r *reader) address() string {
 		u.User = nil
 		return u.String()
 	case u.RawQuery != "" && r.specified("prometheus"):
-		r.add("prometheus", show.Address(v), "the specification's has a query string, which the later steps do not learn: set it as the parameter")
+		r.add("prometheus", show.Address(v),
+			"the specification's has a query string, which the later steps do not learn: set it as the parameter")
 	}
 	return v
 }
 
-// whole reads a whole number in a range. 010 is ten to some readers and eight to others, so it is neither.
+// whole reads a whole number in a range. 010 is ten to some readers and eight to others, so it is
+// neither.
 func (r *reader) whole(parameter string, least, most int64, unit string) int64 {
 	v := r.text(parameter)
 	if v == "" {
@@ -285,7 +292,8 @@ func (r *reader) whole(parameter string, least, most int64, unit string) int64 {
 	return n
 }
 
-// day is the most that a duration may be of which Longest takes many, so that their sum can be told; year is the most for any other.
+// day is the most that a duration may be of which Longest takes many, so that their sum can be
+// told; year is the most for any other.
 const (
 	day  = 24 * time.Hour
 	year = 365 * day
@@ -295,7 +303,8 @@ func (r *reader) duration(parameter string, least, most time.Duration) Duration 
 	v := r.text(parameter)
 	d, err := model.ParseDuration(v) // 1m, 1h30m, 500ms
 	if err != nil || time.Duration(d) < least || time.Duration(d) > most {
-		r.add(parameter, v, "give a duration with its unit, at least %s and at most %.0fh: 10s, 1m, 1h30m", least, most.Hours())
+		r.add(parameter, v, "give a duration with its unit, at least %s and at most %.0fh: 10s, 1m, 1h30m", least,
+			most.Hours())
 		return Duration{}
 	}
 	return Duration{time.Duration(d)}
@@ -328,39 +337,49 @@ func (r *reader) alpha() float64 {
 	v := r.text("alpha")
 	f, err := strconv.ParseFloat(v, 64)
 	if err != nil || !decimal.MatchString(v) || f <= 0 || f > 0.5 {
-		r.add("alpha", v, "give a probability above 0 and up to 0.5: 0.05 rejects at most one healthy release in twenty early")
+		r.add("alpha", v, "give a probability above 0 and up to 0.5: 0.05 rejects at most one healthy "+
+			"release in twenty early")
 		return 0
 	}
 	return f
 }
 
-// LoadInit reads the configuration of canary-init. The error is of type Problems when something is wrong with a value: then Config has what
-// could be read, so that what the cluster says can be added to the same report.
+// LoadInit reads the configuration of canary-init. The error is of type Problems when something is
+// wrong with a value: then Config has what could be read, so that what the cluster says can be
+// added to the same report.
 func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	r := &reader{ctx: ctx, lookup: lookup, step: CanaryInit, given: map[string]bool{}}
 	warnings := r.readSpec()
 	s := r.common()
 	c := Config{
-		Warnings: warnings, Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName, RunNamespace: r.name("runNamespace", ""),
-		Expect: r.text("expect"), Canary: r.text("canary"), Service: r.name("service", s.Target), Port: r.port(), Route: r.text("route"),
+		Warnings: warnings, Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName,
+		RunNamespace: r.name("runNamespace", ""),
+		Expect:       r.text("expect"), Canary: r.text("canary"), Service: r.name("service", s.Target), Port: r.port(),
+		Route:    r.text("route"),
 		Interval: r.duration("interval", time.Second, day), Threshold: int(r.whole("threshold", 1, 1000, "checks")),
-		ProgressDeadline: Duration{time.Duration(r.whole("progressDeadlineSeconds", 1, 86400, "seconds")) * time.Second},
-		ReadyThreshold:   Percent(r.whole("readyThreshold", 1, 100, "percent")),
-		SuccessRate:      r.percentOrOff("requestSuccessRate"),
-		Metrics:          r.metrics(), Alpha: r.alpha(), Baseline: r.text("baseline"), EarlyPass: r.truth("earlyPass"),
-		Prometheus: r.address(), Drain: r.duration("drain", 0, day), Deadline: r.duration("deadline", time.Second, year),
-		OnBusy: r.text("onBusy"), Takeover: r.truth("takeover"), RetryRejected: r.truth("retryRejected"),
-		AcceptUncovered: r.names("acceptUncovered", isKindAndName, "give objects as Kind/name, by comma: PodDisruptionBudget/shop"),
-		MaxSteps:        int(r.whole("maxSteps", 1, 100, "steps")),
+		ProgressDeadline: Duration{
+			time.Duration(r.whole("progressDeadlineSeconds", 1, 86400, "seconds")) * time.Second},
+		ReadyThreshold: Percent(r.whole("readyThreshold", 1, 100, "percent")),
+		SuccessRate:    r.percentOrOff("requestSuccessRate"),
+		Metrics:        r.metrics(), Alpha: r.alpha(), Baseline: r.text("baseline"), EarlyPass: r.truth("earlyPass"),
+		Prometheus: r.address(), Drain: r.duration("drain", 0, day),
+		Deadline: r.duration("deadline", time.Second, year),
+		OnBusy:   r.text("onBusy"), Takeover: r.truth("takeover"), RetryRejected: r.truth("retryRejected"),
+		AcceptUncovered: r.names(
+			"acceptUncovered", isKindAndName, "give objects as Kind/name, by comma: PodDisruptionBudget/shop"),
+		MaxSteps: int(r.whole("maxSteps", 1, 100, "steps")),
 	}
 	c.StepAccounts = r.stepAccounts()
-	c.Hosts = r.names("hosts", isHost, "give names of hosts, by comma: shop, shop.example.com, *.example.com", c.Service)
+	c.Hosts = r.names(
+		"hosts", isHost, "give names of hosts, by comma: shop, shop.example.com, *.example.com", c.Service)
 	c.Gateways = r.names("gateways", isGateway, "give mesh or gateways as name or namespace/name, by comma", mesh)
 	r.claims(&c, r.allow())
 	own := func(host string) bool {
-		return host == "*" || slices.Contains(ownNames(c.Service, c.Namespace), host) || strings.HasPrefix(host, c.Service+"."+c.Namespace+".svc.")
+		return host == "*" || slices.Contains(ownNames(c.Service, c.Namespace), host) ||
+			strings.HasPrefix(host, c.Service+"."+c.Namespace+".svc.")
 	}
-	if slices.Contains(c.Gateways, mesh) && !slices.ContainsFunc(c.Hosts, own) { // callers within the mesh have no other name
+	// callers within the mesh have no other name
+	if slices.Contains(c.Gateways, mesh) && !slices.ContainsFunc(c.Hosts, own) {
 		c.Hosts = append(c.Hosts, c.Service)
 	}
 	c.VirtualService = r.name("virtualService", c.Service)
@@ -383,17 +402,23 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 		r.add("target", c.Target, "give a name of at most 55 characters, so that with -primary it is one of at most 63")
 	}
 	if len(c.Service)+len("-primary") > validation.DNS1123LabelMaxLength && c.Service != c.Target {
-		r.add("service", c.Service, "give a name of at most 55 characters, so that with -primary it is one of at most 63")
+		r.add("service", c.Service,
+			"give a name of at most 55 characters, so that with -primary it is one of at most 63")
 	}
 	if c.RunID == "" {
 		r.add("runId", "", "give every step of a release the same one: the uid of the PipelineRun")
 	}
 	c.Git = r.git() // rollback takes it
 	c.Weights = r.weights(c.MaxSteps)
-	known := !r.problems.Names("interval", "threshold", "stepWeight", "stepWeights", "maxWeight", "progressDeadlineSeconds", "drain", "deadline")
+	known := !r.problems.Names(
+		"interval", "threshold", "stepWeight", "stepWeights", "maxWeight", "progressDeadlineSeconds", "drain",
+		"deadline")
 	if longest := c.Longest(); known && longest > c.Deadline.Duration {
 		minutes := int(longest.Minutes()) + 1
-		r.add("deadline", r.text("deadline"), "the release can take %s (%d weights, up to %d checks of %s each, and twice progressDeadlineSeconds): give deadline=%dm and start it with --pipeline-timeout %dm --tasks-timeout %dm --finally-timeout 20m, or let it take less",
+		r.add("deadline", r.text("deadline"),
+			"the release can take %s (%d weights, up to %d checks of %s each, and twice progressDeadlineSeconds): "+
+				"give deadline=%dm and start it with --pipeline-timeout %dm --tasks-timeout %dm --finally-timeout "+
+				"20m, or let it take less",
 			longest, len(c.Weights), c.Threshold, c.Interval, minutes, minutes+25, minutes+2)
 	}
 	if len(r.problems) > 0 {
@@ -402,8 +427,10 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	return c, nil
 }
 
-// Longest is how long a release can take at most: the candidate and stable come up within the progress deadline each, every weight is judged
-// by the threshold-th check at the latest, with one more interval for the first scrape and for requests to come, and proxies get their time after each move.
+// Longest is how long a release can take at most: the candidate and stable come up within the
+// progress deadline each, every weight is judged by the threshold-th check at the latest, with one
+// more interval for the first scrape and for requests to come, and proxies get their time after
+// each move.
 func (c Config) Longest() time.Duration {
 	perWeight := time.Duration(c.Threshold+1) * c.Interval.Duration
 	deadlines := time.Duration(2)
@@ -413,7 +440,8 @@ func (c Config) Longest() time.Duration {
 	return deadlines*c.ProgressDeadline.Duration + time.Duration(len(c.Weights))*perWeight + 2*c.Drain.Duration
 }
 
-// weights resolves stepWeight and maxWeight as Flagger does: 20 and 50 are 20, 40, 60, and never over 100. stepWeights are as they are.
+// weights resolves stepWeight and maxWeight as Flagger does: 20 and 50 are 20, 40, 60, and never
+// over 100. stepWeights are as they are.
 func (r *reader) weights(most int) []Percent {
 	var weights []Percent
 	parameter, value := "stepWeights", r.text("stepWeights")
@@ -426,7 +454,8 @@ func (r *reader) weights(most int) []Percent {
 		for part := range strings.SplitSeq(list, ",") {
 			part = strings.TrimSpace(part)
 			n, err := strconv.ParseInt(part, 10, 32)
-			if err != nil || strconv.FormatInt(n, 10) != part || n < 1 || n > 100 || len(weights) > 0 && Percent(n) <= weights[len(weights)-1] {
+			if err != nil || strconv.FormatInt(n, 10) != part || n < 1 || n > 100 || len(weights) > 0 &&
+				Percent(n) <= weights[len(weights)-1] {
 				r.add("stepWeights", list, "give rising whole numbers from 1 to 100, by comma: 10,25,50")
 				return nil
 			}
@@ -452,12 +481,15 @@ func (r *reader) weights(most int) []Percent {
 		parameter, value = "stepWeight", strconv.FormatInt(step, 10)
 	}
 	if most > 0 && len(weights) > most {
-		r.add(parameter, value, "the Pipeline has tasks for %d weights and this makes %d: let the weights be fewer, or make a longer Pipeline with make pipeline STEPS=%d", most, len(weights), len(weights))
+		r.add(parameter, value,
+			"the Pipeline has tasks for %d weights and this makes %d: let the weights be fewer, or make a longer "+
+				"Pipeline with make pipeline STEPS=%d", most, len(weights), len(weights))
 	}
 	return weights
 }
 
-// LoadStep reads what a step after canary-init takes. The error is of type Problems when something is wrong with a value.
+// LoadStep reads what a step after canary-init takes. The error is of type Problems when something
+// is wrong with a value.
 func LoadStep(ctx context.Context, step string, lookup envconfig.Lookuper) (Step, error) {
 	r := &reader{ctx: ctx, lookup: lookup, step: step, given: map[string]bool{}}
 	s := r.common()
@@ -487,7 +519,8 @@ func LoadStep(ctx context.Context, step string, lookup envconfig.Lookuper) (Step
 }
 
 func (r *reader) common() Step {
-	s := Step{Namespace: r.name("namespace", ""), Target: r.name("target", ""), RunID: r.text("runId"), RunName: r.text("runName")}
+	s := Step{Namespace: r.name("namespace", ""), Target: r.name("target", ""), RunID: r.text("runId"),
+		RunName: r.text("runName")}
 	if s.Target == "" {
 		r.add("target", "", "give the name of the Deployment to release")
 	}
@@ -495,7 +528,8 @@ func (r *reader) common() Step {
 		r.add("namespace", "", "give the namespace of the target")
 	}
 	if s.OnFailure = r.env(OnFailure); s.OnFailure != "" && s.OnFailure != Rollback {
-		r.add(OnFailure.Name, s.OnFailure, "give rollback, for pipelines that run nothing after a step that failed, or leave it out")
+		r.add(OnFailure.Name, s.OnFailure,
+			"give rollback, for pipelines that run nothing after a step that failed, or leave it out")
 	}
 	return s
 }

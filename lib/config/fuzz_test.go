@@ -10,16 +10,22 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// Whatever a parameter is: either it is a mistake, each on a line of its own, or the configuration can be used, and reads from the record as it was.
+// Whatever a parameter is: either it is a mistake, each on a line of its own, or the configuration
+// can be used, and reads from the record as it was.
 func FuzzLoadInit(f *testing.F) {
 	parameters := Of(CanaryInit)
 	add := func(name, value string) {
 		f.Add(uint8(slices.IndexFunc(parameters, func(p Parameter) bool { return p.Name == name })), value)
 	}
-	for name, value := range map[string]string{"stepWeights": "5,20,50", "stepWeight": "3", "interval": "1h30m", "threshold": "1000", "hosts": "*.example.com,shop", "gateways": "istio-system/a,mesh",
-		"requestSuccessRate": "99.5", "requestDuration": "off", "prometheus": "http://me:secret@h/?a#b", "alpha": "0.05", "acceptUncovered": "Kind/name", "git": "commit", "gitRepository": "git@h:a/b.git",
-		"deadline": "9000h", "port": "http", "expect": "a\nb", "metrics": "[{name: a, query: up, thresholdRange: {max: 1e308}, interval: 1m, templateVariables: {a: b}}]",
-		"spec": "kind: Canary\napiVersion: flagger.app/v1beta1\nspec: {targetRef: {name: shop}, analysis: {interval: 1m, threshold: 5, metrics: [{name: a, query: b, thresholdRange: {min: 1}}]}}"} {
+	for name, value := range map[string]string{
+		"stepWeights": "5,20,50", "stepWeight": "3", "interval": "1h30m", "threshold": "1000",
+		"hosts": "*.example.com,shop", "gateways": "istio-system/a,mesh",
+		"requestSuccessRate": "99.5", "requestDuration": "off", "prometheus": "http://me:secret@h/?a#b",
+		"alpha": "0.05", "acceptUncovered": "Kind/name", "git": "commit", "gitRepository": "git@h:a/b.git",
+		"deadline": "9000h", "port": "http", "expect": "a\nb",
+		"metrics": "[{name: a, query: up, thresholdRange: {max: 1e308}, interval: 1m, templateVariables: {a: b}}]",
+		"spec": "kind: Canary\napiVersion: flagger.app/v1beta1\nspec: {targetRef: {name: shop}, analysis: " +
+			"{interval: 1m, threshold: 5, metrics: [{name: a, query: b, thresholdRange: {min: 1}}]}}"} {
 		add(name, value)
 	}
 	f.Fuzz(func(t *testing.T, which uint8, value string) {
@@ -37,7 +43,8 @@ func FuzzLoadInit(f *testing.F) {
 			}
 			return
 		}
-		if len(c.Weights) == 0 || !slices.IsSorted(c.Weights) || c.Weights[len(c.Weights)-1] > 100 || c.Longest() > c.Deadline.Duration || c.Longest() <= 0 {
+		if len(c.Weights) == 0 || !slices.IsSorted(c.Weights) || c.Weights[len(c.Weights)-1] > 100 ||
+			c.Longest() > c.Deadline.Duration || c.Longest() <= 0 {
 			t.Errorf("%v, %s of %s", c.Weights, c.Longest(), c.Deadline)
 		}
 		b, err := json.Marshal(c)
@@ -58,7 +65,10 @@ func FuzzLoadStep(f *testing.F) {
 	f.Add("https://me:secret@h/a", "commit", "", "detach")
 	f.Add(":", "off", "a", "")
 	f.Fuzz(func(t *testing.T, repository, git, run, mode string) {
-		s, err := LoadStep(t.Context(), Rollback, environment(Rollback, "CANARY_GIT_REPOSITORY", repository, "CANARY_GIT", git, "CANARY_RUN_NAME", run, "CANARY_MODE", mode))
+		s, err := LoadStep(
+			t.Context(), Rollback,
+			environment(Rollback, "CANARY_GIT_REPOSITORY", repository, "CANARY_GIT", git, "CANARY_RUN_NAME", run,
+				"CANARY_MODE", mode))
 		if problems := AsProblems(err); err != nil && (len(problems) != 1 || !problems.Names("mode")) {
 			t.Errorf("%v", err)
 		}

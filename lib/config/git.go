@@ -27,16 +27,19 @@ var Providers = []string{"github", "gitlab", "gitea", "bitbucketcloud", "bitbuck
 // git reads how Git is put right. canary-init checks it before anything is changed; rollback acts
 // on it, and only once traffic is safe.
 func (r *reader) git() Git {
-	g := Git{Mode: r.text("git"), Repository: r.text("gitRepository"), Branch: r.text("gitBranch"), App: r.text("gitApp"),
+	g := Git{Mode: r.text("git"), Repository: r.text("gitRepository"), Branch: r.text("gitBranch"),
+		App:         r.text("gitApp"),
 		Environment: r.name("gitEnvironment", ""), Provider: r.text("gitProvider")}
 	if !slices.Contains([]string{"off", "commit", "pull-request"}, g.Mode) {
 		r.add("git", g.Mode, "give off, commit or pull-request")
 	}
-	for _, file := range r.names("gitFile", isPath, "give paths of files in the repository, by comma: helmfiles/jx-production/helmfile.yaml") {
+	for _, file := range r.names(
+		"gitFile", isPath, "give paths of files in the repository, by comma: helmfiles/jx-production/helmfile.yaml") {
 		g.Files = append(g.Files, strings.TrimPrefix(file, "./"))
 	}
 	if g.App != "" && !IsApplication(g.App) {
-		r.add("gitApp", g.App, "give the application's name in the file: at most 63 letters, digits, dashes, dots and underscores")
+		r.add("gitApp", g.App,
+			"give the application's name in the file: at most 63 letters, digits, dashes, dots and underscores")
 		g.App = ""
 	}
 	if path := r.text("gitPath"); path != "" {
@@ -56,13 +59,15 @@ func (r *reader) git() Git {
 		r.add("gitRepository", shownAddress(g.Repository), "%v", err)
 		g.Repository = ""
 	case g.Mode == "pull-request" && g.Provider == "":
-		for _, known := range [][2]string{{"github", "github"}, {"gitlab", "gitlab"}, {"bitbucket.org", "bitbucketcloud"}} {
+		for _, known := range [][2]string{
+			{"github", "github"}, {"gitlab", "gitlab"}, {"bitbucket.org", "bitbucketcloud"}} {
 			if strings.Contains(host, known[0]) {
 				g.Provider = known[1]
 			}
 		}
 		if g.Provider == "" {
-			r.add("gitProvider", "", "whose server %s is cannot be told from its name: give one of %s, or git=commit", host, strings.Join(Providers, ", "))
+			r.add("gitProvider", "", "whose server %s is cannot be told from its name: give one of %s, or git=commit",
+				host, strings.Join(Providers, ", "))
 		}
 	}
 	return g
@@ -74,7 +79,8 @@ func (r *reader) git() Git {
 func HostOf(address string) (string, error) {
 	what := errors.New("give the address that git clone takes: https://..., ssh://... or git@host:path")
 	secret := errors.New("leave the password out of the address, and mount it as the Secret of gitSecret")
-	if strings.ContainsFunc(address, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) || c == '\\' }) {
+	if strings.ContainsFunc(
+		address, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) || c == '\\' }) {
 		return "", what // with a backslash an address may be that of a file
 	}
 	if user, rest, found := strings.Cut(address, "@"); found && !strings.Contains(address, "://") {
@@ -124,7 +130,8 @@ var (
 
 	// identifiers are those of a pre-release or a build, by periods.
 	identifiers = `[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*`
-	semantic    = regexp.MustCompile(`^v?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-` + identifiers + `)?(\+` + identifiers + `)?$`)
+	semantic    = regexp.MustCompile(
+		`^v?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-` + identifiers + `)?(\+` + identifiers + `)?$`)
 	tag         = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 	application = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 )

@@ -23,11 +23,18 @@ func TestHostOf(t *testing.T) {
 		}
 	}
 	for address, says := range map[string]string{
-		"": "git clone", "env": "git clone", "file:///srv/env.git": "git clone", "git://git.example.com/env": "git clone", "/srv/env.git": "git clone", "https://git.example.com": "git clone",
-		"https:///env": "git clone", "git@github.com:": "git clone", "git@-x:env": "git clone", "-x@host:env": "git clone", "https://git.example.com/a b": "git clone", "https://git.example.com/a\nb": "git clone",
-		"https://jx:s3cret@git.example.com/env": "leave the password out", "https://s3cret@git.example.com/env": "leave the password out", "ssh://git:s3cret@git.example.com/env": "leave the password out",
-		"jx:s3cret@git.example.com:env": "leave the password out", "https://jx:s3%cret@git.example.com/env": "leave the password out",
-		"https://git.example.com/env?token=s3cret": "leave out what begins with ?", "https://git.example.com/env#s3cret": "leave out what begins with ?",
+		"": "git clone", "env": "git clone", "file:///srv/env.git": "git clone",
+		"git://git.example.com/env": "git clone", "/srv/env.git": "git clone", "https://git.example.com": "git clone",
+		"https:///env": "git clone", "git@github.com:": "git clone", "git@-x:env": "git clone",
+		"-x@host:env": "git clone", "https://git.example.com/a b": "git clone",
+		"https://git.example.com/a\nb":               "git clone",
+		"https://jx:s3cret@git.example.com/env":      "leave the password out",
+		"https://s3cret@git.example.com/env":         "leave the password out",
+		"ssh://git:s3cret@git.example.com/env":       "leave the password out",
+		"jx:s3cret@git.example.com:env":              "leave the password out",
+		"https://jx:s3%cret@git.example.com/env":     "leave the password out",
+		"https://git.example.com/env?token=s3cret":   "leave out what begins with ?",
+		"https://git.example.com/env#s3cret":         "leave out what begins with ?",
 		"ssh://git@git.example.com/env?token=s3cret": "leave out what begins with ?",
 	} {
 		if host, err := HostOf(address); err == nil || host != "" || !strings.Contains(err.Error(), says) {
@@ -35,7 +42,8 @@ func TestHostOf(t *testing.T) {
 		}
 		_, err := LoadInit(t.Context(), environment(CanaryInit, "CANARY_GIT_REPOSITORY", address))
 		var problems Problems
-		if address != "" && (!errors.As(err, &problems) || !problems.Names("gitRepository")) || err != nil && strings.Contains(err.Error(), "s3cret") {
+		if address != "" && (!errors.As(err, &problems) || !problems.Names("gitRepository")) || err != nil &&
+			strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%q: %v", address, err)
 		}
 	}
@@ -44,8 +52,10 @@ func TestHostOf(t *testing.T) {
 func TestIsVersion(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
-		"1.2.3": true, "v1.2.3": true, "1.2.3-rc.1+build.5": true, "0.0.0-SNAPSHOT-PR-1-2": true, "latest": true, "20261126_1": true, "a1b2c3d": true, "_x": true,
-		"": false, "1.2.3+": false, "1.2.3+a+b": false, "1.2.3+a_b": false, "v7+1": false, ".1": false, "-1": false, "1 2": false, "1\n": false, "1:2": false, "1/2": false, "é": false,
+		"1.2.3": true, "v1.2.3": true, "1.2.3-rc.1+build.5": true, "0.0.0-SNAPSHOT-PR-1-2": true, "latest": true,
+		"20261126_1": true, "a1b2c3d": true, "_x": true,
+		"": false, "1.2.3+": false, "1.2.3+a+b": false, "1.2.3+a_b": false, "v7+1": false, ".1": false, "-1": false,
+		"1 2": false, "1\n": false, "1:2": false, "1/2": false, "é": false,
 		strings.Repeat("1", 128): true, strings.Repeat("1", 129): false,
 	} {
 		if IsVersion(text) != want {
@@ -59,7 +69,8 @@ func TestIsApplication(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
 		"shop": true, "shop-eu.v2": true, "Shop_1": true, "s": true,
-		"": false, "-x": false, "x-": false, "a b": false, "a\n": false, "a]": false, "a=b": false, "../a": false, "$(id)": false, strings.Repeat("a", 64): false,
+		"": false, "-x": false, "x-": false, "a b": false, "a\n": false, "a]": false, "a=b": false, "../a": false,
+		"$(id)": false, strings.Repeat("a", 64): false,
 	} {
 		if IsApplication(text) != want {
 			t.Errorf("%q: %t", text, !want)
@@ -74,7 +85,9 @@ func TestIsApplication(t *testing.T) {
 // An address that is taken has no credentials in it, and one that is refused is not printed with
 // them.
 func FuzzHostOf(f *testing.F) {
-	for _, seed := range []string{"https://git.example.com/env.git", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env", "https://jx:s3cret@git.example.com/env", "jx:s3cret@h:env", "https://h/e?t=s", "a@b@c:d", "%"} {
+	for _, seed := range []string{
+		"https://git.example.com/env.git", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env",
+		"https://jx:s3cret@git.example.com/env", "jx:s3cret@h:env", "https://h/e?t=s", "a@b@c:d", "%"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, address string) {
@@ -89,7 +102,8 @@ func FuzzHostOf(f *testing.F) {
 			}
 		}
 		if wrong == nil && u.User != nil {
-			if password, _ := u.User.Password(); len(password) > 8 && !strings.Contains(u.Host+u.Path, password) && strings.Contains(shownAddress(address), password) {
+			if password, _ := u.User.Password(); len(password) > 8 && !strings.Contains(u.Host+u.Path, password) &&
+				strings.Contains(shownAddress(address), password) {
 				t.Errorf("%q is printed as %q", address, shownAddress(address))
 			}
 		}

@@ -20,8 +20,8 @@ type Metric struct {
 	TemplateVariables map[string]string `json:"templateVariables,omitempty"`
 }
 
-// MaxMetrics is how many checks by queries a configuration may have: each is asked for at each judgement. maxName is how
-// many bytes the name of one may have.
+// MaxMetrics is how many checks by queries a configuration may have: each is asked for at each
+// judgement. maxName is how many bytes the name of one may have.
 const (
 	MaxMetrics = 50
 	maxName    = 100
@@ -68,7 +68,9 @@ func (r *reader) metrics() []Metric {
 		case name == "":
 			r.add("metrics", v, "give number %d of the list a name", i+1)
 		case name == "request-success-rate" || name == "request-duration":
-			r.add("metrics", name, "give requestSuccessRate and requestDuration for what is built in, and other names to queries of your own")
+			r.add("metrics", name,
+				"give requestSuccessRate and requestDuration for what is built in, and other "+
+					"names to queries of your own")
 		case len(name) > maxName || show.Line(name) != name:
 			r.add("metrics", name, "give it a name of at most %d bytes that can be printed, on one line", maxName)
 		case names[name]:
@@ -77,7 +79,8 @@ func (r *reader) metrics() []Metric {
 		names[name] = true
 		if m.Interval == "" {
 			all[i].Interval = "1m" // as with Flagger
-		} else if d, err := model.ParseDuration(m.Interval); err != nil || time.Duration(d) < time.Second || time.Duration(d) > day {
+		} else if d, err := model.ParseDuration(m.Interval); err != nil || time.Duration(d) < time.Second ||
+			time.Duration(d) > day {
 			r.add("metrics", m.Interval, "give the interval of %s with its unit, at least 1s and at most 24h", name)
 		}
 		least, most := m.ThresholdRange.Min, m.ThresholdRange.Max

@@ -6,7 +6,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/canary"
 )
 
-// readSpec reads the specification, whose values count where the environment gives none, and returns its warnings.
+// readSpec reads the specification, whose values count where the environment gives none, and
+// returns its warnings.
 func (r *reader) readSpec() []string {
 	text := r.text("spec")
 	if text == "" {
@@ -24,11 +25,14 @@ func (r *reader) readSpec() []string {
 		r.add("spec", "YAML", "%v", err)
 		return nil
 	case spec.Disabled:
-		r.add("spec", "YAML", "its canary block is turned off: set canary.enabled to true, or do not run this pipeline for the application")
+		r.add("spec", "YAML",
+			"its canary block is turned off: set canary.enabled to true, or do not run this "+
+				"pipeline for the application")
 		return nil
 	}
 	if target := r.text("target"); spec.Target != "" && target != spec.Target {
-		r.add("target", target, "the specification is of Deployment %s: give that one, or another specification", spec.Target)
+		r.add("target", target, "the specification is of Deployment %s: give that one, or another specification",
+			spec.Target)
 	}
 	r.spec = spec.Values
 	for _, p := range Of(r.step) { // who says how weights grow says it whole

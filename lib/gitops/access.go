@@ -71,8 +71,10 @@ func (r Repository) access() (access, error) {
 	}
 	switch {
 	case u.Scheme == "http" && secret("insecure") != "true":
-		return a, errors.New("gitRepository is http://, which would send the password of its Secret unencrypted, so it was not sent: " +
-			"use https://, or add insecure=true to the Secret if everything between here and the server may read it")
+		return a, errors.New(
+			"gitRepository is http://, which would send the password of its Secret unencrypted, so it was not sent: " +
+				"use https://, or add insecure=true to the Secret if everything between here " +
+				"and the server may read it")
 	case a.user == "":
 		return a, errors.New("the Secret of the environment repository has no username")
 	case a.password == "":
@@ -88,13 +90,15 @@ func (r Repository) ssh(private, hosts string) (transport.AuthMethod, error) {
 	case private == "":
 		return nil, errors.New("the Secret of the environment repository has no ssh-privatekey")
 	case hosts == "" && !exists(filepath.Join(r.Secrets, "known_hosts")):
-		return nil, errors.New("the Secret of the environment repository has no known_hosts; the server's key has to be known: " +
-			"put the output of ssh-keyscan into it, once it is checked")
+		return nil, errors.New(
+			"the Secret of the environment repository has no known_hosts; the server's key has to be known: " +
+				"put the output of ssh-keyscan into it, once it is checked")
 	}
 	keys, err := ssh.NewPublicKeys("git", []byte(private+"\n"), "")
 	if err != nil {
-		return nil, errors.New("ssh-privatekey in the Secret of the environment repository is no private key without a " +
-			"passphrase")
+		return nil, errors.New(
+			"ssh-privatekey in the Secret of the environment repository is no private key without a " +
+				"passphrase")
 	}
 	known, err := ssh.NewKnownHostsDb(filepath.Join(r.Secrets, "known_hosts"))
 	if err != nil {
@@ -157,7 +161,8 @@ func sameServer(req *nethttp.Request, via []*nethttp.Request) error {
 	to.User, to.RawQuery, to.Fragment = nil, "", ""
 	to.Path, to.RawPath = strings.TrimSuffix(to.Path, "/info/refs"), ""
 	switch from := via[0]; {
-	case origin(from.URL) != origin(req.URL), from.Method != req.Method: // what changes something would become a question
+	case origin(from.URL) != origin(req.URL), from.Method != req.Method:
+		// what changes something would become a question
 		return fmt.Errorf("%w to %s, and nothing was sent there: set gitRepository to the new address if it is right",
 			errRedirected, to.String())
 	case len(via) >= maxRedirects:
@@ -178,8 +183,8 @@ func origin(u *url.URL) string {
 }
 
 // setUp makes go-git follow redirects within one server only, and announce multi_ack, without which
-// Azure DevOps refuses a clone: that go-git does not implement it matters to later fetches, of which
-// there are none. Both are global in go-git.
+// Azure DevOps refuses a clone: that go-git does not implement it matters to later fetches, of
+// which there are none. Both are global in go-git.
 var setUp = sync.OnceFunc(func() {
 	t := http.NewClient(&nethttp.Client{Transport: newTransport(nil), CheckRedirect: sameServer})
 	client.InstallProtocol("http", t)

@@ -19,7 +19,9 @@ import (
 )
 
 // inFront puts a server in front of the Git server and returns it.
-func (s *server) inFront(start func(http.Handler) *httptest.Server, answer func(w http.ResponseWriter, r *http.Request, git http.Handler)) *httptest.Server {
+func (s *server) inFront(
+	start func(http.Handler) *httptest.Server,
+	answer func(w http.ResponseWriter, r *http.Request, git http.Handler)) *httptest.Server {
 	s.t.Helper()
 	behind, err := url.Parse(strings.TrimSuffix(s.url, "/env.git"))
 	if err != nil {
@@ -54,10 +56,14 @@ func TestRedirects(t *testing.T) {
 		providers []string
 	}{
 		{"all", func(*http.Request) bool { return true }, config.Providers[:1]},
-		{"the clone", func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/git-upload-pack") }, config.Providers[:1]},
-		{"the push", func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/git-receive-pack") }, config.Providers[:1]},
-		{"what is read of the API", func(r *http.Request) bool { return ofAPI(r) && r.Method == http.MethodGet }, config.Providers},
-		{"what is written to the API", func(r *http.Request) bool { return ofAPI(r) && r.Method == http.MethodPost }, config.Providers},
+		{"the clone", func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/git-upload-pack") },
+			config.Providers[:1]},
+		{"the push", func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/git-receive-pack") },
+			config.Providers[:1]},
+		{"what is read of the API", func(r *http.Request) bool { return ofAPI(r) && r.Method == http.MethodGet },
+			config.Providers},
+		{"what is written to the API", func(r *http.Request) bool { return ofAPI(r) && r.Method == http.MethodPost },
+			config.Providers},
 	} {
 		for _, provider := range c.providers {
 			for _, status := range []int{http.StatusFound, http.StatusPermanentRedirect} {
@@ -66,23 +72,26 @@ func TestRedirects(t *testing.T) {
 					s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
 					elsewhere, requests := stranger(t)
 					var redirects atomic.Int32
-					front := s.inFront(httptest.NewServer, func(w http.ResponseWriter, r *http.Request, git http.Handler) {
-						switch {
-						case c.some(r):
-							redirects.Add(1)
-							http.Redirect(w, r, elsewhere+r.URL.RequestURI(), status)
-						case !ofAPI(r):
-							git.ServeHTTP(w, r)
-						case strings.HasSuffix(r.URL.Path, "pulls"), strings.HasSuffix(r.URL.Path, "merge_requests"):
-							fmt.Fprint(w, "[]")
-						default:
-							fmt.Fprint(w, "{}")
-						}
-					})
+					front := s.inFront(
+						httptest.NewServer, func(w http.ResponseWriter, r *http.Request, git http.Handler) {
+							switch {
+							case c.some(r):
+								redirects.Add(1)
+								http.Redirect(w, r, elsewhere+r.URL.RequestURI(), status)
+							case !ofAPI(r):
+								git.ServeHTTP(w, r)
+							case strings.HasSuffix(r.URL.Path, "pulls"),
+								strings.HasSuffix(r.URL.Path, "merge_requests"):
+								fmt.Fprint(w, "[]")
+							default:
+								fmt.Fprint(w, "{}")
+							}
+						})
 					r := s.repository()
 					r.URL, r.Provider = front.URL+"/env.git", provider
 					_, err := r.Propose(t.Context(), change)
-					if err == nil || !strings.Contains(err.Error(), elsewhere) || strings.Contains(err.Error(), "s3cret") {
+					if err == nil || !strings.Contains(err.Error(), elsewhere) ||
+						strings.Contains(err.Error(), "s3cret") {
 						t.Errorf("%v", err)
 					}
 					if n := requests.Load(); n > 0 {
@@ -159,7 +168,8 @@ func TestRedirectOfAPost(t *testing.T) {
 	})
 	r := s.repository()
 	r.URL, r.Provider = front.URL+"/env.git", "github"
-	if done, err := r.Propose(t.Context(), change); err == nil || !strings.Contains(err.Error(), front.URL+"/api/v3/moved") || done.PullRequest != "" {
+	if done, err := r.Propose(t.Context(), change); err == nil ||
+		!strings.Contains(err.Error(), front.URL+"/api/v3/moved") || done.PullRequest != "" {
 		t.Errorf("%+v: %v", done, err)
 	}
 }
@@ -178,7 +188,8 @@ func TestSigned(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &signed{access: access{user: "jx", password: "s3cret"}, provider: provider, origin: "https://git.example.com:443", next: http.DefaultTransport}
+			s := &signed{access: access{user: "jx", password: "s3cret"}, provider: provider,
+				origin: "https://git.example.com:443", next: http.DefaultTransport}
 			if mine {
 				s.origin = origin(req.URL)
 			}
@@ -193,7 +204,8 @@ func TestSigned(t *testing.T) {
 				t.Fatal(err)
 			}
 			text, err := io.ReadAll(answer.Body)
-			if err != nil || len(text) > 2*maxRefusal || !strings.Contains(string(text), "***") || strings.Contains(string(text), "s3cret") || strings.Contains(string(text), "ang6czNjcmV0") {
+			if err != nil || len(text) > 2*maxRefusal || !strings.Contains(string(text), "***") ||
+				strings.Contains(string(text), "s3cret") || strings.Contains(string(text), "ang6czNjcmV0") {
 				t.Errorf("%s: %d bytes, %v: %.200s", provider, len(text), err, text)
 			}
 		}
@@ -212,14 +224,17 @@ func TestUnencrypted(t *testing.T) {
 	for _, c := range []struct {
 		insecure map[string]string
 		refused  bool
-	}{{map[string]string{}, true}, {map[string]string{"insecure": "false"}, true}, {map[string]string{"insecure": "true\n"}, false}} {
+	}{{map[string]string{}, true}, {map[string]string{"insecure": "false"}, true},
+		{map[string]string{"insecure": "true\n"}, false}} {
 		c.insecure["username"], c.insecure["password"] = "jx", "s3cret"
 		for _, scheme := range []string{"http", "HTTP"} {
 			requests.Store(0)
-			r := Repository{URL: scheme + strings.TrimPrefix(front.URL, "http") + "/env.git", Secrets: secrets(t, c.insecure), Provider: "github"}
+			r := Repository{URL: scheme + strings.TrimPrefix(front.URL, "http") + "/env.git",
+				Secrets: secrets(t, c.insecure), Provider: "github"}
 			for _, do := range []func(context.Context, Change) (Done, error){r.Show, r.Commit, r.Propose} {
 				_, err := do(t.Context(), change)
-				if refused := err != nil && strings.Contains(err.Error(), "insecure=true"); refused != c.refused || refused && requests.Load() > 0 {
+				if refused := err != nil && strings.Contains(err.Error(), "insecure=true"); refused != c.refused ||
+					refused && requests.Load() > 0 {
 					t.Errorf("%s %v: %v, after %d requests", scheme, c.insecure, err, requests.Load())
 				}
 			}
@@ -245,7 +260,9 @@ func TestPrivateAuthority(t *testing.T) {
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw}))
 	r := s.repository()
 	r.URL, r.Provider = front.URL+"/env.git", "github"
-	for _, c := range []struct{ ca, says string }{{"", "put the certificate of its authority into the Secret, as ca.crt"}, {"x", "has no certificate"}, {ca, ""}} {
+	for _, c := range []struct{ ca, says string }{
+		{"", "put the certificate of its authority into the Secret, as ca.crt"}, {"x", "has no certificate"},
+		{ca, ""}} {
 		files := map[string]string{"username": "jx", "password": "s3cret"}
 		if c.ca != "" {
 			files["ca.crt"] = c.ca
@@ -264,21 +281,25 @@ func TestPrivateAuthority(t *testing.T) {
 // Whatever a server answers, an error is one line of bounded length, without the credentials.
 func TestErrorsOfServers(t *testing.T) {
 	t.Parallel()
-	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusNotImplemented} {
+	for _, status := range []int{
+		http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict,
+		http.StatusNotImplemented} {
 		for _, api := range []bool{false, true} {
 			for _, provider := range []string{"github", "gitlab", "gitea"} {
 				t.Run(fmt.Sprint(status, api, provider), func(t *testing.T) {
 					t.Parallel()
 					s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
-					front := s.inFront(httptest.NewServer, func(w http.ResponseWriter, r *http.Request, git http.Handler) {
-						if strings.HasPrefix(r.URL.Path, "/api/") != api {
-							git.ServeHTTP(w, r)
-							return
-						}
-						w.WriteHeader(status)
-						_, password, _ := r.BasicAuth()
-						fmt.Fprintf(w, "{\"message\": \"%v\"}\r\n17:00:00 all is well %s\n%s", r.Header, password, strings.Repeat("x", 100000))
-					})
+					front := s.inFront(
+						httptest.NewServer, func(w http.ResponseWriter, r *http.Request, git http.Handler) {
+							if strings.HasPrefix(r.URL.Path, "/api/") != api {
+								git.ServeHTTP(w, r)
+								return
+							}
+							w.WriteHeader(status)
+							_, password, _ := r.BasicAuth()
+							fmt.Fprintf(w, "{\"message\": \"%v\"}\r\n17:00:00 all is well %s\n%s", r.Header, password,
+								strings.Repeat("x", 100000))
+						})
 					r := s.repository()
 					r.URL, r.Provider = front.URL+"/env.git", provider
 					_, err := r.Propose(t.Context(), change)
@@ -301,13 +322,19 @@ func TestErrorsOfServers(t *testing.T) {
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{
-		"", "env", "/srv/s3cret.git", "file:///srv/s3cret.git", "git://git.example.com/s3cret.git", "ext::sh -c s3cret", "ftp://git.example.com/s3cret", "https:///s3cret", "https://s3cret",
-		"https://jx:s3cret@git.example.com/env.git", "https://s3cret@git.example.com/env.git", "ssh://git:s3cret@git.example.com/env.git", "jx:s3cret@git.example.com:env.git",
-		"https://git.example.com/env.git?token=s3cret", "https://git.example.com/env.git#s3cret", "https://git.example.com/s3cret\nenv", "https://%zz:s3cret@git.example.com/env",
+		"", "env", "/srv/s3cret.git", "file:///srv/s3cret.git", "git://git.example.com/s3cret.git", "ext::sh -c s3cret",
+		"ftp://git.example.com/s3cret", "https:///s3cret", "https://s3cret",
+		"https://jx:s3cret@git.example.com/env.git", "https://s3cret@git.example.com/env.git",
+		"ssh://git:s3cret@git.example.com/env.git", "jx:s3cret@git.example.com:env.git",
+		"https://git.example.com/env.git?token=s3cret", "https://git.example.com/env.git#s3cret",
+		"https://git.example.com/s3cret\nenv", "https://%zz:s3cret@git.example.com/env",
 		"git@evil.example.com@s3cret:env", "git@-oProxyCommand=s3cret:env", "ssh://-oProxyCommand=s3cret/env",
 	} {
-		r := Repository{URL: address, Secrets: secrets(t, map[string]string{"username": "jx", "password": "s3cret", "ssh-privatekey": "s3cret"})}
-		if _, err := r.Commit(t.Context(), change); err == nil || !strings.Contains(err.Error(), "the address of the environment repository") || strings.Contains(err.Error(), "s3cret") {
+		r := Repository{URL: address,
+			Secrets: secrets(t, map[string]string{"username": "jx", "password": "s3cret", "ssh-privatekey": "s3cret"})}
+		if _, err := r.Commit(t.Context(), change); err == nil ||
+			!strings.Contains(err.Error(), "the address of the environment repository") ||
+			strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%q: %v", address, err)
 		}
 	}

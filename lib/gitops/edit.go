@@ -127,7 +127,8 @@ func plain(version string) bool {
 		return false
 	}
 	y := node.YNode()
-	return y.Kind == yaml.ScalarNode && y.Tag == yaml.NodeTagString && y.Value == version && !yaml.IsValueNonString(version)
+	return y.Kind == yaml.ScalarNode && y.Tag == yaml.NodeTagString && y.Value == version &&
+		!yaml.IsValueNonString(version)
 }
 
 // Bounds of what a file is compared to.
@@ -201,7 +202,8 @@ func oneLine(text string, most int) string {
 // shorten is oneLine for what should be a version.
 func shorten(text string) string { return oneLine(text, maxShort) }
 
-// printable returns a text with spaces for what cannot be printed, and no longer than most characters.
+// printable returns a text with spaces for what cannot be printed, and no longer than most
+// characters.
 func printable(text string, most int) string {
 	text = strings.Map(func(c rune) rune {
 		if unicode.IsPrint(c) {

@@ -55,7 +55,8 @@ func parse(content []byte) ([]*yaml.Node, error) {
 			return documents, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("it is not YAML (templates are not edited: keep versions in a file without them): %w", err)
+			return nil, fmt.Errorf(
+				"it is not YAML (templates are not edited: keep versions in a file without them): %w", err)
 		}
 		documents = append(documents, &document)
 	}
@@ -76,14 +77,17 @@ func (v Version) find(documents []*yaml.Node) (*yaml.Node, error) {
 		}},
 		{"dependencies", func(entry *yaml.Node) bool { return text(entry, "name") == v.App }},
 		{"releases", func(entry *yaml.Node) bool { return text(entry, "name") == v.App }},
-		{"releases", func(entry *yaml.Node) bool { return v.Release != "" && path.Base(text(entry, "chart")) == v.App }},
+		{"releases", func(entry *yaml.Node) bool {
+			return v.Release != "" && path.Base(text(entry, "chart")) == v.App
+		}},
 	} {
 		entries := v.entries(documents, search.list, search.is)
 		switch {
 		case len(entries) == 0:
 			continue
 		case len(entries) > 1:
-			return nil, fmt.Errorf("%d of its %s can be %s: set gitPath to the version that is meant, as in: %s 0 version",
+			return nil, fmt.Errorf(
+				"%d of its %s can be %s: set gitPath to the version that is meant, as in: %s 0 version",
 				len(entries), search.list, v.App, search.list)
 		}
 		if err := v.agrees(documents, search.list, entries[0]); err != nil {
@@ -108,7 +112,8 @@ func (v Version) entries(documents []*yaml.Node, list string, is func(entry *yam
 				continue
 			}
 			for _, entry := range all.Content {
-				if is(entry) && slices.ContainsFunc(follow(entry, []string{"version"}), isScalar) && v.here(document, entry) {
+				if is(entry) && slices.ContainsFunc(follow(entry, []string{"version"}), isScalar) &&
+					v.here(document, entry) {
 					found = append(found, entry)
 				}
 			}
@@ -141,7 +146,9 @@ func (v Version) agrees(documents []*yaml.Node, list string, entry *yaml.Node) e
 	if name == v.App && len(other) == 0 {
 		return nil
 	}
-	return fmt.Errorf("its release %s is %s, and the Deployment is annotated as one of release %s: set gitApp to the one that is meant",
+	return fmt.Errorf(
+		"its release %s is %s, and the Deployment is annotated as one of release %s: set gitApp "+
+			"to the one that is meant",
 		name, v.App, v.Release)
 }
 
@@ -162,7 +169,8 @@ func (v Version) findPath(documents []*yaml.Node) (*yaml.Node, error) {
 	if n := len(hits); n > 1 {
 		hits = slices.DeleteFunc(hits, func(h hit) bool { return h.name != v.App })
 		if len(hits) != 1 {
-			return nil, fmt.Errorf("%d of its documents have %s, and %d of these are called %s: set gitApp to the name of one",
+			return nil, fmt.Errorf(
+				"%d of its documents have %s, and %d of these are called %s: set gitApp to the name of one",
 				n, where, len(hits), v.App)
 		}
 	}

@@ -79,12 +79,20 @@ func named(value any) any {
 // it.
 func FuzzSet(f *testing.F) {
 	for _, seed := range []string{
-		requirements, v2, v3, says("1.3.0"), "releases:\n- {name: shop, version: &v 1.3.0}\n- {name: cart, version: *v}\n", "releases:\n- &s {name: shop, version: 1.3.0}\n- {<<: *s, name: cart}\n",
-		"metadata: {name: cart}\nspec: {version: 1.3.0}\n---\nmetadata: {name: shop}\nspec: {version: \"1.3.0\"}\n", "releases:\n- {x: \"ü\", name: shop, version: '1.3.0'}\n",
-		"\ufeffreleases: [{name: shop, version: 1.3.0}]", "a: b\rreleases: [{name: shop, version: 1.3.0}]\r", "releases:\n- name: shop\n  version: {{ .V }}\n", "releases:\n- &a [*a, {name: shop, version: 1.3.0}]\n",
-		"releases:\n- name: shop\n  version: >-\n    1.3.0\n", "releases:\n- name: shop\n  version: \"1.3.0\\\n    \"\n", "? [a, b]\n: {version: 1.3.0}\nreleases: [{name: shop, version: 1.3.0}]\n",
-		"releases:\n- {name: shop, version: 1.3.0,&values: [values.yaml]}\n", "releases: [{1: 2, .nan: x, name: shop, version: 1.3.0}]\n",
-		"releases: [{name: shop, version: 1.3.0, version: 1.3.0}]\nreleases: []\n", "spec: {version: !!str 1.3.0}\n", "%YAML 1.1\n---\nspec: {version: 1.3.0}\n...\n",
+		requirements, v2, v3, says("1.3.0"),
+		"releases:\n- {name: shop, version: &v 1.3.0}\n- {name: cart, version: *v}\n",
+		"releases:\n- &s {name: shop, version: 1.3.0}\n- {<<: *s, name: cart}\n",
+		"metadata: {name: cart}\nspec: {version: 1.3.0}\n---\nmetadata: {name: shop}\nspec: {version: \"1.3.0\"}\n",
+		"releases:\n- {x: \"ü\", name: shop, version: '1.3.0'}\n",
+		"\ufeffreleases: [{name: shop, version: 1.3.0}]", "a: b\rreleases: [{name: shop, version: 1.3.0}]\r",
+		"releases:\n- name: shop\n  version: {{ .V }}\n", "releases:\n- &a [*a, {name: shop, version: 1.3.0}]\n",
+		"releases:\n- name: shop\n  version: >-\n    1.3.0\n",
+		"releases:\n- name: shop\n  version: \"1.3.0\\\n    \"\n",
+		"? [a, b]\n: {version: 1.3.0}\nreleases: [{name: shop, version: 1.3.0}]\n",
+		"releases:\n- {name: shop, version: 1.3.0,&values: [values.yaml]}\n",
+		"releases: [{1: 2, .nan: x, name: shop, version: 1.3.0}]\n",
+		"releases: [{name: shop, version: 1.3.0, version: 1.3.0}]\nreleases: []\n", "spec: {version: !!str 1.3.0}\n",
+		"%YAML 1.1\n---\nspec: {version: 1.3.0}\n...\n",
 	} {
 		for _, path := range []string{"", "spec version", "releases 0 version"} {
 			f.Add([]byte(seed), "shop", path, "1.3.0", "1.2.9")
@@ -104,8 +112,10 @@ func FuzzSet(f *testing.F) {
 // Whatever stands before and behind a version, the edit is of that version alone.
 func FuzzSetBeside(f *testing.F) {
 	for _, seed := range [][2]string{
-		{"  ", "\n"}, {"  chart: dev/shop\n  ", " # ours\n"}, {"  ü: &a \"", "\"\n"}, {"  values: &v [", ", *v]\n"}, {"  namespace: web\r\n  ", "\r\n- <<: *x\n"}, {"  x: |\n    ", "\n---\nreleases: []\n"},
-		{"  set: {version: 1.3.0}\n  ", "\n- name: cart\n  version: 1.3.0\n"}, {"  {{ if .x }}: y\n  ", "\u2028"}, {"  version: 1.3.0\n  ", ""}, {"- name: shop\n  ", "\nnamespace: web"},
+		{"  ", "\n"}, {"  chart: dev/shop\n  ", " # ours\n"}, {"  ü: &a \"", "\"\n"}, {"  values: &v [", ", *v]\n"},
+		{"  namespace: web\r\n  ", "\r\n- <<: *x\n"}, {"  x: |\n    ", "\n---\nreleases: []\n"},
+		{"  set: {version: 1.3.0}\n  ", "\n- name: cart\n  version: 1.3.0\n"}, {"  {{ if .x }}: y\n  ", "\u2028"},
+		{"  version: 1.3.0\n  ", ""}, {"- name: shop\n  ", "\nnamespace: web"},
 	} {
 		f.Add(seed[0], seed[1], "1.2.9")
 	}
@@ -137,7 +147,8 @@ func checkSet(t *testing.T, v Version, content []byte, from, to string) {
 	for tail < min(len(content), len(next))-at && content[len(content)-1-tail] == next[len(next)-1-tail] {
 		tail++
 	}
-	if new := string(next[at : len(next)-tail]); len(new) > len(to)+2 || strings.ContainsAny(new, " \t\r\n:#{}[],&*!|>%@`$") {
+	if new := string(next[at : len(next)-tail]); len(new) > len(to)+2 ||
+		strings.ContainsAny(new, " \t\r\n:#{}[],&*!|>%@`$") {
 		t.Errorf("%q was put in", new)
 	}
 	if edit.Before == edit.After {
@@ -171,7 +182,8 @@ func FuzzErrors(f *testing.F) {
 	f.Add("", "pass word/+", "pass+word%2F%2B\u2028")
 	f.Fuzz(func(t *testing.T, user, password, text string) {
 		got := (access{user: user, password: password}).said(errors.New(text)).Error()
-		if strings.ContainsFunc(got, func(c rune) bool { return !unicode.IsPrint(c) }) || len([]rune(got)) > maxError+3 {
+		if strings.ContainsFunc(got, func(c rune) bool { return !unicode.IsPrint(c) }) ||
+			len([]rune(got)) > maxError+3 {
 			t.Errorf("%q", got)
 		}
 		if len(password) > 3 && !strings.Contains(password, "*") && strings.Contains(got, password) {
@@ -183,7 +195,9 @@ func FuzzErrors(f *testing.F) {
 // What the configuration calls the server is what go-git connects to and what is asked for pull
 // requests.
 func FuzzAddress(f *testing.F) {
-	for _, seed := range []string{"https://git.example.com/env.git", "http://h:1/a", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env", "a@b:1:c", "HTTPS://H/p", "a@b@c:d", "git@h:22:/x", `a@b:\`} {
+	for _, seed := range []string{
+		"https://git.example.com/env.git", "http://h:1/a", "git@github.com:acme/env.git", "ssh://git@[::1]:22/env",
+		"a@b:1:c", "HTTPS://H/p", "a@b@c:d", "git@h:22:/x", `a@b:\`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, address string) {
@@ -195,7 +209,8 @@ func FuzzAddress(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if strings.Trim(endpoint.Host, "[]") != host || endpoint.Password != "" || endpoint.Protocol == "file" || endpoint.Protocol == "git" {
+		if strings.Trim(endpoint.Host, "[]") != host || endpoint.Password != "" || endpoint.Protocol == "file" ||
+			endpoint.Protocol == "git" {
 			t.Errorf("%q: host %s, but go-git's is %+v", address, host, endpoint)
 		}
 		server, _, err := serverOf(address)

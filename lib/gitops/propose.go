@@ -46,7 +46,9 @@ func (r Repository) propose(ctx context.Context, c Change, a access) (Done, erro
 		if done.PullRequest, err = pulls.open(ctx, input.Head); err != nil || done.PullRequest != "" {
 			return done, err
 		}
-		input.Head += "-" + e.before.String()[:10] // its pull request was merged or closed, or was never made: this one is of what the branch is now
+		// its pull request was merged or closed, or was never made: this one is of what the branch
+		// is now
+		input.Head += "-" + e.before.String()[:10]
 		if there, err = e.remote(ctx, a, plumbing.NewBranchReferenceName(input.Head)); err != nil {
 			return done, err
 		}
@@ -162,8 +164,9 @@ func (r Repository) pullRequests(a access) (*pullRequests, error) {
 		return nil, err
 	}
 	if a.password == "" {
-		return nil, errors.New("the Secret of the environment repository has no password: put the token in it that may make " +
-			"pull requests (an SSH key cannot)")
+		return nil, errors.New(
+			"the Secret of the environment repository has no password: put the token in it that may make " +
+				"pull requests (an SSH key cannot)")
 	}
 	if host := server[strings.LastIndex(server, "/")+1:]; host == "github.com" || host == "bitbucket.org" {
 		server = "" // its API is elsewhere, which go-scm knows
@@ -257,7 +260,8 @@ func (r *retrying) RoundTrip(req *http.Request) (answer *http.Response, err erro
 // serverOf returns the address of a server's API and what it calls the repository.
 func serverOf(address string) (server, repository string, err error) {
 	name := func(path string) string {
-		return strings.TrimPrefix(strings.TrimSuffix(strings.Trim(path, "/"), ".git"), "scm/") // Bitbucket Server clones from /scm
+		// Bitbucket Server clones from /scm
+		return strings.TrimPrefix(strings.TrimSuffix(strings.Trim(path, "/"), ".git"), "scm/")
 	}
 	if user, rest, found := strings.Cut(address, "@"); found && !strings.Contains(user, "://") {
 		host, path, _ := strings.Cut(rest, ":")

@@ -18,7 +18,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 )
 
-// forge plays a server of pull requests: it answers as the REST APIs of GitHub and GitLab are documented to, in front of a real Git server.
+// forge plays a server of pull requests: it answers as the REST APIs of GitHub and GitLab are
+// documented to, in front of a real Git server.
 type forge struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -41,7 +42,8 @@ func newForge(t *testing.T, s *server) *forge {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		github := strings.HasPrefix(r.URL.EscapedPath(), "/api/v3/repos/env/pulls") || strings.HasPrefix(r.URL.EscapedPath(), "/api/v1/repos/env/pulls")
+		github := strings.HasPrefix(r.URL.EscapedPath(), "/api/v3/repos/env/pulls") ||
+			strings.HasPrefix(r.URL.EscapedPath(), "/api/v1/repos/env/pulls")
 		gitlab := strings.HasPrefix(r.URL.EscapedPath(), "/api/v4/projects/env/merge_requests")
 		if f.busy > 0 {
 			f.busy--
@@ -50,7 +52,8 @@ func newForge(t *testing.T, s *server) *forge {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		switch {
-		case !slices.Contains([]string{"Bearer " + f.token, "token " + f.token}, r.Header.Get("Authorization")) && r.Header.Get("Private-Token") != f.token:
+		case !slices.Contains([]string{"Bearer " + f.token, "token " + f.token}, r.Header.Get("Authorization")) &&
+			r.Header.Get("Private-Token") != f.token:
 			w.WriteHeader(http.StatusUnauthorized)
 			fmt.Fprint(w, `{"message": "Bad credentials"}`)
 		case r.URL.Path == "/api/v4/projects/7":
@@ -65,15 +68,21 @@ func newForge(t *testing.T, s *server) *forge {
 			}
 			n := len(f.made) + 1
 			if github {
-				f.made = append(f.made, map[string]any{"number": n, "state": "open", "title": asked["title"], "body": asked["body"], "html_url": fmt.Sprintf("%s/env/pull/%d", f.URL, n),
-					"head": map[string]any{"ref": asked["head"]}, "base": map[string]any{"ref": asked["base"]}})
+				f.made = append(f.made,
+					map[string]any{"number": n, "state": "open", "title": asked["title"], "body": asked["body"],
+						"html_url": fmt.Sprintf("%s/env/pull/%d", f.URL, n),
+						"head":     map[string]any{"ref": asked["head"]}, "base": map[string]any{"ref": asked["base"]}})
 			} else {
-				f.made = append(f.made, map[string]any{"iid": n, "source_project_id": 7, "target_project_id": 7, "state": "opened", "title": asked["title"], "description": asked["description"], "web_url": fmt.Sprintf("%s/env/pull/%d", f.URL, n),
-					"source_branch": asked["source_branch"], "target_branch": asked["target_branch"]})
+				f.made = append(f.made,
+					map[string]any{"iid": n, "source_project_id": 7, "target_project_id": 7, "state": "opened",
+						"title": asked["title"], "description": asked["description"],
+						"web_url":       fmt.Sprintf("%s/env/pull/%d", f.URL, n),
+						"source_branch": asked["source_branch"], "target_branch": asked["target_branch"]})
 			}
 			w.WriteHeader(http.StatusCreated)
 			_ = json.NewEncoder(w).Encode(f.made[n-1])
-		case gitlab && r.URL.Query().Get("state") != "opened", github && !slices.Contains([]string{"", "open"}, r.URL.Query().Get("state")):
+		case gitlab && r.URL.Query().Get("state") != "opened", github &&
+			!slices.Contains([]string{"", "open"}, r.URL.Query().Get("state")):
 			t.Errorf("not the open ones are asked for: %s", r.URL)
 		default:
 			_ = json.NewEncoder(w).Encode(f.made)
@@ -83,7 +92,8 @@ func newForge(t *testing.T, s *server) *forge {
 	return f
 }
 
-// A pull request has one branch with one commit, and is made once, however often a step is started, and though a server is busy at first.
+// A pull request has one branch with one commit, and is made once, however often a step is started,
+// and though a server is busy at first.
 func TestPropose(t *testing.T) {
 	t.Parallel()
 	for _, provider := range []string{"github", "gitlab", "gitea"} {
@@ -103,12 +113,14 @@ func TestPropose(t *testing.T) {
 				if i == 0 {
 					first = done
 				}
-				if done != first || done.PullRequest != f.URL+"/env/pull/1" || done.Branch != "canary-rollback-shop-1.3.0-to-1.2.9" {
+				if done != first || done.PullRequest != f.URL+"/env/pull/1" ||
+					done.Branch != "canary-rollback-shop-1.3.0-to-1.2.9" {
 					t.Errorf("%+v, before %+v", done, first)
 				}
 			}
 			if len(f.made) != 1 || f.made[0]["title"] != "fix: shop back to 1.2.9" ||
-				cmp.Or(f.made[0]["body"], f.made[0]["description"]) != "```text\nRun canary-release-1 rejected 1.3.0: failing.\n```" {
+				cmp.Or(f.made[0]["body"],
+					f.made[0]["description"]) != "```text\nRun canary-release-1 rejected 1.3.0: failing.\n```" {
 				t.Errorf("%v", f.made)
 			}
 			if now := gitCmd(t, s.bare, "", "rev-parse", "main"); now != head {
@@ -118,16 +130,20 @@ func TestPropose(t *testing.T) {
 				t.Errorf("%s", got)
 			}
 			gitCmd(t, s.bare, "", "update-ref", "refs/heads/main", first.Branch) // somebody merges it
-			if _, err := r.Propose(t.Context(), change); err == nil || !strings.Contains(err.Error(), ErrAlready.Error()) {
+			if _, err := r.Propose(t.Context(), change); err == nil ||
+				!strings.Contains(err.Error(), ErrAlready.Error()) {
 				t.Errorf("after it was merged: %v", err)
 			}
-			gitCmd(t, s.bare, "", "update-ref", "refs/heads/main", head) // and the same version is promoted and rolled back once more, with the merged branch still there
+			// and the same version is promoted and rolled back once more, with the merged branch
+			// still there
+			gitCmd(t, s.bare, "", "update-ref", "refs/heads/main", head)
 			f.mu.Lock()
 			f.made = nil
 			f.mu.Unlock()
 			for range 2 {
 				done, err := r.Propose(t.Context(), change)
-				if want := first.Branch + "-" + head[:10]; err != nil || done.Branch != want || done.PullRequest != f.URL+"/env/pull/1" || len(f.made) != 1 {
+				if want := first.Branch + "-" + head[:10]; err != nil || done.Branch != want ||
+					done.PullRequest != f.URL+"/env/pull/1" || len(f.made) != 1 {
 					t.Errorf("once more: %v, %+v, want branch %s", err, done, want)
 				}
 			}
@@ -141,7 +157,8 @@ func TestPropose(t *testing.T) {
 		r := s.repository()
 		r.URL, r.Provider = f.URL+"/env.git", "github"
 		_, err := r.Propose(t.Context(), change)
-		if err == nil || !strings.Contains(err.Error(), "the token is wrong or has expired") || strings.Contains(err.Error(), "s3cret") {
+		if err == nil || !strings.Contains(err.Error(), "the token is wrong or has expired") ||
+			strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%v", err)
 		}
 	})
@@ -156,7 +173,9 @@ func TestProviders(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"version": "1.25.0"}`) })) // which Gitea's is asked for
+	// which Gitea's is asked for
+	server := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"version": "1.25.0"}`) }))
 	t.Cleanup(server.Close)
 	for _, provider := range config.Providers {
 		address := server.URL + "/acme/env.git"

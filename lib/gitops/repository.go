@@ -189,7 +189,8 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 		return edited{to: c.To}, err
 	}
 	store := repository.Storer
-	blob, err := put(store.NewEncodedObject(), plumbing.BlobObject, func(w io.Writer) error { _, err := w.Write(next); return err }, store.SetEncodedObject)
+	blob, err := put(store.NewEncodedObject(), plumbing.BlobObject,
+		func(w io.Writer) error { _, err := w.Write(next); return err }, store.SetEncodedObject)
 	if err != nil {
 		return edited{}, err
 	}
@@ -203,7 +204,9 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 	}
 	who := r.signature()
 	o := store.NewEncodedObject()
-	if err := (&object.Commit{Author: who, Committer: who, Message: c.Message, TreeHash: root, ParentHashes: []plumbing.Hash{commit.Hash}}).Encode(o); err != nil {
+	if err := (&object.Commit{
+		Author: who, Committer: who, Message: c.Message, TreeHash: root,
+		ParentHashes: []plumbing.Hash{commit.Hash}}).Encode(o); err != nil {
 		return edited{}, fmt.Errorf("making the commit: %w", err)
 	}
 	hash, err := store.SetEncodedObject(o)
@@ -213,7 +216,8 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 	if err := store.SetReference(plumbing.NewHashReference(head.Name(), hash)); err != nil {
 		return edited{}, fmt.Errorf("making the commit: %w", err)
 	}
-	return edited{Edit: edit, to: c.To, repository: repository, branch: head.Name(), before: commit.Hash, after: hash}, nil
+	return edited{Edit: edit, to: c.To, repository: repository, branch: head.Name(), before: commit.Hash, after: hash},
+		nil
 }
 
 // find returns the first of the files that has the version. With a Path that may be any
@@ -235,7 +239,8 @@ func (c Change) find(commit *object.Commit) (file string, content []byte, err er
 		case c.Path == nil:
 			return name, text, nil
 		case file != "":
-			return "", nil, fmt.Errorf("both %s and %s have %s: name one in gitFile", file, name, strings.Join(c.Path, " "))
+			return "", nil, fmt.Errorf(
+				"both %s and %s have %s: name one in gitFile", file, name, strings.Join(c.Path, " "))
 		}
 		file, content = name, text
 	}
@@ -313,7 +318,8 @@ func replace(repository *git.Repository, tree *object.Tree, names []string, blob
 }
 
 // put stores an object that is written as it is.
-func put(o plumbing.EncodedObject, kind plumbing.ObjectType, write func(io.Writer) error, store func(plumbing.EncodedObject) (plumbing.Hash, error)) (plumbing.Hash, error) {
+func put(o plumbing.EncodedObject, kind plumbing.ObjectType, write func(io.Writer) error,
+	store func(plumbing.EncodedObject) (plumbing.Hash, error)) (plumbing.Hash, error) {
 	o.SetType(kind)
 	w, err := o.Writer()
 	if err == nil {

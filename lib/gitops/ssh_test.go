@@ -46,7 +46,8 @@ func (s *server) overSSH(user ssh.PublicKey, host ssh.Signer) (address string) {
 		return nil, nil
 	}}
 	cfg.AddHostKey(host)
-	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // which clients prefer, and which known_hosts does not have
+	// which clients prefer, and which known_hosts does not have
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -111,7 +112,9 @@ func (s *server) session(conn net.Conn, cfg *ssh.ServerConfig) {
 // The server's key is checked: nothing is sent to another.
 func TestSSH(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ desc, says string }{{"a host that is known", ""}, {"another host", "knownhosts: key mismatch"}, {"another user", "unable to authenticate"}} {
+	for _, c := range []struct{ desc, says string }{
+		{"a host that is known", ""}, {"another host", "knownhosts: key mismatch"},
+		{"another user", "unable to authenticate"}} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
 			s := serve(t, helmfile, says("1.2.9"), says("1.3.0"))
@@ -127,13 +130,17 @@ func TestSSH(t *testing.T) {
 				allowed = other.PublicKey()
 			}
 			address := s.overSSH(allowed, host)
-			r := Repository{URL: fmt.Sprintf("ssh://git@%s/%s", address, filepath.Base(s.bare)), Author: "canary-tasks <canary-tasks@example.com>",
-				Secrets: secrets(t, map[string]string{"ssh-privatekey": private, "known_hosts": knownhosts.Line([]string{address}, known) + "\n"})}
+			r := Repository{URL: fmt.Sprintf("ssh://git@%s/%s", address, filepath.Base(s.bare)),
+				Author: "canary-tasks <canary-tasks@example.com>",
+				Secrets: secrets(t,
+					map[string]string{
+						"ssh-privatekey": private, "known_hosts": knownhosts.Line([]string{address}, known) + "\n"})}
 			_, err := r.Commit(t.Context(), change)
 			if c.says == "" && (err != nil || s.now(helmfile)+"\n" != says("1.2.9")) {
 				t.Errorf("%v\n%s", err, s.now(helmfile))
 			}
-			if c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says) || s.now(helmfile)+"\n" != says("1.3.0")) {
+			if c.says != "" &&
+				(err == nil || !strings.Contains(err.Error(), c.says) || s.now(helmfile)+"\n" != says("1.3.0")) {
 				t.Errorf("%v", err)
 			}
 		})

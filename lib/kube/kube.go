@@ -1,8 +1,9 @@
 // Package kube reads objects of one namespace and writes them.
 //
-// Objects are read whole, as JSON, so that a field this program does not know is never lost; what is needed of them is decoded into
-// the types of their API. Every write is a Write: made by a pure function, carried out by Client.Do, refused by the API server when the
-// object is no longer what the function saw (ErrConflict), and then made again from what is there.
+// Objects are read whole, as JSON, so that a field this program does not know is never lost; what
+// is needed of them is decoded into the types of their API. Every write is a Write: made by a pure
+// function, carried out by Client.Do, refused by the API server when the object is no longer what
+// the function saw (ErrConflict), and then made again from what is there.
 package kube
 
 import (
@@ -39,35 +40,65 @@ type Kind struct {
 
 // The kinds that a release reads or writes.
 var (
-	Deployment              = Kind{"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}}
-	ReplicaSet              = Kind{"ReplicaSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}}
-	Service                 = Kind{"Service", schema.GroupVersionResource{Version: "v1", Resource: "services"}}
-	ConfigMap               = Kind{"ConfigMap", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}}
-	Secret                  = Kind{"Secret", schema.GroupVersionResource{Version: "v1", Resource: "secrets"}}
-	Pod                     = Kind{"Pod", schema.GroupVersionResource{Version: "v1", Resource: "pods"}}
-	EndpointSlice           = Kind{"EndpointSlice", schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}}
-	PersistentVolumeClaim   = Kind{"PersistentVolumeClaim", schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}}
-	Event                   = Kind{"Event", schema.GroupVersionResource{Version: "v1", Resource: "events"}}
-	VirtualService          = Kind{"VirtualService", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}}
-	DestinationRule         = Kind{"DestinationRule", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"}}
-	Sidecar                 = Kind{"Sidecar", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "sidecars"}}
-	AuthorizationPolicy     = Kind{"AuthorizationPolicy", schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}}
-	RequestAuthentication   = Kind{"RequestAuthentication", schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "requestauthentications"}}
-	NetworkPolicy           = Kind{"NetworkPolicy", schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}}
-	PodDisruptionBudget     = Kind{"PodDisruptionBudget", schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}}
-	HorizontalPodAutoscaler = Kind{"HorizontalPodAutoscaler", schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}}
-	Canary                  = Kind{"Canary", schema.GroupVersionResource{Group: "flagger.app", Version: "v1beta1", Resource: "canaries"}}
-	MetricTemplate          = Kind{"MetricTemplate", schema.GroupVersionResource{Group: "flagger.app", Version: "v1beta1", Resource: "metrictemplates"}}
-	PipelineRun             = Kind{"PipelineRun", schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"}}
-	AccessReview            = Kind{"SelfSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
-	LocalAccessReview       = Kind{"LocalSubjectAccessReview", schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "localsubjectaccessreviews"}}
+	Deployment = Kind{
+		"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}}
+	ReplicaSet = Kind{
+		"ReplicaSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}}
+	Service       = Kind{"Service", schema.GroupVersionResource{Version: "v1", Resource: "services"}}
+	ConfigMap     = Kind{"ConfigMap", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}}
+	Secret        = Kind{"Secret", schema.GroupVersionResource{Version: "v1", Resource: "secrets"}}
+	Pod           = Kind{"Pod", schema.GroupVersionResource{Version: "v1", Resource: "pods"}}
+	EndpointSlice = Kind{
+		"EndpointSlice", schema.GroupVersionResource{
+			Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}}
+	PersistentVolumeClaim = Kind{
+		"PersistentVolumeClaim", schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}}
+	Event          = Kind{"Event", schema.GroupVersionResource{Version: "v1", Resource: "events"}}
+	VirtualService = Kind{
+		"VirtualService", schema.GroupVersionResource{
+			Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}}
+	DestinationRule = Kind{
+		"DestinationRule",
+		schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"}}
+	Sidecar = Kind{
+		"Sidecar", schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "sidecars"}}
+	AuthorizationPolicy = Kind{
+		"AuthorizationPolicy",
+		schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}}
+	RequestAuthentication = Kind{
+		"RequestAuthentication",
+		schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "requestauthentications"}}
+	NetworkPolicy = Kind{
+		"NetworkPolicy", schema.GroupVersionResource{
+			Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}}
+	PodDisruptionBudget = Kind{
+		"PodDisruptionBudget",
+		schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}}
+	HorizontalPodAutoscaler = Kind{
+		"HorizontalPodAutoscaler",
+		schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}}
+	Canary = Kind{
+		"Canary", schema.GroupVersionResource{Group: "flagger.app", Version: "v1beta1", Resource: "canaries"}}
+	MetricTemplate = Kind{
+		"MetricTemplate", schema.GroupVersionResource{
+			Group: "flagger.app", Version: "v1beta1", Resource: "metrictemplates"}}
+	PipelineRun = Kind{
+		"PipelineRun", schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"}}
+	AccessReview = Kind{
+		"SelfSubjectAccessReview",
+		schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "selfsubjectaccessreviews"}}
+	LocalAccessReview = Kind{
+		"LocalSubjectAccessReview",
+		schema.GroupVersionResource{
+			Group: "authorization.k8s.io", Version: "v1", Resource: "localsubjectaccessreviews"}}
 )
 
 // ErrConflict says that an object is not what a write was made for: read it again.
 var ErrConflict = errors.New("the object changed meanwhile")
 
 // ErrNotServed says that the cluster does not know a kind of object at all.
-var ErrNotServed = errors.New("the cluster does not serve this kind of object: are its CustomResourceDefinitions installed?")
+var ErrNotServed = errors.New(
+	"the cluster does not serve this kind of object: are its CustomResourceDefinitions installed?")
 
 // Object is an object as the API server has it.
 type Object = unstructured.Unstructured
@@ -110,8 +141,8 @@ func (w Write) String() string { return w.Kind.Kind + "/" + w.Name }
 type Client struct {
 	api       dynamic.Interface
 	Namespace string
-	// Waiting is called before a request is retried: with what is tried, as in "writing VirtualService shop/shop", and
-	// for how long so far. Nil: retries are silent.
+	// Waiting is called before a request is retried: with what is tried, as in "writing
+	// VirtualService shop/shop", and for how long so far. Nil: retries are silent.
 	Waiting func(what string, tried time.Duration, err error)
 	calls   atomic.Int64
 }
@@ -136,8 +167,8 @@ func NewWith(api dynamic.Interface, namespace string) *Client {
 	return &Client{api: api, Namespace: namespace}
 }
 
-// Get reads an object and decodes it into the value that into points to; nil leaves it undecoded. It returns nil without an error
-// when there is no such object.
+// Get reads an object and decodes it into the value that into points to; nil leaves it undecoded.
+// It returns nil without an error when there is no such object.
 func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Object, error) {
 	var o *Object
 	what := fmt.Sprintf("reading %s %s/%s", kind.Kind, c.Namespace, name)
@@ -146,7 +177,8 @@ func (c *Client) Get(ctx context.Context, kind Kind, name string, into any) (*Ob
 		return err
 	})
 	if apierrors.IsNotFound(err) {
-		if status := apierrors.APIStatus(nil); errors.As(err, &status) && status.Status().Details != nil && len(status.Status().Details.Causes) > 0 {
+		if status := apierrors.APIStatus(nil); errors.As(err, &status) && status.Status().Details != nil &&
+			len(status.Status().Details.Causes) > 0 {
 			return nil, fmt.Errorf("%s: %w", what, ErrNotServed)
 		}
 		return nil, nil
@@ -167,7 +199,8 @@ func (c *Client) NamespaceLabels(ctx context.Context) (map[string]string, error)
 	var o *Object
 	what := "reading Namespace " + c.Namespace
 	err := c.retry(ctx, what, true, func() (err error) {
-		o, err = c.api.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Get(ctx, c.Namespace, metav1.GetOptions{})
+		o, err = c.api.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Get(
+			ctx, c.Namespace, metav1.GetOptions{})
 		return err
 	})
 	if err != nil {
@@ -259,19 +292,22 @@ func (c *Client) Do(ctx context.Context, w Write) error {
 		if err != nil {
 			return err
 		}
-		_, err = resource.Patch(ctx, w.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager}, part...)
+		_, err = resource.Patch(
+			ctx, w.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager}, part...)
 		return err
 	})
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && w.Create == nil, failedTest(err), unclear(err):
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) &&
+		w.Create == nil, failedTest(err), unclear(err):
 		return fmt.Errorf("%s: %w (%w)", what, ErrConflict, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// Create sends an object that has no name of ours and returns what the API server made of it: a review, or an event.
+// Create sends an object that has no name of ours and returns what the API server made of it: a
+// review, or an event.
 func (c *Client) Create(ctx context.Context, kind Kind, namespaced bool, body map[string]any) (*Object, error) {
 	o := &Object{Object: body}
 	o.SetAPIVersion(kind.Resource.GroupVersion().String())
@@ -279,7 +315,8 @@ func (c *Client) Create(ctx context.Context, kind Kind, namespaced bool, body ma
 	var made *Object
 	err := c.retry(ctx, "creating a "+kind.Kind, true, func() (err error) {
 		if namespaced {
-			made, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).Create(ctx, o, metav1.CreateOptions{FieldManager: FieldManager})
+			made, err = c.api.Resource(kind.Resource).Namespace(c.Namespace).Create(
+				ctx, o, metav1.CreateOptions{FieldManager: FieldManager})
 		} else {
 			made, err = c.api.Resource(kind.Resource).Create(ctx, o, metav1.CreateOptions{FieldManager: FieldManager})
 		}
@@ -298,14 +335,17 @@ func failedTest(err error) bool {
 // unclear says that a write may or may not have happened: the answer was lost.
 func unclear(err error) bool {
 	var netErr net.Error
-	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || utilnet.IsConnectionReset(err) || utilnet.IsHTTP2ConnectionLost(err) ||
+	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || utilnet.IsConnectionReset(err) ||
+		utilnet.IsHTTP2ConnectionLost(err) ||
 		utilnet.IsProbableEOF(err) || errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// Away tells whether an error says that the API server could not answer, which may be over in a while.
+// Away tells whether an error says that the API server could not answer, which may be over in a
+// while.
 func Away(err error) bool { return transient(err) || unclear(err) }
 
-// Refused tells whether an error is the API server's answer, or that of a webhook it asks: of a write, it may be another one in a while.
+// Refused tells whether an error is the API server's answer, or that of a webhook it asks: of a
+// write, it may be another one in a while.
 func Refused(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status)
@@ -314,7 +354,8 @@ func Refused(err error) bool {
 // again are the waits before a request is sent once more: about 12 s in all. A Cap would end them.
 var again = wait.Backoff{Steps: 7, Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.2}
 
-// retry sends a request again while the API server, or a webhook it asks, cannot answer; a read also where the answer was lost.
+// retry sends a request again while the API server, or a webhook it asks, cannot answer; a read
+// also where the answer was lost.
 func (c *Client) retry(ctx context.Context, what string, reads bool, send func() error) error {
 	backoff, begin := again, time.Now()
 	for {
@@ -372,7 +413,8 @@ func LastManager(o metav1.Object) string {
 	last, at := "somebody", time.Time{}
 	for _, m := range o.GetManagedFields() {
 		if m.Subresource == "" && m.Time != nil && m.Time.After(at) {
-			last, at = fmt.Sprintf("field manager %q (%s at %s)", m.Manager, m.Operation, m.Time.UTC().Format("15:04:05")), m.Time.Time
+			last, at = fmt.Sprintf(
+				"field manager %q (%s at %s)", m.Manager, m.Operation, m.Time.UTC().Format("15:04:05")), m.Time.Time
 		}
 	}
 	return last

@@ -19,13 +19,16 @@ type Answer struct {
 	Share float64
 }
 
-// meanings are those of Envoy's most frequent response flags (Envoy's documentation, access logging).
+// meanings are those of Envoy's most frequent response flags (Envoy's documentation, access
+// logging).
 var meanings = map[string]string{
-	"UH": "no healthy upstream", "UF": "upstream connection failure", "UO": "upstream overflow", "UT": "upstream timeout", "UC": "upstream closed the connection",
+	"UH": "no healthy upstream", "UF": "upstream connection failure", "UO": "upstream overflow",
+	"UT": "upstream timeout", "UC": "upstream closed the connection",
 	"URX": "no retry left", "NR": "no route", "DC": "the caller was gone", "RL": "rate limited", "UAEX": "denied",
 }
 
-// String says it as people look it up: "503 UH (no healthy upstream) 80 %", "200 gRPC 14 (Unavailable) 100 %".
+// String says it as people look it up: "503 UH (no healthy upstream) 80 %", "200 gRPC 14
+// (Unavailable) 100 %".
 func (a Answer) String() string {
 	text := a.Code
 	if n, err := strconv.ParseUint(a.GRPC, 10, 8); err == nil {
@@ -40,8 +43,8 @@ func (a Answer) String() string {
 	return fmt.Sprintf("%s %.3g %%", text, 100*a.Share)
 }
 
-// Answers tells how the requests to the candidate ended that were looked at, the most frequent first: for people, where it is rejected. The error
-// is ErrQuery.
+// Answers tells how the requests to the candidate ended that were looked at, the most frequent
+// first: for people, where it is rejected. The error is ErrQuery.
 func (o *Observer) Answers(ctx context.Context) ([]Answer, error) {
 	s, vector, err := o.increases(ctx, "response_code", "grpc_response_status", "response_flags")
 	if err != nil {
@@ -51,7 +54,8 @@ func (o *Observer) Answers(ctx context.Context) ([]Answer, error) {
 	total := 0.0
 	for _, one := range vector {
 		if n := float64(one.Value); n > 0 && !s.stables(string(one.Metric[model.LabelName(s.label)])) {
-			a := Answer{Code: string(one.Metric["response_code"]), GRPC: string(one.Metric["grpc_response_status"]), Flags: string(one.Metric["response_flags"]), Share: n}
+			a := Answer{Code: string(one.Metric["response_code"]), GRPC: string(one.Metric["grpc_response_status"]),
+				Flags: string(one.Metric["response_flags"]), Share: n}
 			if a.Flags == "-" {
 				a.Flags = ""
 			}

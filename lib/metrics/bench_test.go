@@ -24,9 +24,11 @@ type busy struct {
 	begin    time.Time
 }
 
-var bothSides = []busy{{reporter: "source", proxies: 10, sources: 1}, {reporter: "destination", proxies: 20, sources: 10}}
+var bothSides = []busy{
+	{reporter: "source", proxies: 10, sources: 1}, {reporter: "destination", proxies: 20, sources: 10}}
 
-// answer is Prometheus' at a look in mid-release: three scrapes of each series, which is what is younger than 10 s before the last one.
+// answer is Prometheus' at a look in mid-release: three scrapes of each series, which is what is
+// younger than 10 s before the last one.
 func (c busy) answer(look int) string {
 	const bounds = 20
 	var out strings.Builder
@@ -51,12 +53,15 @@ func (c busy) answer(look int) string {
 					continue
 				}
 				service := strings.Replace(workload+"-canary", "shop-primary-canary", "shop-primary", 1)
-				labels := fmt.Sprintf(`"reporter":"%s","source_workload":"caller-%d","source_workload_namespace":"web","destination_workload":"%s","destination_workload_namespace":"web","destination_service":"%s.web.svc.cluster.local","response_flags":"-","request_protocol":"http","connection_security_policy":"mutual_tls","job":"pods","instance":"10.0.0.%d:15020","pod":"pod-%d","namespace":"web"`,
+				labels := fmt.Sprintf(
+					`"reporter":"%s","source_workload":"caller-%d","source_workload_namespace":"web","destination_workload":"%s","destination_workload_namespace":"web","destination_service":"%s.web.svc.cluster.local","response_flags":"-","request_protocol":"http","connection_security_policy":"mutual_tls","job":"pods","instance":"10.0.0.%d:15020","pod":"pod-%d","namespace":"web"`,
 					c.reporter, source, workload, service, proxy, proxy)
 				series(`"__name__":"istio_requests_total","response_code":"200",`+labels, 50)
 				series(`"__name__":"istio_requests_total","response_code":"500",`+labels, 1)
 				for le := range bounds {
-					series(fmt.Sprintf(`"__name__":"istio_request_duration_milliseconds_bucket","response_code":"200","le":"%d",`, 1<<le)+labels, 40+le)
+					series(fmt.Sprintf(
+						`"__name__":"istio_request_duration_milliseconds_bucket","response_code":"200","le":"%d",`,
+						1<<le)+labels, 40+le)
 				}
 			}
 		}
@@ -134,7 +139,8 @@ func TestLooksStaySmall(t *testing.T) { // not parallel: allocations of other te
 	}
 }
 
-// BenchmarkLook is one look in mid-release, the answer's decoding included, 720 looks before. What answers is a process of its own.
+// BenchmarkLook is one look in mid-release, the answer's decoding included, 720 looks before. What
+// answers is a process of its own.
 func BenchmarkLook(b *testing.B) {
 	for _, c := range bothSides {
 		b.Run(c.reporter, func(b *testing.B) {

@@ -21,8 +21,8 @@ func (c Caller) String() string {
 	return fmt.Sprintf("%s %.1f %% of %.0f", c.Name, 100*c.Candidate/(c.Candidate+c.Stable), c.Candidate+c.Stable)
 }
 
-// Callers tells who sent the requests that were looked at, the most first: for people, where the mesh does not give the candidate its share. The
-// error is ErrQuery.
+// Callers tells who sent the requests that were looked at, the most first: for people, where the
+// mesh does not give the candidate its share. The error is ErrQuery.
 func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 	s, vector, err := o.increases(ctx, "source_workload_namespace", "source_workload")
 	if err != nil {
@@ -52,8 +52,9 @@ func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 	return all, nil
 }
 
-// increases are of the requests that were looked at, by version and other labels; none as long as it is not known who counts. Unlike Prometheus'
-// increase they have the first value of a series, which often is all that there is of errors; what was counted before a reset is lost.
+// increases are of the requests that were looked at, by version and other labels; none as long as
+// it is not known who counts. Unlike Prometheus' increase they have the first value of a series,
+// which often is all that there is of errors; what was counted before a reset is lost.
 func (o *Observer) increases(ctx context.Context, by ...string) (side, model.Vector, error) {
 	i := slices.IndexFunc(o.sides(), func(s side) bool { return s.reporters == o.state.Reporter })
 	if i < 0 {
@@ -61,8 +62,10 @@ func (o *Observer) increases(ctx context.Context, by ...string) (side, model.Vec
 	}
 	s, now := o.sides()[i], o.clock()
 	selector := s.selector(requestsMetric)
-	v, err := o.client.query(ctx, fmt.Sprintf("sum by (%[1]s) (clamp_min(last_over_time(%[2]s[%[3]s]) - (%[2]s offset %[3]s or 0 * last_over_time(%[2]s[%[3]s])), 0))",
-		strings.Join(append(by, s.label), ","), selector, span(o.state.Since, now)), now)
+	v, err := o.client.query(
+		ctx, fmt.Sprintf("sum by (%[1]s) (clamp_min(last_over_time(%[2]s[%[3]s]) - (%[2]s offset %[3]s or 0 * "+
+			"last_over_time(%[2]s[%[3]s])), 0))",
+			strings.Join(append(by, s.label), ","), selector, span(o.state.Since, now)), now)
 	if err != nil {
 		return s, nil, err
 	}

@@ -1,10 +1,14 @@
-// Package metrics reads out of Prometheus how many requests stable and the candidate answered, and how.
+// Package metrics reads out of Prometheus how many requests stable and the candidate answered, and
+// how.
 //
-// It takes raw samples of Istio's counters and adds up their increases itself: rate() and increase() extrapolate, and do not see the first
-// value of a series, which for a new version is its first burst of errors. A look is at the scrapes since a moment, which is when the candidate
+// It takes raw samples of Istio's counters and adds up their increases itself: rate() and
+// increase() extrapolate, and do not see the first value of a series, which for a new version is
+// its first burst of errors. A look is at the scrapes since a moment, which is when the candidate
 // got its weight; times are Prometheus' own.
 //
-// client.go asks, query.go is for people's own PromQL, decode.go reads what is large, observer.go chooses which series, missing.go says what is missing and why, state.go adds up, counts.go is what comes out.
+// client.go asks, query.go is for people's own PromQL, decode.go reads what is large, observer.go
+// chooses which series, missing.go says what is missing and why, state.go adds up, counts.go is
+// what comes out.
 package metrics
 
 import (
@@ -30,10 +34,12 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// ErrQuery says that Prometheus did not answer, or not with what was asked for. It says nothing of the release.
+// ErrQuery says that Prometheus did not answer, or not with what was asked for. It says nothing of
+// the release.
 var ErrQuery = errors.New("query failed")
 
-// ErrWarning is an ErrQuery: Prometheus answered and warned, so that the answer may not be whole. It is not evaluated.
+// ErrWarning is an ErrQuery: Prometheus answered and warned, so that the answer may not be whole.
+// It is not evaluated.
 var ErrWarning = fmt.Errorf("%w: warning", ErrQuery)
 
 // ErrTooLarge is an ErrQuery: the answer was longer than is read.
@@ -55,8 +61,9 @@ const (
 	maxRedirects = 5
 )
 
-// How many bytes are read of an answer at most: of one with raw samples, of one with a number for each series, and of one
-// that is an error. The first is decoded as it is, the second becomes some ten times as much in memory.
+// How many bytes are read of an answer at most: of one with raw samples, of one with a number for
+// each series, and of one that is an error. The first is decoded as it is, the second becomes some
+// ten times as much in memory.
 const (
 	maxSamplesBody = 32 << 20
 	maxVectorBody  = 2 << 20
@@ -66,23 +73,28 @@ const (
 // httpConfig is the file that a directory for New has.
 const httpConfig = "http.yaml"
 
-// New returns a client of the Prometheus at an address: an absolute http or https URL; a query string is sent with every query. In the directory
-// secrets, "" for none, the file http.yaml, if it is there, says how to get in: basic_auth, authorization, tls_config, http_headers and so on, as in
-// Prometheus' own configuration. Files that it names are relative to it, and are read anew when they change.
+// New returns a client of the Prometheus at an address: an absolute http or https URL; a query
+// string is sent with every query. In the directory secrets, "" for none, the file http.yaml, if it
+// is there, says how to get in: basic_auth, authorization, tls_config, http_headers and so on, as
+// in Prometheus' own configuration. Files that it names are relative to it, and are read anew when
+// they change.
 func New(address, secrets string) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("%q is not an address with http:// or https://", show.Address(address))
 	}
 	if u.User != nil {
-		return nil, fmt.Errorf("the address of Prometheus (host %s) has a password in it, which would be seen in logs: leave it out", u.Host)
+		return nil, fmt.Errorf(
+			"the address of Prometheus (host %s) has a password in it, which would be seen in logs: leave it out",
+			u.Host)
 	}
 	rc := retryablehttp.NewClient()
 	rc.Logger = nil
 	rc.RetryMax = retries
 	rc.Backoff = backoff
 	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler // the server's own message, not "giving up"
-	cfg := &config.HTTPClientConfig{FollowRedirects: true, EnableHTTP2: true, ProxyConfig: config.ProxyConfig{ProxyFromEnvironment: true}}
+	cfg := &config.HTTPClientConfig{
+		FollowRedirects: true, EnableHTTP2: true, ProxyConfig: config.ProxyConfig{ProxyFromEnvironment: true}}
 	if secrets != "" {
 		in, _, err := config.LoadHTTPConfigFile(filepath.Join(secrets, httpConfig))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -92,12 +104,14 @@ func New(address, secrets string) (*Client, error) {
 			cfg = in
 		}
 	}
-	// Prometheus' own transport does not ask for compressed answers, which cost more here than reading them.
+	// Prometheus' own transport does not ask for compressed answers, which cost more here than
+	// reading them.
 	if rc.HTTPClient.Transport, err = config.NewRoundTripperFromConfig(*cfg, "prometheus"); err != nil {
 		return nil, fmt.Errorf("%s, which says how to get in to Prometheus: %w", httpConfig, err)
 	}
 	rc.HTTPClient.Timeout = attemptTime
-	rc.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // it is followed below, or not
+	// it is followed below, or not
+	rc.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client, err := api.NewClient(api.Config{Address: address, Client: &http.Client{
 		Transport: reading{&retryablehttp.RoundTripper{Client: rc}}, CheckRedirect: redirects(u, cfg.FollowRedirects)}})
 	if err != nil {
@@ -106,8 +120,9 @@ func New(address, secrets string) (*Client, error) {
 	return &Client{api: v1.NewAPI(client), address: show.Address(address)}, nil
 }
 
-// redirects returns which redirects are followed: those within the Prometheus that is configured. Another host would get
-// the credentials and headers that are for this one, and where a POST becomes a GET the query is lost.
+// redirects returns which redirects are followed: those within the Prometheus that is configured.
+// Another host would get the credentials and headers that are for this one, and where a POST
+// becomes a GET the query is lost.
 func redirects(from *url.URL, follow bool) func(next *http.Request, via []*http.Request) error {
 	return func(next *http.Request, via []*http.Request) error {
 		at := *next.URL
@@ -115,9 +130,13 @@ func redirects(from *url.URL, follow bool) func(next *http.Request, via []*http.
 		to := show.Address(at.String())
 		switch {
 		case !follow:
-			return fmt.Errorf("it redirects to %s, and %s has follow_redirects: false; if that is your Prometheus, set prometheus to it", to, httpConfig)
+			return fmt.Errorf(
+				"it redirects to %s, and %s has follow_redirects: false; if that is your "+
+					"Prometheus, set prometheus to it", to, httpConfig)
 		case origin(next.URL) != origin(from):
-			return fmt.Errorf("it redirects to %s, another address, which gets neither credentials nor queries; if that is your Prometheus, set prometheus to it", to)
+			return fmt.Errorf(
+				"it redirects to %s, another address, which gets neither credentials nor queries; if that is your "+
+					"Prometheus, set prometheus to it", to)
 		case next.Method != via[0].Method:
 			return fmt.Errorf("it redirects to %s in a way that loses the query; set prometheus to that address", to)
 		case len(via) > maxRedirects:
@@ -149,13 +168,16 @@ func (c *Client) Ready(ctx context.Context) error {
 		return err
 	}
 	if vector, ok := v.(model.Vector); !ok || len(vector) != 1 || vector[0].Value != 1 {
-		return fmt.Errorf("%w: what answers at %s is no Prometheus: vector(1) is %q", ErrQuery, c.address, first(fmt.Sprint(v), mostQuoted))
+		return fmt.Errorf(
+			"%w: what answers at %s is no Prometheus: vector(1) is %q", ErrQuery, c.address,
+			first(fmt.Sprint(v), mostQuoted))
 	}
 	return nil
 }
 
 // query asks for the value of an expression.
-func (c *Client) query(ctx context.Context, expression string, at time.Time, options ...v1.Option) (model.Value, error) {
+func (c *Client) query(ctx context.Context, expression string, at time.Time, options ...v1.Option) (
+	model.Value, error) {
 	v, warnings, err := c.api.Query(ctx, expression, at, options...)
 	var apiErr *v1.Error
 	var urlErr *url.Error
@@ -165,13 +187,15 @@ func (c *Client) query(ctx context.Context, expression string, at time.Time, opt
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, fmt.Errorf("%w: Prometheus at %s answered with more than %d MiB", ErrTooLarge, c.address, tooLarge.Limit>>20)
+		return nil, fmt.Errorf(
+			"%w: Prometheus at %s answered with more than %d MiB", ErrTooLarge, c.address, tooLarge.Limit>>20)
 	case errors.As(err, &apiErr):
 		return nil, fmt.Errorf("%w: Prometheus at %s: %s", ErrQuery, c.address, said(apiErr))
 	case err != nil:
 		return nil, fmt.Errorf("%w: Prometheus at %s: %w", ErrQuery, c.address, err)
 	case len(warnings) > 0:
-		return nil, fmt.Errorf("%w: Prometheus at %s warns: %s", ErrWarning, c.address, show.Short(strings.Join(warnings, "; ")))
+		return nil, fmt.Errorf(
+			"%w: Prometheus at %s warns: %s", ErrWarning, c.address, show.Short(strings.Join(warnings, "; ")))
 	}
 	return v, nil
 }
@@ -182,8 +206,8 @@ const (
 	mostQuoted = 80
 )
 
-// said is what a server answered instead of a value. What is no JSON of Prometheus may be anybody's:
-// its beginning alone is told, in quotes.
+// said is what a server answered instead of a value. What is no JSON of Prometheus may be
+// anybody's: its beginning alone is told, in quotes.
 func said(e *v1.Error) string {
 	text := fmt.Sprintf("%s %s", first(string(e.Type), mostQuoted), first(e.Msg, mostSaid))
 	var own struct{ Status, Error string }

@@ -28,8 +28,11 @@ func clientCertificate(t *testing.T) (certificate *x509.Certificate, certificate
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "canary-tasks"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "canary-tasks"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -41,10 +44,12 @@ func clientCertificate(t *testing.T) (certificate *x509.Certificate, certificate
 	if certificate, err = x509.ParseCertificate(der); err != nil {
 		t.Fatal(err)
 	}
-	return certificate, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
+	return certificate, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
 }
 
-// A server that asks for a client's certificate gets the one in the Secret, and answers nobody who has none.
+// A server that asks for a client's certificate gets the one in the Secret, and answers nobody who
+// has none.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	certificate, certificatePEM, keyPEM := clientCertificate(t)
@@ -59,7 +64,9 @@ func TestClientCertificate(t *testing.T) {
 		"tls_config: {ca_file: ca.pem, cert_file: tls.crt, key_file: tls.key}": true,
 		"tls_config: {ca_file: ca.pem}":                                        false,
 	} {
-		client, err := New(server.URL, folder(t, map[string]string{"http.yaml": text, "ca.pem": ca, "tls.crt": certificatePEM, "tls.key": keyPEM}))
+		client, err := New(
+			server.URL, folder(
+				t, map[string]string{"http.yaml": text, "ca.pem": ca, "tls.crt": certificatePEM, "tls.key": keyPEM}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +95,8 @@ func TestQueryStringIsKept(t *testing.T) {
 	if err := client.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if w, err := client.Observe(target, time.Now().Add(-20*time.Second)).Look(t.Context()); err != nil || w.Candidate.Requests != 10 {
+	if w, err := client.Observe(target, time.Now().Add(-20*time.Second)).Look(t.Context()); err != nil ||
+		w.Candidate.Requests != 10 {
 		t.Errorf("%v requests: %v", w.Candidate.Requests, err)
 	}
 	if n := without.Load(); n > 0 || len(p.queries) != 2 {
@@ -101,11 +109,13 @@ func TestLastWords(t *testing.T) {
 	t.Parallel()
 	p := &prometheus{fail: func(w http.ResponseWriter) bool {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		_, _ = fmt.Fprint(w, `{"status":"error","errorType":"timeout","error":"query timed out in expression evaluation"}`)
+		_, _ = fmt.Fprint(
+			w, `{"status":"error","errorType":"timeout","error":"query timed out in expression evaluation"}`)
 		return true
 	}}
 	err := start(t, p).Ready(t.Context())
-	if !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), "query timed out in expression evaluation") || strings.Contains(err.Error(), "giving up") {
+	if !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), "query timed out in expression evaluation") ||
+		strings.Contains(err.Error(), "giving up") {
 		t.Errorf("%v", err)
 	}
 	if len(p.queries) != 1+retries {
@@ -113,7 +123,8 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
-// What is no answer of Prometheus may be anybody's: not more than its beginning is told, in quotes and on one line.
+// What is no answer of Prometheus may be anybody's: not more than its beginning is told, in quotes
+// and on one line.
 func TestForeignAnswers(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("s3cret ", 100)
@@ -122,15 +133,21 @@ func TestForeignAnswers(t *testing.T) {
 		code       int
 		body, says string
 	}{
-		{"a page", http.StatusForbidden, "<h1>\n no entry\n</h1>", `client_error client error: 403: "<h1> no entry </h1>"`},
-		{"a line of a log", http.StatusNotFound, "not here\n17:00:00 shop.web: promoted", `404: "not here 17:00:00 shop.web: promoted"`},
-		{"what moves the cursor", http.StatusUnauthorized, "\x1b[2J\x1b[1;1Hwho are you?", `401: "\x1b[2J\x1b[1;1Hwho are you?"`},
+		{"a page", http.StatusForbidden, "<h1>\n no entry\n</h1>",
+			`client_error client error: 403: "<h1> no entry </h1>"`},
+		{"a line of a log", http.StatusNotFound, "not here\n17:00:00 shop.web: promoted",
+			`404: "not here 17:00:00 shop.web: promoted"`},
+		{"what moves the cursor", http.StatusUnauthorized, "\x1b[2J\x1b[1;1Hwho are you?",
+			`401: "\x1b[2J\x1b[1;1Hwho are you?"`},
 		{"a long page", http.StatusNotFound, long, `404: "` + long[:mostQuoted] + `"`},
 		{"JSON of something else", http.StatusNotFound, `{"token": "` + long + `"}`, `404: "{\"token\": \"`},
-		{"a value of something else", http.StatusOK, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"a":"` + long +
-			`"},"value":[1,"1"]},{"metric":{},"value":[1,"1"]}]}}`, `vector(1) is "{a=\"s3cret`},
+		{"a value of something else", http.StatusOK,
+			`{"status":"success","data":{"resultType":"vector","result":[{"metric":{"a":"` + long +
+				`"},"value":[1,"1"]},{"metric":{},"value":[1,"1"]}]}}`, `vector(1) is "{a=\"s3cret`},
 		{"no JSON", http.StatusOK, long, "bad_response"},
-		{"Prometheus, which says much", http.StatusServiceUnavailable, `{"status":"error","errorType":"timeout","error":"` + long + `"}`, "server_error server error: 503: s3cret s3cret"},
+		{"Prometheus, which says much", http.StatusServiceUnavailable,
+			`{"status":"error","errorType":"timeout","error":"` + long + `"}`,
+			"server_error server error: 503: s3cret s3cret"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -158,7 +175,8 @@ func TestBackoff(t *testing.T) {
 		attempt     int
 		least, most time.Duration
 	}{
-		"the first": {nil, 0, leastWait / 2, leastWait}, "the third": {nil, 2, 2 * leastWait, 4 * leastWait}, "the tenth": {nil, 9, mostWait / 2, mostWait}, "an hour was asked for": {hour, 0, mostWait / 2, mostWait},
+		"the first": {nil, 0, leastWait / 2, leastWait}, "the third": {nil, 2, 2 * leastWait, 4 * leastWait},
+		"the tenth": {nil, 9, mostWait / 2, mostWait}, "an hour was asked for": {hour, 0, mostWait / 2, mostWait},
 	} {
 		waits := map[time.Duration]bool{}
 		for range 20 {

@@ -21,14 +21,15 @@ type Counts struct {
 	Requests float64 `json:"requests"`
 	Errors   float64 `json:"errors"`            // answered with 5xx, or with a gRPC status that means so
 	Aborted  float64 `json:"aborted,omitempty"` // the client was gone before an answer: neither good nor bad
-	// Within says how many requests took at most so many milliseconds; the bounds are those that the proxies have. The key "+Inf" is all
-	// whose duration was measured.
+	// Within says how many requests took at most so many milliseconds; the bounds are those that
+	// the proxies have. The key "+Inf" is all whose duration was measured.
 	Within map[string]float64 `json:"within,omitempty"`
 }
 
 // Minus are the counts since those of before.
 func (c Counts) Minus(before Counts) Counts {
-	d := Counts{Requests: c.Requests - before.Requests, Errors: c.Errors - before.Errors, Aborted: c.Aborted - before.Aborted, Within: map[string]float64{}}
+	d := Counts{Requests: c.Requests - before.Requests, Errors: c.Errors - before.Errors,
+		Aborted: c.Aborted - before.Aborted, Within: map[string]float64{}}
 	for le, n := range c.Within {
 		d.Within[le] = n - before.Within[le]
 	}
@@ -40,7 +41,8 @@ func (c Counts) clone() Counts {
 	return c
 }
 
-// know adds the bounds that the proxies have and below which nothing was counted: without them it would seem that there is no such bound.
+// know adds the bounds that the proxies have and below which nothing was counted: without them it
+// would seem that there is no such bound.
 func (c *Counts) know(bounds map[string]float64) {
 	if c.Within["+Inf"] == 0 {
 		return
@@ -53,7 +55,8 @@ func (c *Counts) know(bounds map[string]float64) {
 // envoysBounds is how many bounds Envoy's histograms have where nobody changed them.
 const envoysBounds = 20
 
-// gRPC statuses that are the server's fault: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
+// gRPC statuses that are the server's fault: unknown, deadline exceeded, unimplemented, internal,
+// unavailable, data loss.
 var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
 
 // add counts n more of what a series counts: requests, or those that took at most so long.
@@ -87,8 +90,9 @@ func (c *Counts) plus(other Counts, share float64) {
 	}
 }
 
-// Stratum is what was counted in one scrape interval. At the callers' side it is that of one proxy, which counted for both versions at the same
-// moments. At the workloads' side, where each pod is scraped at a moment of its own, it is one of a grid that is common to all of them: counts are
+// Stratum is what was counted in one scrape interval. At the callers' side it is that of one proxy,
+// which counted for both versions at the same moments. At the workloads' side, where each pod is
+// scraped at a moment of its own, it is one of a grid that is common to all of them: counts are
 // interpolated, and have fractions.
 type Stratum struct {
 	From      time.Time `json:"from"`
@@ -103,7 +107,8 @@ type Missing string
 
 // What can be missing.
 const (
-	NoScrape      Missing = "no scrape"       // Prometheus has no scrape of Istio's metrics since the candidate got its weight
+	// Prometheus has no scrape of Istio's metrics since the candidate got its weight
+	NoScrape      Missing = "no scrape"
 	NoSeries      Missing = "no series"       // proxies are scraped, and none counts requests for this workload
 	NoRequests    Missing = "no requests"     // nobody sent a request
 	NoneAnswered  Missing = "none answered"   // requests were sent, and all callers gave up before there was an answer
@@ -112,14 +117,17 @@ const (
 
 // Window is what was counted since the observation began.
 type Window struct {
-	From, To          time.Time     // of the first and the last scrape; zero where there is none
-	Scrapes           int           // of all proxies together
-	Reporter          string        // who counted: source|waypoint (the callers' side) or destination; empty as long as it is not known
+	From, To time.Time // of the first and the last scrape; zero where there is none
+	Scrapes  int       // of all proxies together
+	// who counted: source|waypoint (the callers' side) or destination; empty as long as it is not
+	// known
+	Reporter          string
 	Series            int           // looked at this time
 	Interval          time.Duration // how often a proxy is scraped; 0 as long as none was twice
 	Stable, Candidate Counts
-	More              bool      // there is more in Prometheus already: look again at once
-	Strata            []Stratum // those in which there were requests and that were completed since the last look, oldest first
-	Missing           Missing   // "" where the candidate has requests
-	Text              string    // what is missing, in a sentence
+	More              bool // there is more in Prometheus already: look again at once
+	// those in which there were requests and that were completed since the last look, oldest first
+	Strata  []Stratum
+	Missing Missing // "" where the candidate has requests
+	Text    string  // what is missing, in a sentence
 }

@@ -21,7 +21,9 @@ type rawSeries struct {
 	id model.Fingerprint // of all its labels
 	*labels
 	values []model.SamplePair
-	native bool // a bucket of a native histogram, which is not written while it is empty: its first value is no increase
+	// a bucket of a native histogram, which is not written while it is empty: its first value is no
+	// increase
+	native bool
 }
 
 // labels are those of a series that matter here.
@@ -32,7 +34,8 @@ type labels struct {
 	code, grpc        string // how the requests ended
 }
 
-// decoder reads range vectors. It remembers the labels that it has read: from one look to the next they are the same, and they are most of an answer.
+// decoder reads range vectors. It remembers the labels that it has read: from one look to the next
+// they are the same, and they are most of an answer.
 type decoder struct {
 	known   map[model.Fingerprint]*knownLabels
 	first   *knownLabels // of the last answer
@@ -50,7 +53,8 @@ type knownLabels struct {
 	answer int               // the last one that had them
 }
 
-// forget drops the labels that an answer of so many series did not have, once they are most of what is known: pods come and go.
+// forget drops the labels that an answer of so many series did not have, once they are most of what
+// is known: pods come and go.
 func (d *decoder) forget(series int) {
 	if len(d.known) <= 2*series {
 		return
@@ -71,9 +75,9 @@ func into(ctx context.Context, a *answer) context.Context {
 	return context.WithValue(ctx, answerKey{}, a)
 }
 
-// reading is a transport that reads no more of an answer than may be, and takes range vectors out of it where it is asked
-// to, by into: the client above it spends many times as long on it. It leaves all else to that client: errors, warnings
-// and other kinds of answers.
+// reading is a transport that reads no more of an answer than may be, and takes range vectors out
+// of it where it is asked to, by into: the client above it spends many times as long on it. It
+// leaves all else to that client: errors, warnings and other kinds of answers.
 type reading struct{ http.RoundTripper }
 
 // RoundTrip sends a request and returns its answer.
@@ -138,8 +142,9 @@ func (a *answer) read(body io.Reader) (rest []byte, err error) {
 // matrix is how Prometheus' answer with a range vector begins.
 const matrix = `{"status":"success","data":{"resultType":"matrix","result":[`
 
-// readQuickly reads an answer that is written as Prometheus writes them, with the series of the last one in their order: each is compared with the
-// text that is expected by its hash, which is a fraction of the work of parsing it. ok is false where something else comes.
+// readQuickly reads an answer that is written as Prometheus writes them, with the series of the
+// last one in their order: each is compared with the text that is expected by its hash, which is a
+// fraction of the work of parsing it. ok is false where something else comes.
 func (a *answer) readQuickly(text []byte) (rest []byte, ok bool) {
 	d, c := a.decoder, &cursor{text}
 	if !c.has(matrix) {
@@ -162,7 +167,8 @@ func (a *answer) readQuickly(text []byte) (rest []byte, ok bool) {
 		if !c.has("]}") {
 			return nil, false
 		}
-		a.series = append(a.series, rawSeries{id: k.id, labels: &k.labels, values: d.samples[from:len(d.samples):len(d.samples)]})
+		a.series = append(
+			a.series, rawSeries{id: k.id, labels: &k.labels, values: d.samples[from:len(d.samples):len(d.samples)]})
 		if !c.has(",") {
 			break
 		}
@@ -207,12 +213,14 @@ func (c *cursor) sample() (p model.SamplePair, ok bool) {
 	return p, ok && c.has(`"]`)
 }
 
-// mostDigits of a number are exact in a float64, as is the power of 10 that it is divided by, so that the quotient is what a parser would return.
+// mostDigits of a number are exact in a float64, as is the power of 10 that it is divided by, so
+// that the quotient is what a parser would return.
 const mostDigits = 15
 
 var powers = [mostDigits + 1]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
 
-// decimal is a number, written without a sign and an exponent, without its point and how many digits were behind that.
+// decimal is a number, written without a sign and an exponent, without its point and how many
+// digits were behind that.
 func (c *cursor) decimal() (n int64, decimals int, ok bool) {
 	digits, point := 0, -1
 	for _, b := range c.rest {
@@ -233,7 +241,8 @@ func (c *cursor) decimal() (n int64, decimals int, ok bool) {
 	return n, decimals, digits > 0
 }
 
-// readData takes the series of a range vector and returns the rest. Servers write the type before the result.
+// readData takes the series of a range vector and returns the rest. Servers write the type before
+// the result.
 func (a *answer) readData(it *jsoniter.Iterator) (rest []byte) {
 	kind, result := "", []byte("[]")
 	it.ReadObjectCB(func(it *jsoniter.Iterator, key string) bool {
@@ -311,8 +320,10 @@ func (d *decoder) read(text []byte) *knownLabels {
 	var l labels
 	var name, le, job, instance, pod string
 	into := map[string]*string{
-		model.MetricNameLabel: &name, model.BucketLabel: &le, model.JobLabel: &job, model.InstanceLabel: &instance, "pod": &pod,
-		"destination_service": &l.service, "destination_workload": &l.workload, "response_code": &l.code, "grpc_response_status": &l.grpc,
+		model.MetricNameLabel: &name, model.BucketLabel: &le, model.JobLabel: &job, model.InstanceLabel: &instance,
+		"pod":                 &pod,
+		"destination_service": &l.service, "destination_workload": &l.workload, "response_code": &l.code,
+		"grpc_response_status": &l.grpc,
 	}
 	jsoniter.ParseBytes(jsoniter.ConfigFastest, text).ReadObjectCB(func(it *jsoniter.Iterator, name string) bool {
 		if value := it.ReadString(); into[name] != nil {
@@ -361,7 +372,8 @@ func values(it *jsoniter.Iterator) []model.SamplePair {
 	return all
 }
 
-// histogram is a sample of a native histogram: how many observations each bucket has, by its upper bound.
+// histogram is a sample of a native histogram: how many observations each bucket has, by its upper
+// bound.
 type histogram struct {
 	at      model.Time
 	buckets []model.HistogramBucket
@@ -386,7 +398,8 @@ func readHistograms(it *jsoniter.Iterator) []histogram {
 	return all
 }
 
-// buckets makes of a native histogram the cumulative buckets that a classic one has, with all bounds that any of its samples has.
+// buckets makes of a native histogram the cumulative buckets that a classic one has, with all
+// bounds that any of its samples has.
 func (r rawSeries) buckets(samples []histogram) []rawSeries {
 	bounds := map[float64]bool{math.Inf(1): true}
 	for _, h := range samples {

@@ -9,7 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// An answer is read whichever way it is written and however it comes; one that breaks off is an error, and no half of one.
+// An answer is read whichever way it is written and however it comes; one that breaks off is an
+// error, and no half of one.
 func TestAnswer(t *testing.T) {
 	t.Parallel()
 	const series = `[{"metric":{"__name__":"istio_requests_total","le":"\u0031"},"values":[[1.5,"2"],[6.5,"3"]]},{"values":[],"metric":{"pod":"a"}}]`
@@ -17,14 +18,23 @@ func TestAnswer(t *testing.T) {
 		desc, body, rest, wrong string
 		series                  int
 	}{
-		{"as Prometheus writes it", `{"status":"success","data":{"resultType":"matrix","result":` + series + `},"warnings":["w"]}` + "\n", `{"status":"success","data":{"resultType":"matrix","result":[]},"warnings":["w"]}`, "", 2},
-		{"the result before its type", ` { "data" : {"result":` + series + `,"stats":{},"resultType":"matrix"}, "status":"success"}`, `{"data":{"resultType":"matrix","result":[]},"status":"success"}`, "", 2},
-		{"a vector", `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"2"]}]}}`, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"2"]}]}}`, "", 0},
-		{"an error", `{"status":"error","errorType":"bad_data","error":"no"}`, `{"status":"error","errorType":"bad_data","error":"no"}`, "", 0},
-		{"it breaks off", `{"status":"success","data":{"resultType":"matrix","result":` + series[:len(series)-20], "", "reading Prometheus' answer", 0},
+		{"as Prometheus writes it",
+			`{"status":"success","data":{"resultType":"matrix","result":` + series + `},"warnings":["w"]}` + "\n",
+			`{"status":"success","data":{"resultType":"matrix","result":[]},"warnings":["w"]}`, "", 2},
+		{"the result before its type",
+			` { "data" : {"result":` + series + `,"stats":{},"resultType":"matrix"}, "status":"success"}`,
+			`{"data":{"resultType":"matrix","result":[]},"status":"success"}`, "", 2},
+		{"a vector", `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"2"]}]}}`,
+			`{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"2"]}]}}`, "", 0},
+		{"an error", `{"status":"error","errorType":"bad_data","error":"no"}`,
+			`{"status":"error","errorType":"bad_data","error":"no"}`, "", 0},
+		{"it breaks off", `{"status":"success","data":{"resultType":"matrix","result":` + series[:len(series)-20], "",
+			"reading Prometheus' answer", 0},
 		{"it breaks off before its type", `{"data":{"result":[{"metric":{}},{]`, "", "reading Prometheus' answer", 0},
-		{"a value that is no number", `{"data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"many"]]}]}}`, "", "parsing \"many\"", 0},
-		{"a series without labels", `{"data":{"resultType":"matrix","result":[{"values":[[1,"1"]]}]}}`, "", "it has no labels", 0},
+		{"a value that is no number", `{"data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"many"]]}]}}`,
+			"", "parsing \"many\"", 0},
+		{"a series without labels", `{"data":{"resultType":"matrix","result":[{"values":[[1,"1"]]}]}}`, "",
+			"it has no labels", 0},
 		{"something else", "<html>", "", "reading Prometheus' answer", 0},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -41,7 +51,8 @@ func TestAnswer(t *testing.T) {
 				t.Fatalf("%d series, %v, the rest is\n%s, want\n%s", len(a.series), err, rest, c.rest)
 			}
 			if c.series > 0 {
-				if one := a.series[0]; len(one.values) != 2 || one.values[1].Value != 3 || one.values[0].Timestamp != 1500 || one.within != "1" {
+				if one := a.series[0]; len(one.values) != 2 || one.values[1].Value != 3 ||
+					one.values[0].Timestamp != 1500 || one.within != "1" {
 					t.Errorf("%+v of %+v", one.values, one.labels)
 				}
 			}
@@ -53,7 +64,8 @@ func TestAnswer(t *testing.T) {
 func TestAnswerOfKnownSeries(t *testing.T) {
 	t.Parallel()
 	series := func(pod string, values ...string) string {
-		return `{"metric":{"__name__":"istio_requests_total","pod":"` + pod + `"},"values":[` + strings.Join(values, ",") + `]}`
+		return `{"metric":{"__name__":"istio_requests_total","pod":"` + pod + `"},"values":[` +
+			strings.Join(values, ",") + `]}`
 	}
 	body := func(all ...string) string {
 		return `{"status":"success","data":{"resultType":"matrix","result":[` + strings.Join(all, ",") + `]}}` + "\n"
@@ -64,7 +76,8 @@ func TestAnswerOfKnownSeries(t *testing.T) {
 		quick      bool
 	}{
 		{"the same series", body(a, b), true},
-		{"other values", body(series("a", `[1.001,"0"],[2,"0.00000000000001"]`), series("b", `[0.1,"999999999999999"]`)), true},
+		{"other values", body(
+			series("a", `[1.001,"0"],[2,"0.00000000000001"]`), series("b", `[0.1,"999999999999999"]`)), true},
 		{"with warnings", strings.Replace(body(a, b), `]}}`, `]},"warnings":["w"]}`, 1), true},
 		{"the last is gone", body(a), true},
 		{"the first is gone", body(b), false},
@@ -78,7 +91,9 @@ func TestAnswerOfKnownSeries(t *testing.T) {
 		{"four decimals", body(series("a", `[1.0001,"1"]`)), false},
 		{"no values", body(series("a")), false},
 		{"with spaces", strings.ReplaceAll(body(a, b), ",", ", "), false},
-		{"a histogram", body(strings.TrimSuffix(a, "}") + `,"histograms":[[1,{"count":"1","sum":"1","buckets":[[0,"1","2","1"]]}]]}`), false},
+		{"a histogram", body(
+			strings.TrimSuffix(a, "}") + `,"histograms":[[1,{"count":"1","sum":"1","buckets":[[0,"1","2","1"]]}]]}`),
+			false},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -97,7 +112,9 @@ func TestAnswerOfKnownSeries(t *testing.T) {
 				t.Errorf("%v, %v, the rest is\n%s, want\n%s", err, err2, rest, want)
 			}
 			less := cmpopts.SortSlices(func(a, b rawSeries) bool { return a.within < b.within })
-			if diff := cmp.Diff(unknown.series, known.series, cmp.AllowUnexported(rawSeries{}, labels{}), cmpopts.EquateNaNs(), cmpopts.EquateEmpty(), less); diff != "" {
+			if diff := cmp.Diff(
+				unknown.series, known.series, cmp.AllowUnexported(rawSeries{}, labels{}), cmpopts.EquateNaNs(),
+				cmpopts.EquateEmpty(), less); diff != "" {
 				t.Errorf("-want, +got\n%s", diff)
 			}
 		})

@@ -13,17 +13,20 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// bothWays are what an answer is read as, by a decoder that has read it before, and by one that has not.
+// bothWays are what an answer is read as, by a decoder that has read it before, and by one that has
+// not.
 var bothWays = cmp.Options{cmp.AllowUnexported(rawSeries{}, labels{}), cmpopts.EquateNaNs(), cmpopts.EquateEmpty(),
 	cmpopts.SortSlices(func(a, b rawSeries) bool { return a.within < b.within })}
 
-// Whatever an answer is: it is read the same way by a decoder that knows its series, and one that knows another's; and what is left is JSON.
+// Whatever an answer is: it is read the same way by a decoder that knows its series, and one that
+// knows another's; and what is left is JSON.
 func FuzzAnswer(f *testing.F) {
 	const one = `{"metric":{"__name__":"istio_requests_total","pod":"a"},"values":[[1764000000,"1"],[1764000005.125,"1.5"]]}`
 	f.Add(matrix+one+`]}}`, matrix+one+`,{"metric":{},"values":[[1,"2"]]}]}}`)
 	f.Add(matrix+one+`]},"warnings":["w"]}`, `{"data":{"result":[`+one+`],"resultType":"matrix"},"status":"success"}`)
 	f.Add(matrix+`{"metric":{"le":"1"},"histograms":[[1,{"count":"3","sum":"1","buckets":[[0,"0","2","3"],[0,"2","+Inf","0"]]}]]}]}}`, matrix+one)
-	f.Add(`{"data":{"resultType":"vector","result":[{"metric":{},"value":[1,"NaN"]}]}}`, `{"status":"error","error":"no"}`)
+	f.Add(`{"data":{"resultType":"vector","result":[{"metric":{},"value":[1,"NaN"]}]}}`,
+		`{"status":"error","error":"no"}`)
 	f.Add(matrix+`{"metric":{"a":"\ud800"},"values":[[1e308,"1"]]}]}}`, `[`)
 	f.Fuzz(func(t *testing.T, text, another string) {
 		fresh := answer{decoder: &decoder{}}
@@ -67,9 +70,11 @@ func FuzzCuts(f *testing.F) {
 		if len(increases) < 4 || len(increases) > 200 || every == 0 {
 			return
 		}
-		of := side{reporters: "source|waypoint", stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"}
+		of := side{reporters: "source|waypoint", stable: "s.web.svc.", candidate: "c.web.svc.",
+			label: "destination_service"}
 		if atPods {
-			of = side{reporters: "destination", stable: "s", candidate: "c", label: "destination_workload", namespace: "web"}
+			of = side{reporters: "destination", stable: "s", candidate: "c", label: "destination_workload",
+				namespace: "web"}
 		}
 		count := func(cut int) (State, []Stratum) {
 			s, value := State{Since: time.Unix(100, 0)}, 0.0
@@ -79,9 +84,13 @@ func FuzzCuts(f *testing.F) {
 				if value += float64(n); n == 255 { // it begins anew
 					value = 0
 				}
-				now = append(now, model.SamplePair{Timestamp: model.Time(100_000 + 5000*i), Value: model.SampleValue(value)})
+				now = append(now, model.SamplePair{
+					Timestamp: model.Time(100_000 + 5000*i), Value: model.SampleValue(value)})
 				if (i+1)%cut == 0 && i > 0 || i == len(increases)-1 { // the last one is fetched again
-					strata = append(strata, s.add([]rawSeries{{labels: &labels{service: "c.web.svc.local", workload: "c", code: "200", proxy: "p"}, values: slices.Clone(now)}}, of)...)
+					strata = append(strata,
+						s.add([]rawSeries{
+							{labels: &labels{service: "c.web.svc.local", workload: "c", code: "200", proxy: "p"},
+								values: slices.Clone(now)}}, of)...)
 					now = now[len(now)-1:]
 				}
 			}
@@ -89,7 +98,9 @@ func FuzzCuts(f *testing.F) {
 		}
 		want, all := count(1000)
 		got, some := count(max(2, int(every)))
-		if diff := cmp.Diff(want.Candidate, got.Candidate, cmpopts.EquateApprox(0, 1e-6), cmpopts.EquateEmpty()); diff != "" || want.Scrapes != got.Scrapes {
+		if diff := cmp.Diff(
+			want.Candidate, got.Candidate, cmpopts.EquateApprox(0, 1e-6), cmpopts.EquateEmpty()); diff != "" ||
+			want.Scrapes != got.Scrapes {
 			t.Errorf("%d and %d scrapes (-at once, +in looks)\n%s", want.Scrapes, got.Scrapes, diff)
 		}
 		sum := func(strata []Stratum) (n float64) {

@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// crowd is a service with many callers, each a proxy with 44 series, scraped every 5 s for as long as anybody asks.
+// crowd is a service with many callers, each a proxy with 44 series, scraped every 5 s for as long
+// as anybody asks.
 type crowd int // series
 
 func (n crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -27,7 +28,8 @@ func (n crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	span, _, _ = strings.Cut(span, "]")
 	within, _ := time.ParseDuration(span)
 	if strings.HasPrefix(query, "label_replace(") {
-		_, _ = fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"is":"series"},"value":[1,"%d"]},{"metric":{"is":"scrapes"},"value":[1,"%d"]}]}}`, n, int(within.Seconds()/5))
+		_, _ = fmt.Fprintf(
+			w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"is":"series"},"value":[1,"%d"]},{"metric":{"is":"scrapes"},"value":[1,"%d"]}]}}`, n, int(within.Seconds()/5))
 		return
 	}
 	out := bufio.NewWriter(w)
@@ -45,7 +47,8 @@ func (n crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		workload := []string{"shop-primary", "shop"}[arm]
 		service := []string{"shop-primary", "shop-canary"}[arm]
-		_, _ = fmt.Fprintf(out, `{"metric":{"__name__":"%s",%s,"reporter":"source","source_workload":"caller-%[3]d","source_canonical_service":"caller-%[3]d","source_canonical_revision":"latest","source_workload_namespace":"web","source_principal":"spiffe://cluster.local/ns/web/sa/caller-%[3]d","source_app":"caller-%[3]d","source_version":"v1","source_cluster":"Kubernetes","destination_workload":"%[4]s","destination_workload_namespace":"web","destination_principal":"spiffe://cluster.local/ns/web/sa/shop","destination_app":"shop","destination_version":"unknown","destination_service":"%[5]s.web.svc.cluster.local","destination_service_name":"%[5]s","destination_service_namespace":"web","destination_cluster":"Kubernetes","request_protocol":"http","response_flags":"-","connection_security_policy":"unknown","job":"kubernetes-pods","instance":"10.88.%[3]d.7:15020","namespace":"web","pod":"caller-%[3]d-7c9b5d8f-x2k4z","pod_template_hash":"7c9b5d8f","service_istio_io_canonical_name":"caller-%[3]d"},"values":[`,
+		_, _ = fmt.Fprintf(
+			out, `{"metric":{"__name__":"%s",%s,"reporter":"source","source_workload":"caller-%[3]d","source_canonical_service":"caller-%[3]d","source_canonical_revision":"latest","source_workload_namespace":"web","source_principal":"spiffe://cluster.local/ns/web/sa/caller-%[3]d","source_app":"caller-%[3]d","source_version":"v1","source_cluster":"Kubernetes","destination_workload":"%[4]s","destination_workload_namespace":"web","destination_principal":"spiffe://cluster.local/ns/web/sa/shop","destination_app":"shop","destination_version":"unknown","destination_service":"%[5]s.web.svc.cluster.local","destination_service_name":"%[5]s","destination_service_namespace":"web","destination_cluster":"Kubernetes","request_protocol":"http","response_flags":"-","connection_security_policy":"unknown","job":"kubernetes-pods","instance":"10.88.%[3]d.7:15020","namespace":"web","pod":"caller-%[3]d-7c9b5d8f-x2k4z","pod_template_hash":"7c9b5d8f","service_istio_io_canonical_name":"caller-%[3]d"},"values":[`,
 			name, more, proxy, workload, service)
 		for scrape := first; scrape <= last; scrape++ {
 			if scrape > first {
@@ -63,8 +66,8 @@ const readsVariable = "CANARY_TEST_READS"
 // memoryLimit is what a step sets in a container of 128 MiB.
 const memoryLimit = 128 << 20 * 85 / 100
 
-// read is the program that BenchmarkMemory measures: it reads a range as canary-init does, and prints the most memory of its heap and of
-// its process, in bytes.
+// read is the program that BenchmarkMemory measures: it reads a range as canary-init does, and
+// prints the most memory of its heap and of its process, in bytes.
 func read(of string) {
 	address, ago, _ := strings.Cut(of, " ")
 	span, _ := time.ParseDuration(ago)
@@ -104,7 +107,8 @@ func read(of string) {
 	fmt.Println(<-peak, kib<<10, strata, missing)
 }
 
-// memoryOf reads a range in a process of its own. It returns the most memory of its heap and of the process, in MiB, and how many strata came.
+// memoryOf reads a range in a process of its own. It returns the most memory of its heap and of the
+// process, in MiB, and how many strata came.
 func memoryOf(t testing.TB, series int, span time.Duration) (heap, rss, strata float64) {
 	t.Helper()
 	server := httptest.NewServer(crowd(series))
@@ -129,8 +133,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// BenchmarkMemory measures the most memory that reading takes, by how many series there are and how far back it begins. A step's program has some
-// 15 MiB beside. The table is in docs/design.md.
+// BenchmarkMemory measures the most memory that reading takes, by how many series there are and how
+// far back it begins. A step's program has some 15 MiB beside. The table is in docs/design.md.
 func BenchmarkMemory(b *testing.B) {
 	for _, series := range []int{100, 1000, 5000, 10000} {
 		for _, span := range []time.Duration{15 * time.Second, 10 * time.Minute, time.Hour} {

@@ -20,7 +20,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// prometheus speaks its HTTP API and answers with series that a test has set. A real one is in test/e2e.
+// prometheus speaks its HTTP API and answers with series that a test has set. A real one is in
+// test/e2e.
 type prometheus struct {
 	mu      sync.Mutex
 	series  []series
@@ -77,7 +78,8 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	asked := strings.Split(names, "|")
 	// samples of a series in the range that is asked for, as seconds before now, the oldest first
 	samples := func(s series) (ago []float64) {
-		if !slices.Contains(asked, s.labels["__name__"]) || strings.Contains(query, `"source|waypoint"`) == (s.labels["reporter"] == "destination") {
+		if !slices.Contains(asked, s.labels["__name__"]) ||
+			strings.Contains(query, `"source|waypoint"`) == (s.labels["reporter"] == "destination") {
 			return nil
 		}
 		for a := range s.points {
@@ -100,7 +102,8 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if n > 0 {
 			for is, value := range map[string]int{"series": n, "scrapes": most} {
-				result = append(result, map[string]any{"metric": map[string]string{"is": is}, "value": []any{1, strconv.Itoa(value)}})
+				result = append(result,
+					map[string]any{"metric": map[string]string{"is": is}, "value": []any{1, strconv.Itoa(value)}})
 			}
 		}
 	case query == "vector(1)":
@@ -130,7 +133,9 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		var values []any
 		for _, a := range ago {
-			values = append(values, []any{float64(p.now.Add(-time.Duration(a*float64(time.Second))).UnixMilli()) / 1000, fmt.Sprint(s.points[a])})
+			values = append(values,
+				[]any{float64(p.now.Add(-time.Duration(a*float64(time.Second))).UnixMilli()) / 1000,
+					fmt.Sprint(s.points[a])})
 		}
 		result = append(result, map[string]any{"metric": s.labels, "values": values})
 	}
@@ -159,15 +164,18 @@ func at(points ...float64) map[float64]float64 {
 
 // requests is a series of istio_requests_total as the callers' proxies have it.
 func requests(service, code, instance string, points map[float64]float64, more ...string) series {
-	labels := map[string]string{"__name__": "istio_requests_total", "reporter": "source", "destination_service": service + ".web.svc.cluster.local",
-		"response_code": code, "instance": instance}
+	labels := map[string]string{
+		"__name__": "istio_requests_total", "reporter": "source",
+		"destination_service": service + ".web.svc.cluster.local",
+		"response_code":       code, "instance": instance}
 	for i := 0; i < len(more); i += 2 {
 		labels[more[i]] = more[i+1]
 	}
 	return series{labels, points}
 }
 
-var target = Target{Namespace: "web", Stable: Arm{"shop-primary", "shop-primary"}, Candidate: Arm{"shop", "shop-canary"}}
+var target = Target{
+	Namespace: "web", Stable: Arm{"shop-primary", "shop-primary"}, Candidate: Arm{"shop", "shop-canary"}}
 
 // The observation begins 20 s ago; scrapes are every 5 s.
 func look(t *testing.T, p *prometheus) (Window, error) {
@@ -188,44 +196,69 @@ func TestLook(t *testing.T) {
 		candidate Counts
 		missing   Missing
 	}{
-		{"what was before does not count", []series{stable, requests("shop-canary", "200", "a", at(20.5, 5, 17, 10, 12, 30, 7, 60))},
+		{"what was before does not count",
+			[]series{stable, requests("shop-canary", "200", "a", at(20.5, 5, 17, 10, 12, 30, 7, 60))},
 			Counts{Requests: 200}, Counts{Requests: 50}, ""},
-		{"a series born at 30 counts from zero", []series{stable, requests("shop-canary", "200", "a", at(17, 10, 12, 20, 7, 30)), requests("shop-canary", "503", "a", at(7, 30))},
+		{"a series born at 30 counts from zero",
+			[]series{stable, requests("shop-canary", "200", "a", at(17, 10, 12, 20, 7, 30)),
+				requests("shop-canary", "503", "a", at(7, 30))},
 			Counts{Requests: 200}, Counts{Requests: 50, Errors: 30}, ""},
-		{"but not where its target is as new: a restarted Prometheus", []series{stable, requests("shop-canary", "200", "b", at(12, 5000, 7, 5010))},
+		{"but not where its target is as new: a restarted Prometheus",
+			[]series{stable, requests("shop-canary", "200", "b", at(12, 5000, 7, 5010))},
 			Counts{Requests: 200}, Counts{Requests: 10}, ""},
-		{"nor where its target was not scraped for a while", []series{requests("shop-primary", "200", "a", at(18, 900, 16, 1000, 14, 1100, 7, 1200)), requests("shop-canary", "200", "a", at(7, 30, 5, 31))},
+		{"nor where its target was not scraped for a while",
+			[]series{requests("shop-primary", "200", "a", at(18, 900, 16, 1000, 14, 1100, 7, 1200)),
+				requests("shop-canary", "200", "a", at(7, 30, 5, 31))},
 			Counts{Requests: 300}, Counts{Requests: 1}, ""},
 		{"a counter that began anew", []series{stable, requests("shop-canary", "200", "a", at(17, 100, 12, 4, 7, 10))},
 			Counts{Requests: 200}, Counts{Requests: 10}, ""},
-		{"failures of gRPC are answered with 200", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 10), "grpc_response_status", "14"), requests("shop-canary", "200", "a", at(17, 0, 7, 5), "grpc_response_status", "0")},
+		{"failures of gRPC are answered with 200",
+			[]series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 10), "grpc_response_status", "14"),
+				requests("shop-canary", "200", "a", at(17, 0, 7, 5), "grpc_response_status", "0")},
 			Counts{Requests: 200}, Counts{Requests: 15, Errors: 10}, ""},
-		{"who gave up says nothing", []series{stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10)), requests("shop-canary", "404", "a", at(17, 0, 7, 20))},
+		{"who gave up says nothing",
+			[]series{stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10)),
+				requests("shop-canary", "404", "a", at(17, 0, 7, 20))},
 			Counts{Requests: 200}, Counts{Requests: 20, Aborted: 10}, ""},
-		{"a waypoint is a caller", []series{stable, requests("shop-canary", "200", "w", at(17, 0, 7, 20), "reporter", "waypoint"),
-			requests("shop-canary", "200", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
+		{"a waypoint is a caller",
+			[]series{stable, requests("shop-canary", "200", "w", at(17, 0, 7, 20), "reporter", "waypoint"),
+				requests("shop-canary", "200", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload",
+					"shop")},
 			Counts{Requests: 200}, Counts{Requests: 20}, ""},
 		{"callers before workloads, never both", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 20)),
-			requests("shop-canary", "500", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
+			requests("shop-canary", "500", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload",
+				"shop")},
 			Counts{Requests: 200}, Counts{Requests: 20}, ""},
 		{"workloads where no caller counts", []series{
-			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
-			requests("shop-canary", "500", "d", at(17, 0, 7, 20), "reporter", "destination", "destination_workload", "shop")},
+			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload",
+				"shop-primary"),
+			requests("shop-canary", "500", "d", at(17, 0, 7, 20), "reporter", "destination", "destination_workload",
+				"shop")},
 			Counts{Requests: 30}, Counts{Requests: 20, Errors: 20}, ""},
 		{"nothing is added up of a single scrape at the workloads: the callers' may be yet to come", []series{
-			requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")}, Counts{}, Counts{}, NoScrape},
+			requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")},
+			Counts{}, Counts{}, NoScrape},
 		{"nor of one since the moment, with another just before", []series{
-			requests("shop", "200", "d", at(20.5, 5, 7, 30), "reporter", "destination", "destination_workload", "shop")}, Counts{}, Counts{}, NoScrape},
+			requests("shop", "200", "d", at(20.5, 5, 7, 30), "reporter", "destination", "destination_workload",
+				"shop")}, Counts{}, Counts{}, NoScrape},
 		{"the candidate's pods are not scraped", []series{
-			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary")}, Counts{Requests: 30}, Counts{}, NoSeries},
+			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload",
+				"shop-primary")}, Counts{Requests: 30}, Counts{}, NoSeries},
 		{"they are, and got none", []series{
-			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
-			requests("shop", "200", "d", at(17, 5, 7, 5), "reporter", "destination", "destination_workload", "shop")}, Counts{Requests: 30}, Counts{}, NoRequests},
-		{"callers that gave up", []series{requests("shop-canary", "0", "a", at(17, 0, 7, 10))}, Counts{}, Counts{Aborted: 10}, NoneAnswered},
-		{"nobody asks for either", []series{requests("shop-primary", "200", "a", at(17, 7, 7, 7))}, Counts{}, Counts{}, NoRequests},
-		{"all scrapes are from before", []series{requests("shop-canary", "200", "a", at(25, 5, 22, 10))}, Counts{}, Counts{}, NoScrape},
-		{"the candidate got none", []series{stable, requests("shop-canary", "200", "a", at(17, 7, 7, 7))}, Counts{Requests: 200}, Counts{}, NoRequests},
-		{"others are scraped", []series{{map[string]string{"__name__": "another"}, at(7, 1)}}, Counts{}, Counts{}, NoSeries},
+			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload",
+				"shop-primary"),
+			requests("shop", "200", "d", at(17, 5, 7, 5), "reporter", "destination", "destination_workload", "shop")},
+			Counts{Requests: 30}, Counts{}, NoRequests},
+		{"callers that gave up", []series{requests("shop-canary", "0", "a", at(17, 0, 7, 10))}, Counts{},
+			Counts{Aborted: 10}, NoneAnswered},
+		{"nobody asks for either", []series{requests("shop-primary", "200", "a", at(17, 7, 7, 7))}, Counts{}, Counts{},
+			NoRequests},
+		{"all scrapes are from before", []series{requests("shop-canary", "200", "a", at(25, 5, 22, 10))}, Counts{},
+			Counts{}, NoScrape},
+		{"the candidate got none", []series{stable, requests("shop-canary", "200", "a", at(17, 7, 7, 7))},
+			Counts{Requests: 200}, Counts{}, NoRequests},
+		{"others are scraped", []series{{map[string]string{"__name__": "another"}, at(7, 1)}}, Counts{}, Counts{},
+			NoSeries},
 		{"nothing is scraped", nil, Counts{}, Counts{}, NoScrape},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -234,7 +267,9 @@ func TestLook(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff([]Counts{c.stable, c.candidate}, []Counts{got.Stable, got.Candidate}, cmpopts.EquateEmpty()); diff != "" {
+			if diff := cmp.Diff(
+				[]Counts{c.stable, c.candidate}, []Counts{got.Stable, got.Candidate},
+				cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("(-want, +got)\n%s", diff)
 			}
 			if got.Missing != c.missing || (got.Missing == "") != (got.Text == "") {
@@ -251,7 +286,9 @@ func TestDurations(t *testing.T) {
 		s.labels["__name__"] = "istio_request_duration_milliseconds_bucket"
 		return s
 	}
-	got, err := look(t, &prometheus{series: []series{requests("shop-canary", "200", "a", at(17, 0, 7, 10)), bucket("25", 3, 10), bucket("+Inf", 5, 15)}})
+	got, err := look(t,
+		&prometheus{series: []series{
+			requests("shop-canary", "200", "a", at(17, 0, 7, 10)), bucket("25", 3, 10), bucket("+Inf", 5, 15)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +297,8 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-// Each look adds what is new and asks for no more than that, be it by the same observer or by one in another process.
+// Each look adds what is new and asks for no more than that, be it by the same observer or by one
+// in another process.
 func TestLooksAddUp(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -282,7 +320,8 @@ func TestLooksAddUp(t *testing.T) {
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			p := &prometheus{now: time.Now(), series: []series{requests("shop-canary", "200", "a", at(47, 0, 42, 10, 37, 20))}}
+			p := &prometheus{now: time.Now(),
+				series: []series{requests("shop-canary", "200", "a", at(47, 0, 42, 10, 37, 20))}}
 			client := start(t, p)
 			o := client.Observe(target, p.now.Add(-50*time.Second))
 			first, err := o.Look(t.Context())
@@ -290,19 +329,25 @@ func TestLooksAddUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.mu.Lock() // two scrapes more; in the last one the first failures
-			p.series = []series{requests("shop-canary", "200", "a", at(47, 0, 42, 10, 37, 20, 12, 25, 7, 30)), requests("shop-canary", "503", "a", at(7, 3))}
+			p.series = []series{
+				requests("shop-canary", "200", "a", at(47, 0, 42, 10, 37, 20, 12, 25, 7, 30)),
+				requests("shop-canary", "503", "a", at(7, 3))}
 			p.mu.Unlock()
 			second, err := c.next(client, o).Look(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(Counts{Requests: 13, Errors: 3}, second.Candidate.Minus(first.Candidate), cmpopts.EquateEmpty()); diff != "" {
+			if diff := cmp.Diff(
+				Counts{Requests: 13, Errors: 3}, second.Candidate.Minus(first.Candidate),
+				cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("between them (-want, +got)\n%s", diff)
 			}
-			if first.Candidate.Requests != 20 || first.Scrapes != 3 || second.Scrapes != 5 || !second.From.Equal(first.From) {
+			if first.Candidate.Requests != 20 || first.Scrapes != 3 || second.Scrapes != 5 ||
+				!second.From.Equal(first.From) {
 				t.Errorf("%+v, then %+v", first, second)
 			}
-			if last := p.queries[len(p.queries)-1]; !strings.HasSuffix(last, "[47s]") && !strings.HasSuffix(last, "[48s]") {
+			if last := p.queries[len(p.queries)-1]; !strings.HasSuffix(last, "[47s]") &&
+				!strings.HasSuffix(last, "[48s]") {
 				t.Errorf("the second look asked %s: more than is younger than 10 s before the last scrape", last)
 			}
 		})
@@ -319,12 +364,14 @@ func TestStrata(t *testing.T) {
 	all.labels["__name__"], none.labels["__name__"] = durationsMetric, durationsMetric
 	now := time.Now()
 	callers := []series{all, none,
-		requests("shop-primary", "200", "a", at(17, 0, 12, 100, 7, 200)), requests("shop-canary", "200", "a", at(17, 0, 12, 20, 7, 40)), bucket,
+		requests("shop-primary", "200", "a", at(17, 0, 12, 100, 7, 200)),
+		requests("shop-canary", "200", "a", at(17, 0, 12, 20, 7, 40)), bucket,
 		requests("shop-canary", "500", "a", at(7, 5)),
 		requests("shop-primary", "200", "b", at(16, 0, 11, 50, 6, 50)),
 	}
 	workloads := []series{
-		requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload", "shop-primary"),
+		requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload",
+			"shop-primary"),
 		requests("shop", "500", "d", at(16, 0, 6, 20), "reporter", "destination", "destination_workload", "shop")}
 	ago := func(s int) time.Time {
 		return now.Add(-time.Duration(s) * time.Second).Truncate(time.Millisecond).UTC()
@@ -335,12 +382,15 @@ func TestStrata(t *testing.T) {
 		want   []Stratum
 	}{
 		{"at the callers", callers, []Stratum{
-			{From: ago(17), To: ago(12), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 20, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
+			{From: ago(17), To: ago(12), Proxy: " a ", Stable: Counts{Requests: 100},
+				Candidate: Counts{Requests: 20, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
 			{From: ago(16), To: ago(11), Proxy: " b ", Stable: Counts{Requests: 50}},
-			{From: ago(12), To: ago(7), Proxy: " a ", Stable: Counts{Requests: 100}, Candidate: Counts{Requests: 25, Errors: 5, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
+			{From: ago(12), To: ago(7), Proxy: " a ", Stable: Counts{Requests: 100},
+				Candidate: Counts{Requests: 25, Errors: 5, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
 		}},
 		{"at the workloads, which are scraped at different moments", workloads, []Stratum{
-			{From: ago(17), To: ago(7), Stable: Counts{Requests: 30}, Candidate: Counts{Requests: 18, Errors: 18}}, // 9 s of 10, the rest is not complete
+			// 9 s of 10, the rest is not complete
+			{From: ago(17), To: ago(7), Stable: Counts{Requests: 30}, Candidate: Counts{Requests: 18, Errors: 18}},
 		}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -361,15 +411,20 @@ func TestStateIsBounded(t *testing.T) {
 	t.Parallel()
 	s := State{}
 	for i := range model.Time(1000) {
-		s.add([]rawSeries{{labels: &labels{service: "c.web.svc.local", code: "200"}, values: []model.SamplePair{{Timestamp: 5000 * i, Value: model.SampleValue(i)}}}},
+		s.add([]rawSeries{
+			{labels: &labels{service: "c.web.svc.local", code: "200"},
+				values: []model.SamplePair{{Timestamp: 5000 * i, Value: model.SampleValue(i)}}}},
 			side{stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"})
 	}
-	if s.Candidate.Requests != 999 || s.Scrapes != 1000 || len(s.Open) != 0 || len(s.Scraped[""]) != keptScrapes || len(s.Last) != 1 {
-		t.Errorf("%v requests, %d scrapes, %d strata, %v, %d series", s.Candidate.Requests, s.Scrapes, len(s.Open), s.Scraped, len(s.Last))
+	if s.Candidate.Requests != 999 || s.Scrapes != 1000 || len(s.Open) != 0 || len(s.Scraped[""]) != keptScrapes ||
+		len(s.Last) != 1 {
+		t.Errorf("%v requests, %d scrapes, %d strata, %v, %d series", s.Candidate.Requests, s.Scrapes, len(s.Open),
+			s.Scraped, len(s.Last))
 	}
 }
 
-// In an hour dozens of pods come and go: none is counted twice, all are forgotten, and a look asks once.
+// In an hour dozens of pods come and go: none is counted twice, all are forgotten, and a look asks
+// once.
 func TestPodsComeAndGo(t *testing.T) {
 	t.Parallel()
 	const looks, every, lifetime = 720, 20, 60 // scrapes
@@ -386,17 +441,23 @@ func TestPodsComeAndGo(t *testing.T) {
 				var result []any
 				for born := 0; born <= now+2 && strings.Contains(r.FormValue("query"), `"`+c.reporter); born += every {
 					var values []any
-					for scrape := max(now, born); scrape < min(now+3, born+lifetime); scrape++ { // a look is answered with the last three
-						values = append(values, []any{begin.Add(time.Duration(scrape) * 5 * time.Second).Unix(), fmt.Sprint(10 * (scrape - born))})
+					// a look is answered with the last three
+					for scrape := max(now, born); scrape < min(now+3, born+lifetime); scrape++ {
+						values = append(values,
+							[]any{begin.Add(time.Duration(scrape) * 5 * time.Second).Unix(),
+								fmt.Sprint(10 * (scrape - born))})
 					}
 					for _, code := range []string{"200", "500"} {
 						if len(values) > 0 {
-							s := requests("shop-canary", code, fmt.Sprint("pod-", born), nil, "reporter", c.reporter, "destination_workload", "shop")
+							s := requests("shop-canary", code, fmt.Sprint("pod-", born), nil, "reporter", c.reporter,
+								"destination_workload", "shop")
 							result = append(result, map[string]any{"metric": s.labels, "values": values})
 						}
 					}
 				}
-				_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": "matrix", "result": result}})
+				_ = json.NewEncoder(w).Encode(
+					map[string]any{"status": "success",
+						"data": map[string]any{"resultType": "matrix", "result": result}})
 			}))
 			t.Cleanup(server.Close)
 			client, err := New(server.URL, "")
@@ -414,10 +475,12 @@ func TestPodsComeAndGo(t *testing.T) {
 					t.Fatal(err)
 				}
 				if s := o.state; len(s.Scraped) > 8 || len(s.Last) > 16 || len(o.known) > 16 || len(s.Open) > 10 {
-					t.Fatalf("look %d: %d proxies, %d series, %d labels and %d strata are kept", now, len(s.Scraped), len(s.Last), len(o.known), len(s.Open))
+					t.Fatalf("look %d: %d proxies, %d series, %d labels and %d strata are kept", now, len(s.Scraped),
+						len(s.Last), len(o.known), len(s.Open))
 				}
 				if now == looks-1 && (w.Candidate.Errors != want || w.Candidate.Requests != 2*want) {
-					t.Errorf("%v errors in %v requests, want %v in %v", w.Candidate.Errors, w.Candidate.Requests, want, 2*want)
+					t.Errorf("%v errors in %v requests, want %v in %v", w.Candidate.Errors, w.Candidate.Requests, want,
+						2*want)
 				}
 			}
 			if queries != c.queries {
@@ -427,13 +490,17 @@ func TestPodsComeAndGo(t *testing.T) {
 	}
 }
 
-// After a break of Prometheus that is longer than what is remembered, a proxy that is scraped a little later than another goes on, too.
+// After a break of Prometheus that is longer than what is remembered, a proxy that is scraped a
+// little later than another goes on, too.
 func TestNothingIsForgottenInABreak(t *testing.T) {
 	t.Parallel()
-	s, callers := State{}, side{reporters: "source|waypoint", stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"}
+	s, callers := State{}, side{
+		reporters: "source|waypoint", stable: "s.web.svc.", candidate: "c.web.svc.", label: "destination_service"}
 	scrape := func(proxy string, second model.Time, n model.SampleValue) {
 		of := labels{proxy: proxy, service: "c.web.svc.local", code: "200"}
-		s.add([]rawSeries{{id: model.Fingerprint(proxy[0]), labels: &of, values: []model.SamplePair{{Timestamp: second * 1000, Value: n}}}}, callers)
+		s.add([]rawSeries{
+			{id: model.Fingerprint(proxy[0]), labels: &of,
+				values: []model.SamplePair{{Timestamp: second * 1000, Value: n}}}}, callers)
 	}
 	for i := range model.Time(3) {
 		scrape("a", 100+5*i, 0)
@@ -462,7 +529,8 @@ func TestTooManySeries(t *testing.T) {
 	t.Parallel()
 	for _, p := range []*prometheus{{}, {limits: true}} {
 		for i := range maxSeries + 2 {
-			p.series = append(p.series, requests("shop-canary", "200", "a", at(17, 0, 7, 1), "source_workload", fmt.Sprint(i)))
+			p.series = append(
+				p.series, requests("shop-canary", "200", "a", at(17, 0, 7, 1), "source_workload", fmt.Sprint(i)))
 		}
 		got, err := look(t, p)
 		if err != nil {
@@ -486,7 +554,8 @@ func TestQueries(t *testing.T) {
 	want := []string{
 		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
 		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
-		fmt.Sprintf(`label_replace(count(timestamp(istio_requests_total) >= %d), "is", "series", "", "")`, since.Unix()) +
+		fmt.Sprintf(`label_replace(count(timestamp(istio_requests_total) >= %d), "is", "series", "", "")`,
+			since.Unix()) +
 			` or label_replace(sum(increase(istio_requests_total{reporter="destination",destination_workload="shop.primary",destination_workload_namespace="w\"b",source_workload="unknown"}[10s])), "is", "outside", "", "")` +
 			fmt.Sprintf(` or label_replace(topk(3, count by (destination_workload) (timestamp(istio_requests_total{destination_workload_namespace="w\"b",destination_workload!~"|unknown"}) >= %d)), "is", "workload", "", "")`, since.Unix()) +
 			` or label_replace(max(up{namespace="w\"b",pod=~"shop\\.primary-[a-z0-9]+-[a-z0-9]+"}), "is", "stable", "", "")` +
@@ -506,7 +575,8 @@ func TestFailures(t *testing.T) {
 	}{
 		{"a refusal, with the server's words", &prometheus{fail: func(w http.ResponseWriter) bool {
 			w.WriteHeader(http.StatusUnprocessableEntity)
-			_, _ = fmt.Fprint(w, `{"status":"error","errorType":"execution","error":"query processing would load too many samples"}`)
+			_, _ = fmt.Fprint(
+				w, `{"status":"error","errorType":"execution","error":"query processing would load too many samples"}`)
 			return true
 		}}, "query processing would load too many samples"},
 		{"a query that is refused", &prometheus{fail: func(w http.ResponseWriter) bool {
@@ -519,8 +589,12 @@ func TestFailures(t *testing.T) {
 			_, _ = fmt.Fprint(w, "<h1>\n not here</h1>")
 			return true
 		}}, "<h1> not here</h1>"},
-		{"a warning: the answer may not be whole", &prometheus{warn: "a store did not answer"}, "warns: a store did not answer"},
-		{"an answer that was cut off", &prometheus{warn: "results truncated due to limit", series: []series{requests("shop-canary", "200", "a", at(17, 0, 7, 10))}}, "warns: results truncated due to limit"},
+		{"a warning: the answer may not be whole", &prometheus{warn: "a store did not answer"},
+			"warns: a store did not answer"},
+		{"an answer that was cut off",
+			&prometheus{warn: "results truncated due to limit",
+				series: []series{requests("shop-canary", "200", "a", at(17, 0, 7, 10))}},
+			"warns: results truncated due to limit"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -552,7 +626,8 @@ func TestAsksAgain(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
-	for _, address := range []string{"prometheus:9090", "/api", "ftp://prometheus", "http://me:secret@prometheus:9090"} {
+	for _, address := range []string{
+		"prometheus:9090", "/api", "ftp://prometheus", "http://me:secret@prometheus:9090"} {
 		if _, err := New(address, ""); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", address, err)
 		}
@@ -567,7 +642,8 @@ func TestNewRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Ready(t.Context()); !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), u.Host) || strings.Contains(err.Error(), "secret") {
+	if err := c.Ready(t.Context()); !errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), u.Host) ||
+		strings.Contains(err.Error(), "secret") {
 		t.Error(err)
 	}
 }

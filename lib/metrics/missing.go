@@ -13,7 +13,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// whatIsMissing tells apart why the candidate has no requests. Only where the counts do not tell is Prometheus asked once more, for what else it has.
+// whatIsMissing tells apart why the candidate has no requests. Only where the counts do not tell is
+// Prometheus asked once more, for what else it has.
 func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) error {
 	switch {
 	case w.Candidate.Requests > 0:
@@ -21,8 +22,10 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) 
 	case w.Candidate.Aborted > 0:
 		w.Missing, w.Text = NoneAnswered, fmt.Sprintf("none answered: the callers of %.0f gave up", w.Candidate.Aborted)
 		return nil
-	case w.Stable.Requests > 0 && w.Reporter != "destination": // they came through proxies: the share by caller tells more
-		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
+	case w.Stable.Requests > 0 && w.Reporter != "destination":
+		// they came through proxies: the share by caller tells more
+		w.Missing, w.Text = NoRequests,
+			fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
 		return nil
 	}
 	has, err := o.lookBeside(ctx, now)
@@ -32,24 +35,33 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) 
 	candidate, cause := o.target.Candidate.Workload, ""
 	switch {
 	case w.Stable.Requests > 0 && !o.state.Sighted:
-		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s", w.Stable.Requests, candidate)
+		w.Missing, w.Text = NoSeries,
+			fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s", w.Stable.Requests,
+				candidate)
 		cause = cmp.Or(o.unscraped(has), has.fromOutside())
 		w.Text += cmp.Or(cause, ": it got none, or its pods have no sidecar that is scraped")
 		return nil
 	case w.Stable.Requests > 0:
-		w.Missing, w.Text = NoRequests, fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
+		w.Missing, w.Text = NoRequests,
+			fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
 		cause = has.fromOutside()
 	case w.Scrapes > 0:
 		w.Missing, w.Text = NoRequests, "no requests: neither stable nor the candidate got any"
 		cause = has.fromOutside()
 	case has.series > 0:
-		w.Missing, w.Text = NoSeries, fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s", has.series, requestsMetric, o.target.Stable.Workload, candidate, o.target.Namespace)
-		cause = likely("the namespace is not labelled for injection, its pods were not started again since, or they are not scraped")
+		w.Missing, w.Text = NoSeries,
+			fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s", has.series,
+				requestsMetric, o.target.Stable.Workload, candidate, o.target.Namespace)
+		cause = likely("the namespace is not labelled for injection, its pods were not started again since, " +
+			"or they are not scraped")
 		if len(has.workloads) > 0 {
-			cause = likely("another name, labels that do not match, or pods without a sidecar: the namespace has series of " + strings.Join(has.workloads, ", "))
+			cause = likely("another name, labels that do not match, or pods without a sidecar: the " +
+				"namespace has series of " + strings.Join(has.workloads, ", "))
 		}
 	default:
-		w.Missing, w.Text = NoScrape, fmt.Sprintf("no scrape: Prometheus has no %s scraped since %s; are the proxies scraped?", requestsMetric, o.state.Since.UTC().Format(time.TimeOnly))
+		w.Missing, w.Text = NoScrape,
+			fmt.Sprintf("no scrape: Prometheus has no %s scraped since %s; are the proxies scraped?", requestsMetric,
+				o.state.Since.UTC().Format(time.TimeOnly))
 	}
 	w.Text += cause
 	return nil
@@ -59,18 +71,23 @@ func likely(cause string) string { return "; likely cause: " + cause }
 
 // beside is what Prometheus has since the observation began, beside what is counted.
 type beside struct {
-	series    float64            // of all requests
-	outside   float64            // requests of stable from callers without a sidecar
-	workloads []string           // of the namespace that have series, at most three
-	up        map[string]float64 // of stable and candidate, where Prometheus has a target of their pods: 1 if one is scraped, 0 if that fails
+	series    float64  // of all requests
+	outside   float64  // requests of stable from callers without a sidecar
+	workloads []string // of the namespace that have series, at most three
+	// of stable and candidate, where Prometheus has a target of their pods: 1 if one is scraped, 0
+	// if that fails
+	up map[string]float64
 }
 
-// fromOutside is the likely cause where requests did not come through a proxy. Such a caller finds the pods by the Service, which are stable's.
+// fromOutside is the likely cause where requests did not come through a proxy. Such a caller finds
+// the pods by the Service, which are stable's.
 func (b beside) fromOutside() string {
 	if b.outside <= 0 {
 		return ""
 	}
-	return likely(fmt.Sprintf("traffic enters outside the mesh: about %.0f requests of stable are of callers without a sidecar, which follow no weight", b.outside))
+	return likely(fmt.Sprintf(
+		"traffic enters outside the mesh: about %.0f requests of stable are of callers without a "+
+			"sidecar, which follow no weight", b.outside))
 }
 
 // unscraped is the likely cause where the candidate's pods are not scraped as stable's are.
@@ -85,8 +102,8 @@ func (o *Observer) unscraped(b beside) string {
 	return ""
 }
 
-// lookBeside asks for all that a likely cause is told by, in one query. Names are escaped. A Deployment's pods are known by their names, where the scrape
-// configuration keeps them.
+// lookBeside asks for all that a likely cause is told by, in one query. Names are escaped. A
+// Deployment's pods are known by their names, where the scrape configuration keeps them.
 func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err error) {
 	since, namespace, stable := o.state.Since, strconv.Quote(o.target.Namespace), o.target.Stable.Workload
 	within := span(since, now)
@@ -98,7 +115,8 @@ func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err
 	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%q,destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, within)
 	part("workload", `topk(3, count by (destination_workload) (timestamp(%s{destination_workload_namespace=%s,destination_workload!~"|unknown"}) >= %d))`, requestsMetric, namespace, since.Unix())
 	up := func(workload string) string {
-		return fmt.Sprintf("max(up{namespace=%s,pod=~%q})", namespace, regexp.QuoteMeta(workload)+"-[a-z0-9]+-[a-z0-9]+")
+		return fmt.Sprintf(
+			"max(up{namespace=%s,pod=~%q})", namespace, regexp.QuoteMeta(workload)+"-[a-z0-9]+-[a-z0-9]+")
 	}
 	part("stable", "%s", up(stable))
 	part("candidate", "%s", up(o.target.Candidate.Workload))

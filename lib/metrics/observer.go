@@ -22,8 +22,9 @@ const (
 	histogramsMetric   = "istio_request_duration_milliseconds"   // where Prometheus keeps native histograms
 )
 
-// How much is looked at: so many series, and so many of their samples at once. What was scraped in a range that is longer
-// than longRange, or that has more samples, is read in slices, the oldest first, each of some scrapes at least.
+// How much is looked at: so many series, and so many of their samples at once. What was scraped in
+// a range that is longer than longRange, or that has more samples, is read in slices, the oldest
+// first, each of some scrapes at least.
 const (
 	maxSeries  = 10000
 	maxSamples = 20 * maxSeries
@@ -32,10 +33,12 @@ const (
 	sliceHas   = 4 // scrapes
 )
 
-// lag is how long after its time a scrape may appear in Prometheus: what is so young is fetched again.
+// lag is how long after its time a scrape may appear in Prometheus: what is so young is fetched
+// again.
 const lag = 10 * time.Second
 
-// Observer counts the requests of a target since a moment. Each look asks for new scrapes only. It is for one goroutine.
+// Observer counts the requests of a target since a moment. Each look asks for new scrapes only. It
+// is for one goroutine.
 type Observer struct {
 	client *Client
 	target Target
@@ -48,7 +51,8 @@ type Observer struct {
 	many  bool          // there were too many series at the last look
 }
 
-// Observe begins to count requests that end after a moment: the first scrape at or after it is what increases are counted from.
+// Observe begins to count requests that end after a moment: the first scrape at or after it is what
+// increases are counted from.
 func (c *Client) Observe(t Target, since time.Time) *Observer {
 	return c.Resume(t, State{Since: since})
 }
@@ -66,33 +70,37 @@ type side struct{ reporters, stable, candidate, label, namespace string }
 
 func (s side) workloads() bool { return s.namespace != "" }
 
-// sides are the two places where requests are counted. The callers' is better: it has the requests that never reached a pod, and both versions at
-// the same moments. They are never added up. Callers are asked for destination_service, which is the only label that has the destination when no
-// pod of it could be chosen.
+// sides are the two places where requests are counted. The callers' is better: it has the requests
+// that never reached a pod, and both versions at the same moments. They are never added up. Callers
+// are asked for destination_service, which is the only label that has the destination when no pod
+// of it could be chosen.
 func (o *Observer) sides() []side {
 	host := func(service string) string { return service + "." + o.target.Namespace + ".svc." }
 	return []side{
 		{"source|waypoint", host(o.target.Stable.Service), host(o.target.Candidate.Service), "destination_service", ""},
-		{"destination", o.target.Stable.Workload, o.target.Candidate.Workload, "destination_workload", o.target.Namespace},
+		{"destination", o.target.Stable.Workload, o.target.Candidate.Workload, "destination_workload",
+			o.target.Namespace},
 	}
 }
 
-// selector is the series of both versions, which one query gives as of the same moment: what one scrape brought is in it whole or not at all. Names
-// are escaped: they match as they are.
+// selector is the series of both versions, which one query gives as of the same moment: what one
+// scrape brought is in it whole or not at all. Names are escaped: they match as they are.
 func (s side) selector(names ...string) string {
 	tail := ""
 	if !s.workloads() { // the cluster's domain follows
 		tail = ".+"
 	}
 	value := regexp.QuoteMeta(s.stable) + tail + "|" + regexp.QuoteMeta(s.candidate) + tail
-	text := fmt.Sprintf("{__name__=~%q,reporter=~%q,%s=~%s", strings.Join(names, "|"), s.reporters, s.label, strconv.Quote(value))
+	text := fmt.Sprintf(
+		"{__name__=~%q,reporter=~%q,%s=~%s", strings.Join(names, "|"), s.reporters, s.label, strconv.Quote(value))
 	if s.workloads() {
 		text += ",destination_workload_namespace=" + strconv.Quote(s.namespace)
 	}
 	return text + "}"
 }
 
-// stables tells whether requests to a destination, the value of the side's label, are stable's. Nothing was asked for but stable's and the candidate's.
+// stables tells whether requests to a destination, the value of the side's label, are stable's.
+// Nothing was asked for but stable's and the candidate's.
 func (s side) stables(destination string) bool {
 	return destination == s.stable || !s.workloads() && strings.HasPrefix(destination, s.stable)
 }
@@ -109,9 +117,9 @@ func (s side) of(l *labels, stable, candidate *Counts) *Counts {
 	return candidate
 }
 
-// Look fetches what was scraped since the last look and returns all that was counted since the observation began. Where that
-// is long ago it reads a slice and says so (Window.More): the next look, at once, goes on behind it. An error is
-// Prometheus', and is ErrQuery.
+// Look fetches what was scraped since the last look and returns all that was counted since the
+// observation began. Where that is long ago it reads a slice and says so (Window.More): the next
+// look, at once, goes on behind it. An error is Prometheus', and is ErrQuery.
 func (o *Observer) Look(ctx context.Context) (Window, error) {
 	now := o.clock()
 	from := o.from()
@@ -138,7 +146,9 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 				return o.Look(ctx)
 			}
 			o.slice, o.many = 0, true // it is said how many as long as there are
-			return o.tooMany(ctx, from, now, fmt.Sprintf("what they have in %s is more than %d MiB", to.Sub(from).Round(time.Second), maxSamplesBody>>20))
+			return o.tooMany(ctx, from, now,
+				fmt.Sprintf("what they have in %s is more than %d MiB", to.Sub(from).Round(time.Second),
+					maxSamplesBody>>20))
 		}
 		if err != nil {
 			return Window{}, err
@@ -157,7 +167,8 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 		strata = o.state.add(series, s)
 		break
 	}
-	w := Window{From: o.state.From, To: o.state.To, Scrapes: o.state.Scrapes, Reporter: o.state.Reporter, Series: looked, Interval: o.state.interval(),
+	w := Window{From: o.state.From, To: o.state.To, Scrapes: o.state.Scrapes, Reporter: o.state.Reporter,
+		Series: looked, Interval: o.state.interval(),
 		Stable: o.state.Stable.clone(), Candidate: o.state.Candidate.clone(), Strata: strata, More: to.Before(now)}
 	if w.More {
 		o.read = to
@@ -187,8 +198,9 @@ func span(from, to time.Time) model.Duration {
 // leastSlice is how long a slice is at least: each goes on behind what the next one fetches again.
 func (o *Observer) leastSlice() time.Duration { return max(leastSlice, sliceHas*o.state.interval()) }
 
-// measure asks how many series there are in a long range and how often they were scraped, which decides on the side that is
-// counted, and on the slices it is read in. The window says what is missing where it cannot be read.
+// measure asks how many series there are in a long range and how often they were scraped, which
+// decides on the side that is counted, and on the slices it is read in. The window says what is
+// missing where it cannot be read.
 func (o *Observer) measure(ctx context.Context, from, now time.Time) (Window, error) {
 	o.slice = 0
 	for _, s := range o.sides() {
@@ -219,10 +231,12 @@ func (o *Observer) measure(ctx context.Context, from, now time.Time) (Window, er
 	return Window{}, nil
 }
 
-// count returns how many series a side has in a range, and how many samples one of them has at most.
+// count returns how many series a side has in a range, and how many samples one of them has at
+// most.
 func (o *Observer) count(ctx context.Context, s side, from, to time.Time) (series, scrapes float64, err error) {
 	const format = `label_replace(count(last_over_time(%s[%s])), "is", "series", "", "") or label_replace(max(count_over_time(%s[%[2]s])), "is", "scrapes", "", "")`
-	v, err := o.client.query(ctx, fmt.Sprintf(format, s.selector(countedMetrics...), span(from, to), s.selector(requestsMetric)), to)
+	v, err := o.client.query(
+		ctx, fmt.Sprintf(format, s.selector(countedMetrics...), span(from, to), s.selector(requestsMetric)), to)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -240,7 +254,8 @@ func (o *Observer) count(ctx context.Context, s side, from, to time.Time) (serie
 	return series, scrapes, nil
 }
 
-// tooMany returns the window for more series than are looked at, with how many there are where Prometheus tells.
+// tooMany returns the window for more series than are looked at, with how many there are where
+// Prometheus tells.
 func (o *Observer) tooMany(ctx context.Context, from, to time.Time, why string) (Window, error) {
 	most := 0.0
 	for _, s := range o.sides() {
@@ -262,7 +277,9 @@ func tooMany(series float64, why string) string {
 	if why != "" {
 		text = fmt.Sprintf("%.0f series: %s", series, why)
 	}
-	return "not evaluated: " + text + "; let the proxies tell less apart: remove tags from the metrics with Istio's Telemetry (tagOverrides), or have fewer bounds of buckets"
+	return "not evaluated: " + text +
+		"; let the proxies tell less apart: remove tags from the metrics with Istio's Telemetry (tagOverrides), or " +
+		"have fewer bounds of buckets"
 }
 
 // fetch returns the raw samples of a range. More than maxSeries are not all of them.
@@ -285,7 +302,8 @@ func (o *Observer) fetch(ctx context.Context, selector string, from, to time.Tim
 	return a.series, nil
 }
 
-// twice says that something was scraped twice since a moment: by then the callers' proxies would have been, too. Only then the workloads' side is settled for.
+// twice says that something was scraped twice since a moment: by then the callers' proxies would
+// have been, too. Only then the workloads' side is settled for.
 func twice(all []rawSeries, since model.Time) bool {
 	return slices.ContainsFunc(all, func(one rawSeries) bool {
 		first := slices.IndexFunc(one.values, func(v model.SamplePair) bool { return v.Timestamp >= since })

@@ -16,8 +16,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// Values are what a query of people's own may ask for, by Flagger's names of them: name and target, namespace, service, ingress, route, interval,
-// and variables of their own. name is the Canary's with Flagger; here both are the target's.
+// Values are what a query of people's own may ask for, by Flagger's names of them: name and target,
+// namespace, service, ingress, route, interval, and variables of their own. name is the Canary's
+// with Flagger; here both are the target's.
 type Values struct {
 	Namespace, Target, Service, Ingress, Route string
 	Interval                                   time.Duration
@@ -28,16 +29,21 @@ type Values struct {
 const maxQuery = 16 << 10
 
 // onlyValues is what to do about a template that has more than values in it.
-const onlyValues = "a query takes values, and nothing else: {{ name }}, {{ namespace }}, {{ target }}, {{ service }}, {{ ingress }}, " +
+const onlyValues = "a query takes values, and nothing else: {{ name }}, {{ namespace }}, {{ target }}, {{ " +
+	"service }}, {{ ingress }}, " +
 	"{{ route }}, {{ interval }}, {{ variables.NAME }} or {{ index variables \"NAME\" }}; write the rest out"
 
-// Render fills a query's template in. Values are escaped for PromQL's double quoted text. It is an error to ask for what is
-// not there, for control structures, variables and functions of templates, and for more than 16 KiB.
+// Render fills a query's template in. Values are escaped for PromQL's double quoted text. It is an
+// error to ask for what is not there, for control structures, variables and functions of templates,
+// and for more than 16 KiB.
 func Render(query string, v Values) (string, error) {
 	if len(query) > maxQuery {
-		return "", fmt.Errorf("it has %d bytes, and may have %d: shorten it, or let a recording rule compute it", len(query), maxQuery)
+		return "", fmt.Errorf(
+			"it has %d bytes, and may have %d: shorten it, or let a recording rule compute it", len(query), maxQuery)
 	}
-	values := map[string]any{"name": v.Target, "target": v.Target, "namespace": v.Namespace, "service": v.Service, "ingress": v.Ingress, "route": v.Route,
+	values := map[string]any{
+		"name": v.Target, "target": v.Target, "namespace": v.Namespace, "service": v.Service, "ingress": v.Ingress,
+		"route":    v.Route,
 		"interval": model.Duration(v.Interval).String(), "variables": v.Variables, "index": struct{}{}}
 	trees, err := parse.Parse("query", query, "", "", values)
 	if err != nil {
@@ -60,7 +66,8 @@ func Render(query string, v Values) (string, error) {
 			return "", fmt.Errorf("its template cannot be filled in at %s, %s: %w", at, show.Short(node.String()), err)
 		}
 		if text.WriteString(part); text.Len() > maxQuery {
-			return "", fmt.Errorf("with its values it has more than %d bytes: shorten it, or let a recording rule compute it", maxQuery)
+			return "", fmt.Errorf(
+				"with its values it has more than %d bytes: shorten it, or let a recording rule compute it", maxQuery)
 		}
 	}
 	return strings.TrimSpace(text.String()), nil
@@ -106,10 +113,13 @@ func valueOf(node parse.Node, values map[string]any) (string, error) {
 	return quoted[1 : len(quoted)-1], nil
 }
 
-// Reach parses a query and returns how far before its evaluation it looks. It is an error if it is no PromQL, gives no number, or looks at a fixed time.
+// Reach parses a query and returns how far before its evaluation it looks. It is an error if it is
+// no PromQL, gives no number, or looks at a fixed time.
 func Reach(query string) (time.Duration, error) {
 	if query == "" {
-		return 0, errors.New("it is empty: give PromQL that gives one number; request-success-rate and request-duration alone are built in")
+		return 0, errors.New(
+			"it is empty: give PromQL that gives one number; request-success-rate and " +
+				"request-duration alone are built in")
 	}
 	if len(query) > maxQuery {
 		return 0, fmt.Errorf("it has %d bytes, and may have %d", len(query), maxQuery)
@@ -164,7 +174,8 @@ var (
 	ErrSeveralSeries = errors.New("several series")
 )
 
-// Value evaluates a query that gives one number. The error is ErrQuery, ErrWarning, ErrNoValues or ErrSeveralSeries.
+// Value evaluates a query that gives one number. The error is ErrQuery, ErrWarning, ErrNoValues or
+// ErrSeveralSeries.
 func (c *Client) Value(ctx context.Context, query string) (float64, error) {
 	v, err := c.query(ctx, query, time.Time{})
 	if errors.Is(err, ErrTooLarge) {
@@ -179,7 +190,9 @@ func (c *Client) Value(ctx context.Context, query string) (float64, error) {
 		value = float64(v.Value)
 	case model.Vector:
 		if len(v) > 1 {
-			return 0, fmt.Errorf("%w: it gives %d and has to give one: %s, %s", ErrSeveralSeries, len(v), show.Short(v[0].Metric.String()), show.Short(v[1].Metric.String()))
+			return 0, fmt.Errorf(
+				"%w: it gives %d and has to give one: %s, %s", ErrSeveralSeries, len(v),
+				show.Short(v[0].Metric.String()), show.Short(v[1].Metric.String()))
 		}
 		if len(v) == 1 && v[0].Histogram == nil {
 			value = float64(v[0].Value)

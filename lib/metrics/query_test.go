@@ -15,8 +15,11 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-var ownValues = Values{Namespace: "web", Target: "shop", Service: "shop-front", Ingress: "in", Route: "way", Interval: 90 * time.Second,
-	Variables: map[string]string{"pod": "shop-1", "odd": `a"} or vector(1) #` + "\n", "with-dash": "dash", "long": strings.Repeat("a", maxQuery)}}
+var ownValues = Values{
+	Namespace: "web", Target: "shop", Service: "shop-front", Ingress: "in", Route: "way", Interval: 90 * time.Second,
+	Variables: map[string]string{
+		"pod": "shop-1", "odd": `a"} or vector(1) #` + "\n", "with-dash": "dash",
+		"long": strings.Repeat("a", maxQuery)}}
 
 func TestRender(t *testing.T) {
 	t.Parallel()
@@ -26,7 +29,8 @@ func TestRender(t *testing.T) {
 		`{{ variables.pod }}, {{ index variables "pod" }}, {{ index variables "with-dash" }}`: `shop-1, shop-1, dash`,
 		`up{a="{{ variables.odd }}"}`:                                                         `up{a="a\"} or vector(1) #\n"}`,
 		`{{/* why it is so */}}up`:                                                            `up`,
-		strings.Repeat("a", maxQuery):                                                         strings.Repeat("a", maxQuery),
+		strings.Repeat("a", maxQuery): strings.Repeat(
+			"a", maxQuery),
 	} {
 		if got, err := Render(query, ownValues); err != nil || got != want {
 			t.Errorf("%s is %q, want %q: %v", query, got, want, err)
@@ -34,11 +38,13 @@ func TestRender(t *testing.T) {
 	}
 }
 
-// Templates have values and nothing that repeats, defines, decides or computes. The error says where and what to write.
+// Templates have values and nothing that repeats, defines, decides or computes. The error says
+// where and what to write.
 func TestRenderRefuses(t *testing.T) {
 	t.Parallel()
 	for query, want := range map[string]string{
-		"up +\n  {{range 50000000}}up{{end}}":                      "at query:2:10, {{range 50000000}}up{{end}}: a query takes values, and nothing else: {{ name }}",
+		"up +\n  {{range 50000000}}up{{end}}": "at query:2:10, {{range 50000000}}up{{end}}: a " +
+			"query takes values, and nothing else: {{ name }}",
 		`{{range variables}}{{.}}{{end}}`:                          "at query:1:8",
 		`{{with namespace}}{{.}}{{end}}`:                           "a query takes values",
 		`{{if namespace}}up{{else}}down{{end}}`:                    "a query takes values",
@@ -74,7 +80,8 @@ func TestRenderRefuses(t *testing.T) {
 func TestRenderTakesNoMemory(t *testing.T) { // not parallel: allocations of other tests would be counted
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if _, err := Render("{{range 50000000}}sum(rate(a_metric_with_a_long_name[1m])) or {{end}}vector(1)", ownValues); err == nil {
+	if _, err := Render(
+		"{{range 50000000}}sum(rate(a_metric_with_a_long_name[1m])) or {{end}}vector(1)", ownValues); err == nil {
 		t.Error("it is rendered")
 	}
 	runtime.ReadMemStats(&after)
@@ -86,14 +93,17 @@ func TestRenderTakesNoMemory(t *testing.T) { // not parallel: allocations of oth
 func TestReach(t *testing.T) {
 	t.Parallel()
 	for query, want := range map[string]time.Duration{
-		`sum(up)`: 0, `sum(rate(a[5m]))`: 5 * time.Minute, `sum(rate(a[5m] offset 1m))`: 6 * time.Minute, `max_over_time(sum(rate(a[5m]))[1h:1m])`: 65 * time.Minute,
-		`sum(a offset -5m)`: 0, `sum(rate(a[200y] offset 200y))`: math.MaxInt64, strings.Repeat("(", 2000) + "1" + strings.Repeat(")", 2000): 0,
+		`sum(up)`: 0, `sum(rate(a[5m]))`: 5 * time.Minute, `sum(rate(a[5m] offset 1m))`: 6 * time.Minute,
+		`max_over_time(sum(rate(a[5m]))[1h:1m])`: 65 * time.Minute,
+		`sum(a offset -5m)`:                      0, `sum(rate(a[200y] offset 200y))`: math.MaxInt64,
+		strings.Repeat("(", 2000) + "1" + strings.Repeat(")", 2000): 0,
 	} {
 		if got, err := Reach(query); err != nil || got != want {
 			t.Errorf("%.100s reaches %s, want %s: %v", query, got, want, err)
 		}
 	}
-	if _, err := Reach(strings.Repeat("(", maxQuery+1)); err == nil || !strings.Contains(err.Error(), "may have 16384") {
+	if _, err := Reach(strings.Repeat("(", maxQuery+1)); err == nil ||
+		!strings.Contains(err.Error(), "may have 16384") {
 		t.Error(err)
 	}
 }
@@ -110,7 +120,8 @@ func TestValueIsFinite(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := client.Value(t.Context(), "sum(up)"); !errors.Is(err, ErrNoValues) || !strings.Contains(err.Error(), "it gives "+value+", which is no number") {
+			if got, err := client.Value(t.Context(), "sum(up)"); !errors.Is(err, ErrNoValues) ||
+				!strings.Contains(err.Error(), "it gives "+value+", which is no number") {
 				t.Errorf("%s of %s is %v: %v", kind, value, got, err)
 			}
 			server.Close()
@@ -118,9 +129,12 @@ func TestValueIsFinite(t *testing.T) {
 	}
 }
 
-// Whatever is rendered: it is short, has no more than values in it, and a value stays within the quotes it stands in.
+// Whatever is rendered: it is short, has no more than values in it, and a value stays within the
+// quotes it stands in.
 func FuzzRender(f *testing.F) {
-	for _, query := range []string{`up{a="{{ variables.odd }}"}`, "{{range 5}}up{{end}}", `{{define "query"}}up{{end}}`, `{{ index variables "odd" }}`, "{{- name -}}", "{{", `{{block "a" .}}{{end}}`} {
+	for _, query := range []string{
+		`up{a="{{ variables.odd }}"}`, "{{range 5}}up{{end}}", `{{define "query"}}up{{end}}`,
+		`{{ index variables "odd" }}`, "{{- name -}}", "{{", `{{block "a" .}}{{end}}`} {
 		f.Add(query, `a"}`+"\n")
 	}
 	f.Fuzz(func(t *testing.T, query, value string) {
@@ -137,7 +151,8 @@ func FuzzRender(f *testing.F) {
 			}
 		}
 		if text, err := Render(`"{{ namespace }}"`, Values{Namespace: value}); err == nil {
-			if back, err := strconv.Unquote(text); err != nil || back != value && strings.ToValidUTF8(value, "\ufffd") == value {
+			if back, err := strconv.Unquote(text); err != nil || back != value &&
+				strings.ToValidUTF8(value, "\ufffd") == value {
 				t.Errorf("%q is %s: %v", value, text, err)
 			}
 		}
@@ -147,7 +162,9 @@ func FuzzRender(f *testing.F) {
 
 // How far a query looks back is never negative, and does not depend on how it is written.
 func FuzzReach(f *testing.F) {
-	for _, query := range []string{"sum(rate(a[5m]))", "sum(a offset -5m)", "max_over_time(sum(rate(a[5m] offset 200y))[200y:1m])", `sum(a{b=~"c"} @ 5)`, "((1))", "a[", "sum(a[1m])"} {
+	for _, query := range []string{
+		"sum(rate(a[5m]))", "sum(a offset -5m)", "max_over_time(sum(rate(a[5m] offset 200y))[200y:1m])",
+		`sum(a{b=~"c"} @ 5)`, "((1))", "a[", "sum(a[1m])"} {
 		f.Add(query)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
@@ -158,7 +175,8 @@ func FuzzReach(f *testing.F) {
 		if reach < 0 {
 			t.Errorf("%s reaches %s", query, reach)
 		}
-		if again, err := Reach("sum(" + query + ")"); len(query) < maxQuery-5 && !strings.ContainsAny(query, "#") && err == nil && again != reach {
+		if again, err := Reach("sum(" + query + ")"); len(query) < maxQuery-5 && !strings.ContainsAny(query, "#") &&
+			err == nil && again != reach {
 			t.Errorf("%s reaches %s, and %s within sum()", query, reach, model.Duration(again))
 		}
 	})

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// A redirect is followed within the Prometheus that is configured, with the query, and nowhere else: another host would get
-// the credentials.
+// A redirect is followed within the Prometheus that is configured, with the query, and nowhere
+// else: another host would get the credentials.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	const secret = "http_headers: {X-Tenant: {secrets: [s3cret]}}\nauthorization: {credentials: s3cret}\n"
@@ -28,14 +28,26 @@ func TestRedirects(t *testing.T) {
 		to         func(own string) string
 		want       string // "": it is followed
 	}{
-		{"the same host, method kept", secret, http.StatusPermanentRedirect, func(own string) string { return own + "/prometheus/api/v1/query" }, ""},
-		{"a path alone", secret, http.StatusTemporaryRedirect, func(string) string { return "/prometheus/api/v1/query" }, ""},
-		{"another host", secret, http.StatusPermanentRedirect, func(string) string { return elsewhere.URL + "/api/v1/query" }, elsewhere.URL + ", another address"},
-		{"another host, as a GET", secret, http.StatusFound, func(string) string { return elsewhere.URL + "/login?next=s3cret" }, elsewhere.URL + "/login, another address"},
-		{"another scheme", "", http.StatusPermanentRedirect, func(own string) string { return strings.Replace(own, "http:", "https:", 1) + "/api/v1/query" }, "it redirects to https://127.0.0.1"},
-		{"without the query", secret, http.StatusMovedPermanently, func(own string) string { return own + "/prometheus/api/v1/query" }, "/prometheus in a way that loses the query; set prometheus to that address"},
-		{"turned off", secret + "follow_redirects: false\n", http.StatusPermanentRedirect, func(own string) string { return own + "/prometheus/api/v1/query" }, "/prometheus, and http.yaml has follow_redirects: false"},
-		{"in a circle", "", http.StatusPermanentRedirect, func(own string) string { return own + "/api/v1/query" }, "it redirects more than 5 times, at last to http://127.0.0.1"},
+		{"the same host, method kept", secret, http.StatusPermanentRedirect,
+			func(own string) string { return own + "/prometheus/api/v1/query" }, ""},
+		{"a path alone", secret, http.StatusTemporaryRedirect,
+			func(string) string { return "/prometheus/api/v1/query" }, ""},
+		{"another host", secret, http.StatusPermanentRedirect,
+			func(string) string { return elsewhere.URL + "/api/v1/query" }, elsewhere.URL + ", another address"},
+		{"another host, as a GET", secret, http.StatusFound,
+			func(string) string { return elsewhere.URL + "/login?next=s3cret" },
+			elsewhere.URL + "/login, another address"},
+		{"another scheme", "", http.StatusPermanentRedirect,
+			func(own string) string { return strings.Replace(own, "http:", "https:", 1) + "/api/v1/query" },
+			"it redirects to https://127.0.0.1"},
+		{"without the query", secret, http.StatusMovedPermanently,
+			func(own string) string { return own + "/prometheus/api/v1/query" },
+			"/prometheus in a way that loses the query; set prometheus to that address"},
+		{"turned off", secret + "follow_redirects: false\n", http.StatusPermanentRedirect,
+			func(own string) string { return own + "/prometheus/api/v1/query" },
+			"/prometheus, and http.yaml has follow_redirects: false"},
+		{"in a circle", "", http.StatusPermanentRedirect, func(own string) string { return own + "/api/v1/query" },
+			"it redirects more than 5 times, at last to http://127.0.0.1"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -56,7 +68,9 @@ func TestRedirects(t *testing.T) {
 				t.Fatal(err)
 			}
 			err = client.Ready(t.Context())
-			if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), c.want)) || err != nil && strings.Contains(err.Error(), "s3cret") {
+			if c.want == "" && err != nil || c.want != "" &&
+				(!errors.Is(err, ErrQuery) || !strings.Contains(err.Error(), c.want)) || err != nil &&
+				strings.Contains(err.Error(), "s3cret") {
 				t.Errorf("%v, want %s", err, c.want)
 			}
 			if asked > 2+maxRedirects {
@@ -98,9 +112,14 @@ func TestAnswersAreBounded(t *testing.T) {
 			_, err := c.query(into(t.Context(), &a), "up[1m]", time.Time{})
 			return err
 		}, maxSamplesBody, "answered with more than 32 MiB"},
-		{"a number for each series", http.StatusOK, `{"status":"success","data":`, func(t *testing.T, c *Client) error { t.Helper(); return c.Ready(t.Context()) }, maxVectorBody, "answered with more than 2 MiB"},
-		{"a query of one's own", http.StatusOK, `{"status":"success","data":`, func(t *testing.T, c *Client) error { t.Helper(); _, err := c.Value(t.Context(), "up"); return err }, maxVectorBody, "several series"},
-		{"an error", http.StatusBadRequest, "<html>", func(t *testing.T, c *Client) error { t.Helper(); return c.Ready(t.Context()) }, maxErrorBody, "<html>"},
+		{"a number for each series", http.StatusOK, `{"status":"success","data":`,
+			func(t *testing.T, c *Client) error { t.Helper(); return c.Ready(t.Context()) }, maxVectorBody,
+			"answered with more than 2 MiB"},
+		{"a query of one's own", http.StatusOK, `{"status":"success","data":`,
+			func(t *testing.T, c *Client) error { t.Helper(); _, err := c.Value(t.Context(), "up"); return err },
+			maxVectorBody, "several series"},
+		{"an error", http.StatusBadRequest, "<html>",
+			func(t *testing.T, c *Client) error { t.Helper(); return c.Ready(t.Context()) }, maxErrorBody, "<html>"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -116,7 +135,8 @@ func TestAnswersAreBounded(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := c.ask(t, client); err == nil || !strings.Contains(err.Error(), c.want) || len(err.Error()) > 1000 {
+			if err := c.ask(t, client); err == nil || !strings.Contains(err.Error(), c.want) ||
+				len(err.Error()) > 1000 {
 				t.Errorf("%.1000v", err)
 			}
 			server.Close()                               // which waits for the handler

@@ -30,12 +30,17 @@ func TestSecrets(t *testing.T) {
 		files map[string]string
 		want  func(r *http.Request) bool
 	}{
-		{"a token", map[string]string{"http.yaml": "authorization: {credentials_file: token}", "token": "s3cret"}, func(r *http.Request) bool { return r.Header.Get("Authorization") == "Bearer s3cret" }},
-		{"a password", map[string]string{"http.yaml": "basic_auth: {username: me, password_file: password}", "password": "s3cret"}, func(r *http.Request) bool {
-			user, password, ok := r.BasicAuth()
-			return ok && user == "me" && password == "s3cret"
-		}},
-		{"a header", map[string]string{"http.yaml": "http_headers: {X-Scope-OrgID: {files: [tenant]}}", "tenant": "s3cret"}, func(r *http.Request) bool { return r.Header.Get("X-Scope-OrgID") == "s3cret" }},
+		{"a token", map[string]string{"http.yaml": "authorization: {credentials_file: token}", "token": "s3cret"},
+			func(r *http.Request) bool { return r.Header.Get("Authorization") == "Bearer s3cret" }},
+		{"a password", map[string]string{
+			"http.yaml": "basic_auth: {username: me, password_file: password}", "password": "s3cret"},
+			func(r *http.Request) bool {
+				user, password, ok := r.BasicAuth()
+				return ok && user == "me" && password == "s3cret"
+			}},
+		{"a header", map[string]string{
+			"http.yaml": "http_headers: {X-Scope-OrgID: {files: [tenant]}}", "tenant": "s3cret"},
+			func(r *http.Request) bool { return r.Header.Get("X-Scope-OrgID") == "s3cret" }},
 		{"nothing", nil, func(r *http.Request) bool { return r.Header.Get("Authorization") == "" }},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -73,7 +78,8 @@ func TestSecrets(t *testing.T) {
 				}
 			}
 			err = client.Ready(t.Context())
-			if err == nil || !strings.Contains(err.Error(), "who are you?") || strings.Contains(err.Error(), "an0ther") {
+			if err == nil || !strings.Contains(err.Error(), "who are you?") ||
+				strings.Contains(err.Error(), "an0ther") {
 				t.Errorf("with another secret: %v", err)
 			}
 		})
@@ -83,8 +89,10 @@ func TestSecrets(t *testing.T) {
 func TestSecretsThatAreWrong(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ desc, text, want string }{
-		{"misspelt", "autorization: {credentials: s3cret}", "reading http.yaml, which says how to get in to Prometheus"},
-		{"both ways", "{authorization: {credentials: s3cret}, basic_auth: {username: me, password: s3cret}}", "at most one of"},
+		{"misspelt", "autorization: {credentials: s3cret}",
+			"reading http.yaml, which says how to get in to Prometheus"},
+		{"both ways", "{authorization: {credentials: s3cret}, basic_auth: {username: me, password: s3cret}}",
+			"at most one of"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()

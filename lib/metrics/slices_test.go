@@ -14,7 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// rising is a counter that is scraped every so many seconds, from one time to another, in seconds before now.
+// rising is a counter that is scraped every so many seconds, from one time to another, in seconds
+// before now.
 func rising(from, to, every, by float64) map[float64]float64 {
 	points := map[float64]float64{}
 	for ago, n := from, 0.0; ago >= to; ago, n = ago-every, n+by {
@@ -58,12 +59,23 @@ func TestSlices(t *testing.T) {
 		desc   string
 		series []series
 	}{
-		{"callers", []series{requests("shop-primary", "200", "a", again), requests("shop-canary", "200", "a", rising(600, 0, 5, 7)),
-			requests("shop-canary", "503", "a", rising(330, 0, 5, 1)), requests("shop-primary", "200", "b", rising(597, 100, 5, 3)), requests("shop-canary", "200", "c", rising(201, 0, 5, 2))}},
-		{"seldom scraped", []series{requests("shop-primary", "200", "a", rising(590, 0, 60, 100)), requests("shop-canary", "200", "a", rising(590, 0, 60, 10))}},
-		{"an application that is young", []series{requests("shop-primary", "200", "a", rising(95, 0, 5, 100)), requests("shop-canary", "200", "a", rising(95, 0, 5, 10))}},
-		{"callers that are young, and workloads that are not", []series{requests("shop-primary", "200", "a", rising(95, 0, 5, 100)), atPods("shop-primary", "p", rising(600, 0, 5, 20))}},
-		{"workloads", []series{atPods("shop-primary", "p", again), atPods("shop", "q", rising(598, 0, 5, 7)), atPods("shop", "r", rising(303, 0, 5, 5))}},
+		{"callers", []series{
+			requests("shop-primary", "200", "a", again), requests("shop-canary", "200", "a", rising(600, 0, 5, 7)),
+			requests("shop-canary", "503", "a", rising(330, 0, 5, 1)),
+			requests("shop-primary", "200", "b", rising(597, 100, 5, 3)),
+			requests("shop-canary", "200", "c", rising(201, 0, 5, 2))}},
+		{"seldom scraped",
+			[]series{requests("shop-primary", "200", "a", rising(590, 0, 60, 100)),
+				requests("shop-canary", "200", "a", rising(590, 0, 60, 10))}},
+		{"an application that is young",
+			[]series{requests("shop-primary", "200", "a", rising(95, 0, 5, 100)),
+				requests("shop-canary", "200", "a", rising(95, 0, 5, 10))}},
+		{"callers that are young, and workloads that are not",
+			[]series{requests("shop-primary", "200", "a", rising(95, 0, 5, 100)),
+				atPods("shop-primary", "p", rising(600, 0, 5, 20))}},
+		{"workloads", []series{
+			atPods("shop-primary", "p", again), atPods("shop", "q", rising(598, 0, 5, 7)),
+			atPods("shop", "r", rising(303, 0, 5, 5))}},
 		{"a break of Prometheus", []series{requests("shop-canary", "200", "a", func() map[float64]float64 {
 			points := rising(600, 400, 5, 1)
 			for ago, n := range rising(100, 0, 5, 1) {
@@ -108,11 +120,14 @@ func TestAnswerTooLarge(t *testing.T) {
 		text    string
 	}{
 		{"some", 600 * time.Second, 200 * time.Second, "", ""},
-		{"all", 150 * time.Second, 0, TooManySeries, "not evaluated: 2 series: what they have in 38s is more than 32 MiB; let the proxies tell less apart"},
+		{"all", 150 * time.Second, 0, TooManySeries,
+			"not evaluated: 2 series: what they have in 38s is more than 32 MiB; let the proxies tell less apart"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			p := &prometheus{now: time.Now().Truncate(time.Second), series: []series{requests("shop-canary", "200", "a", rising(600, 0, 5, 7)), requests("shop-primary", "200", "a", rising(600, 0, 5, 7))}}
+			p := &prometheus{now: time.Now().Truncate(time.Second),
+				series: []series{requests("shop-canary", "200", "a", rising(600, 0, 5, 7)),
+					requests("shop-primary", "200", "a", rising(600, 0, 5, 7))}}
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if m := ranges.FindStringSubmatch(r.FormValue("query")); m != nil {
 					if asked, err := time.ParseDuration(m[1]); err != nil || asked > c.most {
@@ -129,19 +144,22 @@ func TestAnswerTooLarge(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := catchUp(t, client.Observe(target, p.now.Add(-c.since)))
-			if w.Missing != c.missing || !strings.HasPrefix(w.Text, c.text) || c.missing == "" && (w.Candidate.Requests != 840 || w.Scrapes != 121) {
+			if w.Missing != c.missing || !strings.HasPrefix(w.Text, c.text) || c.missing == "" &&
+				(w.Candidate.Requests != 840 || w.Scrapes != 121) {
 				t.Errorf("%q %s: %v requests in %d scrapes", w.Missing, w.Text, w.Candidate.Requests, w.Scrapes)
 			}
 		})
 	}
 }
 
-// How many series there are is asked before they are, and once they were too many, so that an answer that is thrown away is fetched once.
+// How many series there are is asked before they are, and once they were too many, so that an
+// answer that is thrown away is fetched once.
 func TestTooManySeriesAreNotFetched(t *testing.T) {
 	t.Parallel()
 	p := &prometheus{now: time.Now()}
 	for i := range maxSeries + 2 {
-		p.series = append(p.series, requests("shop-canary", "200", "a", at(17, 0, 7, 1), "source_workload", fmt.Sprint(i)))
+		p.series = append(
+			p.series, requests("shop-canary", "200", "a", at(17, 0, 7, 1), "source_workload", fmt.Sprint(i)))
 	}
 	client := start(t, p)
 	fetched := func() (n int) {

@@ -10,29 +10,33 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// State is what an observation has come to. It can be written as JSON, and another process goes on with it (Client.Resume). It grows with the
-// number of series that are scraped, not with time: what went away is forgotten.
+// State is what an observation has come to. It can be written as JSON, and another process goes on
+// with it (Client.Resume). It grows with the number of series that are scraped, not with time: what
+// went away is forgotten.
 type State struct {
-	Since     time.Time                              `json:"since"`
-	From      time.Time                              `json:"from,omitzero"` // first scrape
-	To        time.Time                              `json:"to,omitzero"`   // last scrape
-	Scrapes   int                                    `json:"scrapes"`
-	Reporter  string                                 `json:"reporter,omitempty"`
-	Stable    Counts                                 `json:"stable"`
-	Candidate Counts                                 `json:"candidate"`
-	Sighted   bool                                   `json:"sighted,omitempty"` // whether there was a series of the candidate
-	Last      map[model.Fingerprint]model.SamplePair `json:"last,omitempty"`    // of each series
-	Scraped   map[string][]model.Time                `json:"scraped,omitempty"` // the last moments at which each proxy was scraped, rising
-	Grid      time.Duration                          `json:"grid,omitempty"`    // at the workloads' side, of each stratum
-	Closed    time.Duration                          `json:"closed,omitempty"`  // since From, what is complete of them
-	Open      []Stratum                              `json:"open,omitempty"`    // at the workloads' side, strata that some pod has no later scrape for yet
+	Since     time.Time `json:"since"`
+	From      time.Time `json:"from,omitzero"` // first scrape
+	To        time.Time `json:"to,omitzero"`   // last scrape
+	Scrapes   int       `json:"scrapes"`
+	Reporter  string    `json:"reporter,omitempty"`
+	Stable    Counts    `json:"stable"`
+	Candidate Counts    `json:"candidate"`
+	// whether there was a series of the candidate
+	Sighted bool                                   `json:"sighted,omitempty"`
+	Last    map[model.Fingerprint]model.SamplePair `json:"last,omitempty"` // of each series
+	// the last moments at which each proxy was scraped, rising
+	Scraped map[string][]model.Time `json:"scraped,omitempty"`
+	Grid    time.Duration           `json:"grid,omitempty"`   // at the workloads' side, of each stratum
+	Closed  time.Duration           `json:"closed,omitempty"` // since From, what is complete of them
+	// at the workloads' side, strata that some pod has no later scrape for yet
+	Open []Stratum `json:"open,omitempty"`
 }
 
 // keptScrapes of each proxy tell when it was scraped before, and how often it is.
 const keptScrapes = 3
 
-// forgetAfter is how long a series or a proxy that is not scraped is remembered. A look fetches less than that again, so what is forgotten is not
-// counted a second time.
+// forgetAfter is how long a series or a proxy that is not scraped is remembered. A look fetches
+// less than that again, so what is forgotten is not counted a second time.
 const forgetAfter = 5 * time.Minute
 
 // clone is a copy that later looks do not change.
@@ -46,9 +50,10 @@ func (s State) clone() State {
 	return s
 }
 
-// add adds the increases of series since the last look and returns the strata that are complete with it. All that a scrape brought has to be in
-// one call. A counter that is smaller than it was began anew. A series that was not there before begins with a baseline, unless its proxy was scraped
-// just before without it: then it was born in between, and its first value is an increase.
+// add adds the increases of series since the last look and returns the strata that are complete
+// with it. All that a scrape brought has to be in one call. A counter that is smaller than it was
+// began anew. A series that was not there before begins with a baseline, unless its proxy was
+// scraped just before without it: then it was born in between, and its first value is an increase.
 func (s *State) add(all []rawSeries, side side) []Stratum {
 	since := model.TimeFromUnixNano(s.Since.UnixNano())
 	s.scraped(all, since)
@@ -64,7 +69,8 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 			total.add(one.labels, 0) // it has this bound
 		}
 		for _, sample := range one.values {
-			if sample.Timestamp < since || known && sample.Timestamp <= last.Timestamp || math.IsNaN(float64(sample.Value)) {
+			if sample.Timestamp < since || known && sample.Timestamp <= last.Timestamp ||
+				math.IsNaN(float64(sample.Value)) {
 				continue
 			}
 			from, increase := last.Timestamp, float64(sample.Value)
@@ -105,7 +111,8 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 	return complete
 }
 
-// close brings the strata of pods to the common grid. It returns those that are complete, and keeps the others open.
+// close brings the strata of pods to the common grid. It returns those that are complete, and keeps
+// the others open.
 func (s *State) close(between []Stratum) []Stratum {
 	if s.Grid == 0 { // nothing was scraped twice, so there is nothing between two scrapes
 		return nil
@@ -130,7 +137,8 @@ func (s *State) close(between []Stratum) []Stratum {
 	return sorted[:open]
 }
 
-// strata are found by who counted and when. Series of one proxy come together mostly, and all that one scrape brought has its time.
+// strata are found by who counted and when. Series of one proxy come together mostly, and all that
+// one scrape brought has its time.
 type strata struct {
 	all  map[stratumKey]*Stratum
 	last *Stratum // found
@@ -169,8 +177,9 @@ func (s *strata) sorted() []Stratum {
 	return all
 }
 
-// forget drops what has not been scraped for long, as pods come and go. The time is that before the last scrapes of a proxy that goes on: after
-// a break of Prometheus, in which nothing was scraped, all proxies are scraped again before any is forgotten.
+// forget drops what has not been scraped for long, as pods come and go. The time is that before the
+// last scrapes of a proxy that goes on: after a break of Prometheus, in which nothing was scraped,
+// all proxies are scraped again before any is forgotten.
 func (s *State) forget() {
 	var goesOn model.Time
 	for _, times := range s.Scraped {
@@ -247,9 +256,11 @@ func (s *State) interval() time.Duration {
 	return least
 }
 
-// bornAfter is the scrape of a proxy just before one. What a proxy brings with its first scrape is a baseline, also where its pod started within the
-// observation: no label of a series says when that was, and the metrics that do (the agent's, kube-state-metrics') are not scraped everywhere
-// and would be one query more. So the first scrape interval of a new proxy does not count, whichever version it is of.
+// bornAfter is the scrape of a proxy just before one. What a proxy brings with its first scrape is
+// a baseline, also where its pod started within the observation: no label of a series says when
+// that was, and the metrics that do (the agent's, kube-state-metrics') are not scraped everywhere
+// and would be one query more. So the first scrape interval of a new proxy does not count,
+// whichever version it is of.
 func (s *State) bornAfter(proxy string, t model.Time) (model.Time, bool) {
 	i, _ := slices.BinarySearch(s.Scraped[proxy], t)
 	if i == 0 || t.Sub(s.Scraped[proxy][i-1]) > s.interval()*3/2 {
@@ -258,8 +269,9 @@ func (s *State) bornAfter(proxy string, t model.Time) (model.Time, bool) {
 	return s.Scraped[proxy][i-1], true
 }
 
-// spread shares the time between two scrapes out to the strata of the common grid: pods are scraped at moments of their own, and what they counted is
-// interpolated linearly. What belongs to a stratum that is complete goes to the first that is not.
+// spread shares the time between two scrapes out to the strata of the common grid: pods are scraped
+// at moments of their own, and what they counted is interpolated linearly. What belongs to a
+// stratum that is complete goes to the first that is not.
 func (s *State) spread(from, to time.Time, count func(from, to time.Time, share float64)) {
 	if origin := s.From.Add(s.Closed); from.Before(origin) {
 		from = origin

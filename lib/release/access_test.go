@@ -13,7 +13,9 @@ import (
 )
 
 // accounts are those of the steps where each has its own.
-var accounts = map[string]string{config.ShiftWeight: "canary-shift-weight", config.Analyze: "canary-analyze", config.Promote: "canary-promote", config.Rollback: "canary-rollback"}
+var accounts = map[string]string{
+	config.ShiftWeight: "canary-shift-weight", config.Analyze: "canary-analyze", config.Promote: "canary-promote",
+	config.Rollback: "canary-rollback"}
 
 // Where the steps have accounts of their own, each is asked for what its step needs and no more, in
 // one report with what else is wrong.
@@ -29,19 +31,30 @@ func TestAccountsOfOtherSteps(t *testing.T) {
 	}{
 		{"all have what they need", accounts, nil, nil, ""},
 		{"canary-init may not do what the others may", accounts,
-			[]string{"list configmaps", "delete configmaps", "list replicasets", "get horizontalpodautoscalers"}, nil, ""},
-		{"they may not do what canary-init may", accounts, []string{"pipelines:canary-promote create deployments", "pipelines:canary-analyze patch services"}, nil, ""},
-		{"one may not do what its step needs", accounts, []string{"pipelines:canary-promote patch services", "pipelines:canary-rollback delete configmaps", "create services"}, []string{
-			"3 mistakes", "ServiceAccount pipelines/canary-promote may not patch services in namespace web, which promote needs for where the Service leads",
-			"ServiceAccount pipelines/canary-rollback may not delete configmaps in namespace web",
-			"the ServiceAccount of this run may not create services in namespace web, which canary-init needs"}, ""},
-		{"one has the account of this step", map[string]string{config.Promote: "canary-promote"}, []string{"list configmaps", "pipelines:canary-promote list replicasets"}, []string{
-			"2 mistakes", "the ServiceAccount of this run may not list configmaps in namespace web, which rollback needs", "name it in stepAccounts",
-			"ServiceAccount pipelines/canary-promote may not list replicasets"}, ""},
+			[]string{"list configmaps", "delete configmaps", "list replicasets", "get horizontalpodautoscalers"}, nil,
+			""},
+		{"they may not do what canary-init may", accounts,
+			[]string{"pipelines:canary-promote create deployments", "pipelines:canary-analyze patch services"}, nil,
+			""},
+		{"one may not do what its step needs", accounts,
+			[]string{"pipelines:canary-promote patch services", "pipelines:canary-rollback delete configmaps",
+				"create services"}, []string{
+				"3 mistakes", "ServiceAccount pipelines/canary-promote may not patch services in namespace web, " +
+					"which promote needs for where the Service leads",
+				"ServiceAccount pipelines/canary-rollback may not delete configmaps in namespace web",
+				"the ServiceAccount of this run may not create services in namespace web, which canary-init needs"},
+			""},
+		{"one has the account of this step", map[string]string{config.Promote: "canary-promote"},
+			[]string{"list configmaps", "pipelines:canary-promote list replicasets"}, []string{
+				"2 mistakes", "the ServiceAccount of this run may not list configmaps in namespace " +
+					"web, which rollback needs", "name it in stepAccounts",
+				"ServiceAccount pipelines/canary-promote may not list replicasets"}, ""},
 		{"all have one account", nil, []string{"delete configmaps"}, []string{
-			"a mistake;", "the ServiceAccount of this run may not delete configmaps in namespace web, which promote, rollback needs"}, ""},
+			"a mistake;", "the ServiceAccount of this run may not delete configmaps in namespace web, which " +
+				"promote, rollback needs"}, ""},
 		{"this step may not ask for them", accounts, []string{"create localsubjectaccessreviews"}, []string{
-			"5 mistakes", "may not create localsubjectaccessreviews.authorization.k8s.io in namespace web", "bind the Role canary-init-reviews",
+			"5 mistakes", "may not create localsubjectaccessreviews.authorization.k8s.io in namespace web",
+			"bind the Role canary-init-reviews",
 			"what ServiceAccount canary-promote may do could not be asked"}, "patch services"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -67,7 +80,8 @@ func TestAccountsOfOtherSteps(t *testing.T) {
 				asked[review] = true
 			}
 			for _, account := range c.accounts {
-				want["system:serviceaccount:pipelines:"+account+" [system:serviceaccounts system:serviceaccounts:pipelines system:authenticated] web"] = true
+				want["system:serviceaccount:pipelines:"+account+
+					" [system:serviceaccounts system:serviceaccounts:pipelines system:authenticated] web"] = true
 			}
 			if diff := cmp.Diff(want, asked); diff != "" && !a.denied["create localsubjectaccessreviews"] {
 				t.Errorf("asked for (-want, +got)\n%s", diff)
@@ -83,7 +97,8 @@ func TestCopiesOfSecrets(t *testing.T) {
 	of := func(version string) string {
 		return strings.Replace(shop(version), "[{configMapRef", "[{secretRef: {name: keys}}, {configMapRef", 1)
 	}
-	a := newAPIServer(t, settings, shopService, of("1"), "{kind: Secret, metadata: {name: keys}, data: {key: c2VjcmV0}}")
+	a := newAPIServer(
+		t, settings, shopService, of("1"), "{kind: Secret, metadata: {name: keys}, data: {key: c2VjcmV0}}")
 	must(t, a.init("run-1"))
 	first := a.revision("shop-primary")
 	copies := func(desc string, want ...string) {
@@ -107,7 +122,8 @@ func TestCopiesOfSecrets(t *testing.T) {
 		t.Helper()
 		run := "run-" + version
 		a.apply(of(version))
-		must(t, a.init(run), a.shift(run, 20), a.judge(run), a.step("analyze", run).Analyze(t.Context()), // which was judged already
+		// which was judged already
+		must(t, a.init(run), a.shift(run, 20), a.judge(run), a.step("analyze", run).Analyze(t.Context()),
 			a.shift(run, 40), a.judge(run), end(run))
 	}
 	copies("first", first)
@@ -139,7 +155,8 @@ func TestPodsForTheWeightWithAutoscaler(t *testing.T) {
 	a.put("deployments/shop-primary", stable)
 	a.mu.Unlock()
 	must(t, a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40))
-	if got := fmt.Sprint(a.objects["horizontalpodautoscalers/scale"]["spec"].(map[string]any)["minReplicas"]); got != "4" {
+	if got := fmt.Sprint(
+		a.objects["horizontalpodautoscalers/scale"]["spec"].(map[string]any)["minReplicas"]); got != "4" {
 		t.Errorf("the candidate's autoscaler keeps %s pods", got)
 	}
 	must(t, a.rollback("run-2"))
@@ -151,8 +168,10 @@ func TestFollowsMetricTemplates(t *testing.T) {
 	t.Parallel()
 	const metrics = "analysis: {metrics: [{name: queue, thresholdRange: {max: 1}, templateRef: {name: queue}}]}"
 	a := newAPIServer(t, strings.Replace(shopCanary, "analysis: {stepWeight: 20}", metrics, 1),
-		"{apiVersion: flagger.app/v1beta1, kind: MetricTemplate, metadata: {name: queue}, spec: {provider: {type: prometheus}, query: max(queue)}}")
-	lookup, problems := a.step("canary-init", "run-1").specification(t.Context(), envconfig.MapLookuper(map[string]string{"CANARY_CANARY": "shop"}))
+		"{apiVersion: flagger.app/v1beta1, kind: MetricTemplate, metadata: {name: queue}, spec: {provider: {type: "+
+			"prometheus}, query: max(queue)}}")
+	lookup, problems := a.step("canary-init", "run-1").specification(
+		t.Context(), envconfig.MapLookuper(map[string]string{"CANARY_CANARY": "shop"}))
 	if text, _ := lookup.Lookup("CANARY_SPEC"); len(problems) > 0 || !strings.Contains(text, "query: max(queue)") {
 		t.Errorf("%s\n%v", text, problems)
 	}

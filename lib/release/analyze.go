@@ -13,8 +13,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
-// Analyze is the step analyze: it observes the candidate from the moment it got its weight, judges it at the end of each interval, and takes
-// its traffic away the moment it has failed too often, or could not be judged in time.
+// Analyze is the step analyze: it observes the candidate from the moment it got its weight, judges
+// it at the end of each interval, and takes its traffic away the moment it has failed too often, or
+// could not be judged in time.
 func (r *Release) Analyze(ctx context.Context) error {
 	return r.orToStable(ctx, func() error { return r.analyze(ctx) })
 }
@@ -29,16 +30,21 @@ func (r *Release) analyze(ctx context.Context) error {
 	}
 	shift, cfg := s.record.shift(), s.record.Config
 	if shift == nil {
-		return report.Errorf(report.Undecided, "%s: there is nothing to judge: the candidate has no weight yet", s.id(r.Client.Namespace))
+		return report.Errorf(
+			report.Undecided, "%s: there is nothing to judge: the candidate has no weight yet",
+			s.id(r.Client.Namespace))
 	}
 	if shift.Passed {
-		return r.finish(ctx, result{text: fmt.Sprintf("%s was judged good at %d %% already", s.id(r.Client.Namespace), shift.Weight), results: verdict(analysis.Pass, "")})
+		return r.finish(ctx,
+			result{text: fmt.Sprintf("%s was judged good at %d %% already", s.id(r.Client.Namespace), shift.Weight),
+				results: verdict(analysis.Pass, "")})
 	}
 	watch, err := r.watch(s)
 	if err != nil {
 		return err
 	}
-	r.Report.Say("observing %s at %d %% for %s: success rate >= %v%%, request duration <= %s, threshold %d (%d failed so far)", s.id(r.Client.Namespace),
+	r.Report.Say("observing %s at %d %% for %s: success rate >= %v%%, request duration <= %s, "+
+		"threshold %d (%d failed so far)", s.id(r.Client.Namespace),
 		shift.Weight, cfg.Interval, cfg.SuccessRate, cfg.RequestDuration, cfg.Threshold, s.record.FailedChecks)
 	for {
 		judged, err := r.await(ctx, watch)
@@ -52,14 +58,18 @@ func (r *Release) analyze(ctx context.Context) error {
 			if err := r.note(ctx, judged.Result, watch); err != nil {
 				return err
 			}
-			return r.finish(ctx, result{text: fmt.Sprintf("%s is good at %d %% of the traffic", s.id(r.Client.Namespace), shift.Weight), results: verdict(analysis.Pass, "")})
+			return r.finish(ctx,
+				result{text: fmt.Sprintf("%s is good at %d %% of the traffic", s.id(r.Client.Namespace), shift.Weight),
+					results: verdict(analysis.Pass, "")})
 		case judged.Verdict == analysis.Fail && judged.Early:
 			return r.reject(ctx, watch, judged.Result, judged.Text)
 		case judged.Verdict == analysis.Fail:
 			failed := watch.record.FailedChecks + 1
-			r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", s.id(r.Client.Namespace), judged.Text, failed, cfg.Threshold)
+			r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", s.id(r.Client.Namespace),
+				judged.Text, failed, cfg.Threshold)
 			if failed >= cfg.Threshold {
-				return r.reject(ctx, watch, judged.Result, fmt.Sprintf("failed checks threshold reached %d: %s", failed, judged.Text))
+				return r.reject(ctx, watch, judged.Result,
+					fmt.Sprintf("failed checks threshold reached %d: %s", failed, judged.Text))
 			}
 			if err := r.note(ctx, judged.Result, watch); err != nil {
 				return err
@@ -89,8 +99,8 @@ type watch struct {
 	saidAt   time.Time
 }
 
-// watch begins to observe where the last judgement at this weight ended, or where the weight was given: what was scraped before this process began
-// is seen, too.
+// watch begins to observe where the last judgement at this weight ended, or where the weight was
+// given: what was scraped before this process began is seen, too.
 func (r *Release) watch(s *snapshot) (*watch, error) {
 	shift, cfg := s.record.shift(), s.record.Config
 	client, err := r.prometheus(&cfg)
@@ -105,12 +115,15 @@ func (r *Release) watch(s *snapshot) (*watch, error) {
 		}
 	}
 	w.observer = client.Observe(w.target, since)
-	w.judge = analysis.Judge{Limits: limitsOf(&cfg), Interval: cfg.Interval.Duration, Weight: float64(shift.Weight) / 100, Shared: s.split != nil && s.split.Shared,
+	w.judge = analysis.Judge{
+		Limits: limitsOf(&cfg), Interval: cfg.Interval.Duration, Weight: float64(shift.Weight) / 100,
+		Shared:   s.split != nil && s.split.Shared,
 		Deadline: shift.At.Add(time.Duration(cfg.Threshold+1) * cfg.Interval.Duration)}
 	if len(s.record.Objectives) == 0 {
 		return w, nil
 	}
-	if w.judge.Sequential, err = analysis.NewSequential(planOf(&cfg, s.record.Objectives), s.record.Evidence); err != nil {
+	if w.judge.Sequential,
+		err = analysis.NewSequential(planOf(&cfg, s.record.Objectives), s.record.Evidence); err != nil {
 		return nil, err
 	}
 	if cfg.EarlyPass {
@@ -132,7 +145,8 @@ type judgement struct {
 	done *result
 }
 
-// Prometheus is asked more often than the cluster: a failing candidate is found with the scrape that shows it, and scrapes are seldom.
+// Prometheus is asked more often than the cluster: a failing candidate is found with the scrape
+// that shows it, and scrapes are seldom.
 const (
 	mostPause   = 2 * time.Second
 	lookAtMesh  = 5 * time.Second
@@ -214,7 +228,9 @@ func (w *watch) own(ctx context.Context) ([]analysis.Measured, error) {
 		}
 		one := analysis.Measured{Name: m.Name, Min: m.ThresholdRange.Min, Max: m.ThresholdRange.Max}
 		if wait := time.Until(w.record.shift().At.Add(reach)); wait > 0 {
-			one.Missing, one.Text = analysis.TooFew, fmt.Sprintf("too few: its query looks %s back, which is before the shift for %s more", reach, wait.Round(time.Second))
+			one.Missing, one.Text = analysis.TooFew,
+				fmt.Sprintf("too few: its query looks %s back, which is before the shift for %s more", reach,
+					wait.Round(time.Second))
 		} else if one.Value, err = w.client.Value(ctx, query); errors.Is(err, metrics.ErrSeveralSeries) {
 			one.Missing, one.Text = analysis.SeveralSeries, err.Error()
 		} else if errors.Is(err, metrics.ErrNoValues) {
@@ -227,8 +243,9 @@ func (w *watch) own(ctx context.Context) ([]analysis.Measured, error) {
 	return all, nil
 }
 
-// listed is what people should know of a judgement beside its numbers: callers with the shares that they give the candidate (one that is outside of the
-// mesh gives it none), or how its requests ended.
+// listed is what people should know of a judgement beside its numbers: callers with the shares that
+// they give the candidate (one that is outside of the mesh gives it none), or how its requests
+// ended.
 func listed[T fmt.Stringer](ctx context.Context, what string, ask func(context.Context) ([]T, error)) string {
 	ctx, cancel := context.WithTimeout(ctx, listTime)
 	defer cancel()
@@ -243,16 +260,20 @@ func listed[T fmt.Stringer](ctx context.Context, what string, ask func(context.C
 	return "; " + what + ": " + strings.Join(texts, ", ")
 }
 
-// mostListed are named at most, and asked for no longer than listTime: the judgement is not in the record yet.
+// mostListed are named at most, and asked for no longer than listTime: the judgement is not in the
+// record yet.
 const (
 	mostListed = 5
 	listTime   = 5 * time.Second
 )
 
-// environment takes the candidate's traffic away, as both versions are beyond the limits, and looks whether stable recovers at once: then it was the candidate.
+// environment takes the candidate's traffic away, as both versions are beyond the limits, and looks
+// whether stable recovers at once: then it was the candidate.
 func (r *Release) environment(ctx context.Context, w *watch, judged analysis.Result) error {
 	interval := w.judge.Interval
-	r.Report.Event(ctx, true, "Halt %s advancement %s; stable gets all the traffic and is watched for up to %s, no check failed", w.id, judged.Text, 3*interval)
+	r.Report.Event(ctx, true,
+		"Halt %s advancement %s; stable gets all the traffic and is watched for up to %s, no check failed", w.id,
+		judged.Text, 3*interval)
 	if err := r.toStable(ctx); err != nil {
 		return err
 	}
@@ -269,10 +290,12 @@ func (r *Release) environment(ctx context.Context, w *watch, judged analysis.Res
 		}
 		switch {
 		case recovered:
-			judged.Verdict, judged.Text = analysis.Fail, "stable recovered at once when the candidate was taken away: "+judged.Text
+			judged.Verdict, judged.Text = analysis.Fail,
+				"stable recovered at once when the candidate was taken away: "+judged.Text
 			return r.reject(ctx, w, judged, judged.Text)
 		case known || time.Now().After(deadline):
-			judged.Text += "; stable is not shown to have recovered at once when the candidate was taken away: nobody knows whose fault it was"
+			judged.Text += "; stable is not shown to have recovered at once when the candidate was taken away: " +
+				"nobody knows whose fault it was"
 			return r.undecided(ctx, w, judged)
 		}
 	}
@@ -282,7 +305,8 @@ func verdict(v analysis.Verdict, reason analysis.Reason) map[string]string {
 	return map[string]string{"verdict": string(v), "reason": string(reason)}
 }
 
-// note adds a judgement to the record, what the sequential test has come to by then, and in the same write what follows from it.
+// note adds a judgement to the record, what the sequential test has come to by then, and in the
+// same write what follows from it.
 func (r *Release) note(ctx context.Context, judged analysis.Result, w *watch, follows ...func(*Record)) error {
 	return r.update(ctx, func(record *Record) {
 		shift := record.shift()
@@ -303,11 +327,13 @@ func (r *Release) note(ctx context.Context, judged analysis.Result, w *watch, fo
 	})
 }
 
-// reject ends the release: the candidate's traffic goes first, then it is noted, so that the revision is not released again.
+// reject ends the release: the candidate's traffic goes first, then it is noted, so that the
+// revision is not released again.
 func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, reason string) error {
 	begin := time.Now()
 	if err := r.toStable(ctx); err != nil {
-		r.Report.Say("the candidate's traffic could not be taken away: %v", err) // the verdict stands, and this is tried again at the end
+		// the verdict stands, and this is tried again at the end
+		r.Report.Say("the candidate's traffic could not be taken away: %v", err)
 	} else {
 		r.Report.Say("the candidate's traffic was taken away %d ms after the verdict", time.Since(begin).Milliseconds())
 	}
@@ -319,7 +345,9 @@ func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, 
 	if err != nil {
 		return err
 	}
-	return r.finish(ctx, result{code: report.Rejected, text: fmt.Sprintf("%s: rejected: %s", w.id, reason), results: verdict(judged.Verdict, judged.Reason)})
+	return r.finish(ctx,
+		result{code: report.Rejected, text: fmt.Sprintf("%s: rejected: %s", w.id, reason),
+			results: verdict(judged.Verdict, judged.Reason)})
 }
 
 // undecided ends a release that could not be judged in time.
@@ -327,7 +355,8 @@ func (r *Release) undecided(ctx context.Context, w *watch, judged analysis.Resul
 	if err := r.toStable(ctx); err != nil {
 		r.Report.Say("the candidate's traffic could not be taken away: %v", err)
 	}
-	if err := r.note(ctx, judged, w, func(record *Record) { record.Outcome, record.Reason = Inconclusive, judged.Text }); err != nil {
+	if err := r.note(ctx, judged, w,
+		func(record *Record) { record.Outcome, record.Reason = Inconclusive, judged.Text }); err != nil {
 		return err
 	}
 	return r.finish(ctx, result{code: report.Undecided, warning: true, results: verdict(judged.Verdict, judged.Reason),

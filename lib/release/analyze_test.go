@@ -16,7 +16,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
-// A Prometheus that does not answer, or warns, is asked until the deadline. Then the verdict is an error with its own reason, and never a failed check.
+// A Prometheus that does not answer, or warns, is asked until the deadline. Then the verdict is an
+// error with its own reason, and never a failed check.
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -25,9 +26,13 @@ func TestNoAnswer(t *testing.T) {
 		body   string
 		reason analysis.Reason
 	}{
-		{"it cannot", http.StatusUnprocessableEntity, `{"status":"error","errorType":"execution","error":"too many samples"}`, analysis.QueryFails},
-		{"it cannot, for another reason each time", http.StatusUnprocessableEntity, `{"status":"error","errorType":"execution","error":"NUMBER samples are too many"}`, analysis.QueryFails},
-		{"it warns", http.StatusOK, `{"status":"success","warnings":["a store is away"],"data":{"resultType":"matrix","result":[]}}`, analysis.Warns},
+		{"it cannot", http.StatusUnprocessableEntity,
+			`{"status":"error","errorType":"execution","error":"too many samples"}`, analysis.QueryFails},
+		{"it cannot, for another reason each time", http.StatusUnprocessableEntity,
+			`{"status":"error","errorType":"execution","error":"NUMBER samples are too many"}`, analysis.QueryFails},
+		{"it warns", http.StatusOK,
+			`{"status":"success","warnings":["a store is away"],"data":{"resultType":"matrix","result":[]}}`,
+			analysis.Warns},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -44,9 +49,11 @@ func TestNoAnswer(t *testing.T) {
 			}
 			var log bytes.Buffer
 			r := &Release{Report: &report.Reporter{Out: &log}}
-			w := &watch{observer: client.Observe(metrics.Target{}, time.Now()), observed: time.Now().Add(time.Hour), judge: analysis.Judge{Deadline: time.Now().Add(1500 * time.Millisecond)}}
+			w := &watch{observer: client.Observe(metrics.Target{}, time.Now()), observed: time.Now().Add(time.Hour),
+				judge: analysis.Judge{Deadline: time.Now().Add(1500 * time.Millisecond)}}
 			got, err := r.await(t.Context(), w)
-			if err != nil || got.Verdict != analysis.Error || got.Reason != c.reason || !w.judge.Deadline.Before(time.Now()) {
+			if err != nil || got.Verdict != analysis.Error || got.Reason != c.reason ||
+				!w.judge.Deadline.Before(time.Now()) {
 				t.Errorf("%s, %q: %v", got.Verdict, got.Reason, err)
 			}
 			if said := strings.Count(log.String(), "asking again, this is no failed check"); said != 1 {
@@ -81,16 +88,21 @@ func TestCatchesUp(t *testing.T) {
 		series := func(service string) string {
 			return `{"metric":{"__name__":"istio_requests_total","reporter":"source","response_code":"200","destination_service":"` + service + `.web.svc.cluster.local"},"values":[` + strings.Join(values, ",") + "]}"
 		}
-		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"matrix","result":[%s,%s]}}`, series("shop"), series("shop-canary"))
+		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"matrix","result":[%s,%s]}}`, series("shop"),
+			series("shop-canary"))
 	}))
 	t.Cleanup(prometheus.Close)
 	client, err := metrics.New(prometheus.URL, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := metrics.Target{Namespace: "web", Stable: metrics.Arm{Workload: "shop-primary", Service: "shop"}, Candidate: metrics.Arm{Workload: "shop", Service: "shop-canary"}}
+	target := metrics.Target{
+		Namespace: "web", Stable: metrics.Arm{Workload: "shop-primary", Service: "shop"},
+		Candidate: metrics.Arm{Workload: "shop", Service: "shop-canary"}}
 	w := &watch{observer: client.Observe(target, now.Add(-10*time.Minute)), record: &Record{},
-		judge: analysis.Judge{Limits: analysis.Limits{SuccessRate: 99}, Interval: 8 * time.Minute, Weight: .5, Deadline: now.Add(time.Hour)}}
+		judge: analysis.Judge{
+			Limits: analysis.Limits{SuccessRate: 99}, Interval: 8 * time.Minute, Weight: .5,
+			Deadline: now.Add(time.Hour)}}
 	got, ok, err := (&Release{}).look(t.Context(), w)
 	if err != nil || !ok || got.Verdict != analysis.Pass || got.Counts.Requests < 590 {
 		t.Errorf("%v requests, %t, %s: %v", got.Counts.Requests, ok, got.Text, err)

@@ -23,18 +23,21 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// apiserver speaks as much of the Kubernetes API as a release needs: get, create and JSON Patch, with resourceVersions. Deployments are
-// rolled out at once, unless stuck says otherwise. The real one is in test/e2e.
+// apiserver speaks as much of the Kubernetes API as a release needs: get, create and JSON Patch,
+// with resourceVersions. Deployments are rolled out at once, unless stuck says otherwise. The real
+// one is in test/e2e.
 type apiserver struct {
 	t       *testing.T
 	target  string // that the steps are of
 	mu      sync.Mutex
 	objects map[string]map[string]any // "deployments/shop"
 	version int
-	writes  []string        // "patch deployments/shop", in order; events and reviews are left out
-	budget  int             // how many writes are carried out before all others are refused; negative: all
-	refuses int             // how many writes of VirtualServices a webhook refuses before it lets them pass
-	away    int             // how many writes of VirtualServices are answered with 503, as when istiod's webhook is unavailable
+	writes  []string // "patch deployments/shop", in order; events and reviews are left out
+	budget  int      // how many writes are carried out before all others are refused; negative: all
+	refuses int      // how many writes of VirtualServices a webhook refuses before it lets them pass
+	// how many writes of VirtualServices are answered with 503, as when istiod's webhook is
+	// unavailable
+	away    int
 	stuck   map[string]bool // Deployments that never get ready
 	denied  map[string]bool // "verb resource", or "namespace:account verb resource", that a review denies
 	onWrite func(string)    // called after each write, with the lock held
@@ -47,7 +50,8 @@ type apiserver struct {
 
 func newAPIServer(t *testing.T, manifests ...string) *apiserver {
 	t.Helper()
-	a := &apiserver{t: t, target: "shop", objects: map[string]map[string]any{}, budget: -1, stuck: map[string]bool{}, denied: map[string]bool{}}
+	a := &apiserver{t: t, target: "shop", objects: map[string]map[string]any{}, budget: -1, stuck: map[string]bool{},
+		denied: map[string]bool{}}
 	a.apply("{kind: Namespace, metadata: {name: web}}")
 	for _, m := range manifests {
 		a.apply(m)
@@ -84,10 +88,13 @@ func (a *apiserver) killed(after int, do func() error) error {
 	return do()
 }
 
-var resources = map[string]string{"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
-	"VirtualService": "virtualservices", "DestinationRule": "destinationrules", "PodDisruptionBudget": "poddisruptionbudgets", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
-	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries", "MetricTemplate": "metrictemplates",
-	"Namespace": "namespaces", "Pod": "pods", "PersistentVolumeClaim": "persistentvolumeclaims"}
+var resources = map[string]string{
+	"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps", "Secret": "secrets",
+	"VirtualService": "virtualservices", "DestinationRule": "destinationrules",
+	"PodDisruptionBudget": "poddisruptionbudgets", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
+	"AuthorizationPolicy": "authorizationpolicies", "PipelineRun": "pipelineruns", "Canary": "canaries",
+	"MetricTemplate": "metrictemplates",
+	"Namespace":      "namespaces", "Pod": "pods", "PersistentVolumeClaim": "persistentvolumeclaims"}
 
 // apply puts an object as somebody else would: kubectl, Helm.
 func (a *apiserver) apply(manifest string) {
@@ -116,9 +123,13 @@ func (a *apiserver) put(key string, o map[string]any) {
 		if replicas == nil {
 			replicas = 1
 		}
-		o["status"] = map[string]any{"observedGeneration": a.version, "replicas": replicas, "updatedReplicas": replicas, "availableReplicas": replicas}
+		o["status"] = map[string]any{
+			"observedGeneration": a.version, "replicas": replicas, "updatedReplicas": replicas,
+			"availableReplicas": replicas}
 		if a.stuck[key] {
-			o["status"] = map[string]any{"observedGeneration": a.version, "replicas": replicas, "updatedReplicas": replicas, "availableReplicas": 0}
+			o["status"] = map[string]any{
+				"observedGeneration": a.version, "replicas": replicas, "updatedReplicas": replicas,
+				"availableReplicas": 0}
 		}
 	}
 	a.objects[key] = o
@@ -126,13 +137,17 @@ func (a *apiserver) put(key string, o map[string]any) {
 		template := o["spec"].(map[string]any)["template"].(map[string]any)
 		of, _ := template["metadata"].(map[string]any)
 		annotations, _ := of["annotations"].(map[string]any)
-		if set := fmt.Sprint("replicasets/", name, "-", annotations[workload.RevisionAnnotation]); annotations != nil && a.objects[set] == nil {
-			a.put(set, map[string]any{"metadata": map[string]any{"name": set, "labels": of["labels"]}, "spec": map[string]any{"template": template}})
+		if set := fmt.Sprint("replicasets/", name, "-", annotations[workload.RevisionAnnotation]); annotations != nil &&
+			a.objects[set] == nil {
+			a.put(set, map[string]any{
+				"metadata": map[string]any{"name": set, "labels": of["labels"]},
+				"spec":     map[string]any{"template": template}})
 		}
 	}
 }
 
-// endpointSlices is what the controller makes of a Service: one endpoint for each pod that is available and that it selects.
+// endpointSlices is what the controller makes of a Service: one endpoint for each pod that is
+// available and that it selects.
 func (a *apiserver) endpointSlices(selector string) []any {
 	_, name, _ := strings.Cut(selector, "=")
 	service := a.objects["services/"+name]
@@ -147,10 +162,12 @@ func (a *apiserver) endpointSlices(selector string) []any {
 			continue
 		}
 		for range available(o) {
-			endpoints = append(endpoints, map[string]any{"addresses": []any{"10.0.0.1"}, "conditions": map[string]any{"ready": true}})
+			endpoints = append(
+				endpoints, map[string]any{"addresses": []any{"10.0.0.1"}, "conditions": map[string]any{"ready": true}})
 		}
 	}
-	return []any{map[string]any{"metadata": map[string]any{"name": name + "-1"}, "addressType": "IPv4", "endpoints": endpoints}}
+	return []any{map[string]any{
+		"metadata": map[string]any{"name": name + "-1"}, "addressType": "IPv4", "endpoints": endpoints}}
 }
 
 // available is how many pods of a Deployment serve.
@@ -175,7 +192,8 @@ func (a *apiserver) client() *kube.Client {
 	return c
 }
 
-// direct hands requests to a handler without a network, so that a test may run in a bubble of virtual time.
+// direct hands requests to a handler without a network, so that a test may run in a bubble of
+// virtual time.
 type direct struct{ http.Handler }
 
 func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -209,7 +227,9 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(v)
 	}
 	refuse := func(status int, reason string) {
-		answer(status, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason, "message": reason, "details": map[string]any{"name": name}})
+		answer(status, map[string]any{
+			"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason,
+			"message": reason, "details": map[string]any{"name": name}})
 	}
 	var sent map[string]any
 	if r.Method == http.MethodPost {
@@ -220,7 +240,9 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch resource {
 	case "selfsubjectaccessreviews":
 		q := sent["spec"].(map[string]any)["resourceAttributes"].(map[string]any)
-		sent["status"] = map[string]any{"allowed": !a.denied[strings.TrimSuffix(fmt.Sprint(q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}
+		sent["status"] = map[string]any{
+			"allowed": !a.denied[strings.TrimSuffix(
+				fmt.Sprint(q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}
 		answer(http.StatusCreated, sent)
 		return
 	case "localsubjectaccessreviews":
@@ -236,7 +258,9 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		a.reviews = append(a.reviews, fmt.Sprint(spec["user"], " ", spec["groups"], " ", q["namespace"]))
 		_, account, _ := strings.Cut(spec["user"].(string), "system:serviceaccount:")
-		sent["status"] = map[string]any{"allowed": !a.denied[strings.TrimSuffix(fmt.Sprint(account, " ", q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}
+		sent["status"] = map[string]any{
+			"allowed": !a.denied[strings.TrimSuffix(
+				fmt.Sprint(account, " ", q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}
 		answer(http.StatusCreated, sent)
 		return
 	case "events":
@@ -251,7 +275,8 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r) // as the real one does, without a Status
 		return
 	}
-	if r.Method == http.MethodGet && len(parts) > 3 && parts[len(parts)-2] == "web" { // a list: /…/namespaces/web/RESOURCE
+	// a list: /…/namespaces/web/RESOURCE
+	if r.Method == http.MethodGet && len(parts) > 3 && parts[len(parts)-2] == "web" {
 		items := []any{}
 		if name == "endpointslices" {
 			items = a.endpointSlices(r.URL.Query().Get("labelSelector"))
@@ -321,7 +346,9 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		after, err := patch.Apply(before)
 		if err != nil {
-			answer(http.StatusUnprocessableEntity, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "message": err.Error()})
+			answer(http.StatusUnprocessableEntity,
+				map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422,
+					"message": err.Error()})
 			return
 		}
 		var changed map[string]any

@@ -21,21 +21,27 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// check looks, before anything is changed, for every reason why this release could not be carried out on this cluster.
+// check looks, before anything is changed, for every reason why this release could not be carried
+// out on this cluster.
 func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 	cfg := r.Config
 	var problems config.Problems
 	add := func(parameter, value, remedy string, args ...any) {
-		problems = append(problems, config.Problem{Parameter: parameter, Value: value, Remedy: fmt.Sprintf(remedy, args...)})
+		problems = append(
+			problems, config.Problem{Parameter: parameter, Value: value, Remedy: fmt.Sprintf(remedy, args...)})
 	}
 	if err := r.checkPrometheus(ctx); errors.Is(err, config.ErrForeign) {
 		shown := show.Address(cfg.Prometheus)
-		add("prometheus", shown, "%v: take it out of the specification; or whoever runs the pipeline gives prometheus=%s, or has prometheus=%s in allow", err, shown, shown)
+		add("prometheus", shown,
+			"%v: take it out of the specification; or whoever runs the pipeline gives prometheus=%s, or "+
+				"has prometheus=%s in allow", err, shown, shown)
 	} else if err != nil {
-		add("prometheus", show.Address(cfg.Prometheus), "give the address of the Prometheus that scrapes Istio's metrics: %v", err)
+		add("prometheus", show.Address(cfg.Prometheus),
+			"give the address of the Prometheus that scrapes Istio's metrics: %v", err)
 	}
 	if s.target == nil {
-		add("target", cfg.Target, "there is no such Deployment in namespace %s: give the name of one, or apply it first", r.Client.Namespace)
+		add("target", cfg.Target,
+			"there is no such Deployment in namespace %s: give the name of one, or apply it first", r.Client.Namespace)
 	} else {
 		r.checkTarget(ctx, s, add)
 	}
@@ -47,31 +53,42 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 		_, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
 		switch by := workload.ManagedBy(s.virtualService); {
 		case err != nil:
-			add("virtualService", cfg.VirtualService, "%v; let one route lead to %s with weight 100 and to %s with weight 0, or to %s alone", s.splitError, s.route.Stable, s.route.Candidate, cfg.Service)
+			add("virtualService", cfg.VirtualService,
+				"%v; let one route lead to %s with weight 100 and to %s with weight 0, or to %s alone", s.splitError,
+				s.route.Stable, s.route.Candidate, cfg.Service)
 		case by != "":
-			add("virtualService", cfg.VirtualService, "%s writes it and would take the route back: let its route lead to %s with weight 100 and to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
+			add("virtualService", cfg.VirtualService,
+				"%s writes it and would take the route back: let its route lead to %s with weight 100 and "+
+					"to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
 		}
 	}
 	if s.service != nil && s.primary == nil && !r.preparing() && !workload.Protected(s.service) {
 		if by := workload.ManagedBy(s.service); by != "" {
-			add("service", cfg.Service, "%s writes it and would set its selector back to the candidate: take the Service out of what %s applies, or let its selector be that of %s there. Where the chart has none once its canary is turned on, run canary-init with mode=prepare before that is applied", by, by, s.layout.Primary())
+			add("service", cfg.Service,
+				"%s writes it and would set its selector back to the candidate: take the Service out of what %s "+
+					"applies, or let its selector be that of %s there. Where the chart has none once its canary is "+
+					"turned on, run canary-init with mode=prepare before that is applied", by, by, s.layout.Primary())
 		}
 	}
 	if selects, ok := s.selectsOther(); ok {
-		add("service", cfg.Service, "it %s, not the pods of Deployment %s: give the Service by which people call it", selects, cfg.Target)
+		add("service", cfg.Service, "it %s, not the pods of Deployment %s: give the Service by which people call it",
+			selects, cfg.Target)
 	}
 	if s.service != nil && cfg.Port != "" && !hasPort(s.service, cfg.Port) {
 		add("port", cfg.Port, "Service %s has no such port: give the name or the number of one it has", cfg.Service)
 	}
 	for _, port := range s.movedPorts() {
-		add("service", cfg.Service, "its port %v leads to %v of the pods and %s's to %v: both versions serve side by side, and the target's pods do not have both names, or numbers, for one port. Release pods first in which both lead to the same",
+		add("service", cfg.Service,
+			"its port %v leads to %v of the pods and %s's to %v: both versions serve side by side, and the target's "+
+				"pods do not have both names, or numbers, for one port. Release pods first in "+
+				"which both lead to the same",
 			port[0], port[1], s.layout.PrimaryService(), port[2])
 	}
 	return problems
 }
 
-// selectsOther says what the Service selects, where that is neither the target's pods nor stable's: it belongs to another application, and
-// a release would lead it to this one.
+// selectsOther says what the Service selects, where that is neither the target's pods nor stable's:
+// it belongs to another application, and a release would lead it to this one.
 func (s *snapshot) selectsOther() (selects string, other bool) {
 	if s.service == nil || s.target == nil {
 		return "", false
@@ -86,20 +103,24 @@ func (s *snapshot) selectsOther() (selects string, other bool) {
 	if own, err := workload.SelectorOf(s.target.Deployment); err == nil {
 		maps.Copy(stable, own.Stable)
 	}
-	ofStable := is.Matches(labels.Set(stable)) || s.primary != nil && is.Matches(labels.Set(s.primary.Spec.Template.Labels))
+	ofStable := is.Matches(labels.Set(stable)) || s.primary != nil &&
+		is.Matches(labels.Set(s.primary.Spec.Template.Labels))
 	return "leads to pods with " + is.String(), !ofStable && !is.Matches(labels.Set(s.target.Spec.Template.Labels))
 }
 
-// movedPorts are those of the Service that lead to another port of the target's pods than stable's Service does, which leads to those pods, too, once they are
-// promoted: port, where it leads, and where stable's does.
+// movedPorts are those of the Service that lead to another port of the target's pods than stable's
+// Service does, which leads to those pods, too, once they are promoted: port, where it leads, and
+// where stable's does.
 func (s *snapshot) movedPorts() [][3]any {
-	if s.service == nil || s.primaryService == nil || s.primary == nil || s.target == nil || s.fresh() || !s.ours(s.primaryService) {
+	if s.service == nil || s.primaryService == nil || s.primary == nil || s.target == nil || s.fresh() ||
+		!s.ours(s.primaryService) {
 		return nil
 	}
 	var moved [][3]any
 	has := workload.PortsOf(s.primaryService)
 	for _, p := range workload.PortsOf(s.service) {
-		if will := workload.TargetPort(p, has, s.primary.object); !workload.SamePort(s.target.object, will, p["targetPort"]) {
+		if will := workload.TargetPort(p, has, s.primary.object); !workload.SamePort(
+			s.target.object, will, p["targetPort"]) {
 			moved = append(moved, [3]any{p["port"], p["targetPort"], will})
 		}
 	}
@@ -107,12 +128,16 @@ func (s *snapshot) movedPorts() [][3]any {
 }
 
 // checkTarget looks at the target and at what applies to its pods.
-func (r *Release) checkTarget(ctx context.Context, s *snapshot, add func(parameter, value, remedy string, args ...any)) {
+func (r *Release) checkTarget(
+	ctx context.Context, s *snapshot, add func(parameter, value, remedy string, args ...any)) {
 	cfg := r.Config
 	if selector, err := workload.SelectorOf(s.target.Deployment); err != nil {
 		add("target", cfg.Target, "Deployment %s cannot be released: %v", cfg.Target, err)
 	} else if s.service != nil && !r.preparing() && workload.SetBack(s.service, s.serves(selector)) {
-		add("service", cfg.Service, "its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or let its selector be %v. Where it is in the chart no longer, run canary-init with mode=prepare once more",
+		add("service", cfg.Service,
+			"its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or "+
+				"let its selector be %v. Where it is in the chart no longer, run canary-init "+
+				"with mode=prepare once more",
 			kube.LastManager(s.service), s.serves(selector))
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err == nil {
@@ -122,19 +147,25 @@ func (r *Release) checkTarget(ctx context.Context, s *snapshot, add func(paramet
 		}
 		for _, name := range names {
 			if !slices.Contains(cfg.AcceptUncovered, name) {
-				add("acceptUncovered", strings.Join(cfg.AcceptUncovered, ","), "%s applies to the target and not to %s, which will have the traffic: let it select %s=%s too, or accept it by its name, acceptUncovered=%s",
-					name, s.layout.Primary(), selector.Key, selector.Stable[selector.Key], strings.Join(append(slices.Clone(cfg.AcceptUncovered), name), ","))
+				add("acceptUncovered", strings.Join(cfg.AcceptUncovered, ","),
+					"%s applies to the target and not to %s, which will have the traffic: let it select %s=%s too, "+
+						"or accept it by its name, acceptUncovered=%s",
+					name, s.layout.Primary(), selector.Key, selector.Stable[selector.Key],
+					strings.Join(append(slices.Clone(cfg.AcceptUncovered), name), ","))
 			}
 		}
 	}
 	if canary, err := r.flagger(ctx); err != nil {
 		add("target", cfg.Target, "whether Flagger manages it could not be read: %v", err)
 	} else if canary != "" {
-		add("target", cfg.Target, "Flagger manages it, by Canary %s: set spec.suspend of the Canary to true, also where Flagger has been ended: nothing here tells that it was", canary)
+		add("target", cfg.Target,
+			"Flagger manages it, by Canary %s: set spec.suspend of the Canary to true, also where Flagger has been "+
+				"ended: nothing here tells that it was", canary)
 	}
 	r.checkGit(s, add)
 	if s.target.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
-		add("target", cfg.Target, "its strategy is Recreate, which takes all pods away before there are new ones: use RollingUpdate")
+		add("target", cfg.Target,
+			"its strategy is Recreate, which takes all pods away before there are new ones: use RollingUpdate")
 	}
 	if remedy, err := r.withoutSidecar(ctx, s); err != nil {
 		add("namespace", r.Client.Namespace, "whether its pods need a sidecar could not be read: %v", err)
@@ -153,7 +184,8 @@ func (r *Release) checkTarget(ctx context.Context, s *snapshot, add func(paramet
 	}
 }
 
-// withoutSidecar says what to do where the mesh needs a sidecar in the target's pods and they have none: it is kept out, or was never put in.
+// withoutSidecar says what to do where the mesh needs a sidecar in the target's pods and they have
+// none: it is kept out, or was never put in.
 func (r *Release) withoutSidecar(ctx context.Context, s *snapshot) (string, error) {
 	namespace, err := r.Client.NamespaceLabels(ctx)
 	if err != nil {
@@ -163,7 +195,9 @@ func (r *Release) withoutSidecar(ctx context.Context, s *snapshot) (string, erro
 	case workload.NotMeant:
 		return "", nil
 	case workload.KeptOut:
-		return fmt.Sprintf("its pods are kept out of the mesh by %s=false, so its namespace's sidecars are not in them: take that away, or nobody counts their requests", workload.InjectLabel), nil
+		return fmt.Sprintf(
+			"its pods are kept out of the mesh by %s=false, so its namespace's sidecars are not in them: take that "+
+				"away, or nobody counts their requests", workload.InjectLabel), nil
 	}
 	pods, err := r.Client.Find(ctx, kube.Pod, s.target.Spec.Selector.MatchLabels, maxPods)
 	if err != nil {
@@ -175,9 +209,12 @@ func (r *Release) withoutSidecar(ctx context.Context, s *snapshot) (string, erro
 			return "", err
 		}
 		// A pod that is terminating or has ended may predate injection.
-		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed ||
+			pod.Status.Phase == corev1.PodSucceeded
 		if !ended && !workload.HasSidecar(&pod) {
-			return fmt.Sprintf("its pods are to have a sidecar and Pod %s has no istio-proxy: start them again (kubectl rollout restart deployment %s), and look at istiod if they still have none",
+			return fmt.Sprintf(
+				"its pods are to have a sidecar and Pod %s has no istio-proxy: start them again (kubectl rollout "+
+					"restart deployment %s), and look at istiod if they still have none",
 				pod.Name, s.target.Name), nil
 		}
 	}
@@ -196,13 +233,17 @@ func (r *Release) notShared(ctx context.Context, name string) (string, error) {
 		return "", err
 	case o == nil:
 		return "which is not there: create it first", nil
-	case slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany), slices.Contains(claim.Spec.AccessModes, corev1.ReadOnlyMany):
+	case slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany),
+		slices.Contains(claim.Spec.AccessModes, corev1.ReadOnlyMany):
 		return "", nil
 	}
-	return fmt.Sprintf("which is %v: stable and the candidate cannot both mount it; use a claim that is ReadWriteMany or ReadOnlyMany, or none", claim.Spec.AccessModes), nil
+	return fmt.Sprintf(
+		"which is %v: stable and the candidate cannot both mount it; use a claim that is ReadWriteMany "+
+			"or ReadOnlyMany, or none", claim.Spec.AccessModes), nil
 }
 
-// uncovered names what selects the target's pods, or claims the Service's host, and would not cover stable.
+// uncovered names what selects the target's pods, or claims the Service's host, and would not cover
+// stable.
 func (r *Release) uncovered(ctx context.Context, s *snapshot, selector workload.Selector) ([]string, error) {
 	var objects []kube.Object
 	for _, kind := range workload.Selecting {
@@ -219,11 +260,13 @@ func (r *Release) uncovered(ctx context.Context, s *snapshot, selector workload.
 	candidate := s.target.Spec.Template.Labels
 	stable := maps.Clone(candidate)
 	maps.Copy(stable, selector.Stable)
-	return append(workload.Uncovered(objects, candidate, stable), workload.Claims(services, s.layout.VirtualService, s.layout.Service, r.Client.Namespace)...), nil
+	return append(workload.Uncovered(objects, candidate, stable),
+		workload.Claims(services, s.layout.VirtualService, s.layout.Service, r.Client.Namespace)...), nil
 }
 
-// flagger names the Canary by which a Flagger manages the target: one whose status Flagger has written and that is not suspended. A Canary that
-// is there only as configuration has no status, or one of ours.
+// flagger names the Canary by which a Flagger manages the target: one whose status Flagger has
+// written and that is not suspended. A Canary that is there only as configuration has no status, or
+// one of ours.
 func (r *Release) flagger(ctx context.Context) (string, error) {
 	canaries, err := r.Client.List(ctx, kube.Canary)
 	if err != nil {

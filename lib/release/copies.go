@@ -11,7 +11,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// history is what is left of stable's revisions: the copies of what they mount, and which of them the cluster keeps.
+// history is what is left of stable's revisions: the copies of what they mount, and which of them
+// the cluster keeps.
 type history struct {
 	copies []copied
 	kept   []string // revisions of stable and of its ReplicaSets
@@ -24,7 +25,8 @@ type copied struct {
 	revision string
 }
 
-// past reads what is left of stable's revisions. Secrets that this account may not list are left out: it has made no copies of them either.
+// past reads what is left of stable's revisions. Secrets that this account may not list are left
+// out: it has made no copies of them either.
 func (r *Release) past(ctx context.Context, s *snapshot) (h history, err error) {
 	for _, kind := range []kube.Kind{kube.ConfigMap, kube.Secret} {
 		found, err := r.Client.Find(ctx, kind, map[string]string{workload.TargetLabel: s.layout.Target}, 0)
@@ -43,7 +45,8 @@ func (r *Release) past(ctx context.Context, s *snapshot) (h history, err error) 
 	if len(h.copies) == 0 || s.primary == nil {
 		return h, nil
 	}
-	h.kept = append(h.kept, workload.RevisionOf(s.primary.Deployment)) // whose ReplicaSet the controller may still have to make
+	// whose ReplicaSet the controller may still have to make
+	h.kept = append(h.kept, workload.RevisionOf(s.primary.Deployment))
 	sets, err := r.Client.Find(ctx, kube.ReplicaSet, s.primary.Spec.Selector.MatchLabels, 0)
 	if err != nil {
 		return h, err
@@ -58,7 +61,8 @@ func (r *Release) past(ctx context.Context, s *snapshot) (h history, err error) 
 	return h, nil
 }
 
-// unused plans the removal of the copies that belong to none of these revisions, nor to one that the cluster keeps.
+// unused plans the removal of the copies that belong to none of these revisions, nor to one that
+// the cluster keeps.
 func (h history) unused(revisions ...string) []kube.Write {
 	var writes []kube.Write
 	for _, c := range h.copies {
@@ -69,7 +73,8 @@ func (h history) unused(revisions ...string) []kube.Write {
 	return writes
 }
 
-// ending reports whether nothing is left to do for traffic: then what a release leaves behind is looked at.
+// ending reports whether nothing is left to do for traffic: then what a release leaves behind is
+// looked at.
 func (s *snapshot) ending() bool {
 	switch {
 	case s.record == nil:
@@ -82,7 +87,9 @@ func (s *snapshot) ending() bool {
 	return false
 }
 
-// closing reports whether traffic is where the end of a release leaves it, or an earlier one left it: then it is read who answers.
+// closing reports whether traffic is where the end of a release leaves it, or an earlier one left
+// it: then it is read who answers.
 func (s *snapshot) closing() bool {
-	return s.ending() || s.record != nil && (s.record.Phase == Failed || s.record.Phase == Succeeded) && s.primary != nil && s.share() == 0
+	return s.ending() || s.record != nil && (s.record.Phase == Failed || s.record.Phase == Succeeded) &&
+		s.primary != nil && s.share() == 0
 }

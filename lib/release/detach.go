@@ -10,27 +10,33 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// Detach is the step rollback in mode detach: the target serves again by itself, with what was promoted last, and all that releases made is
-// removed. It is for an application that is to have no canary releases any more.
+// Detach is the step rollback in mode detach: the target serves again by itself, with what was
+// promoted last, and all that releases made is removed. It is for an application that is to have no
+// canary releases any more.
 func (r *Release) Detach(ctx context.Context) error {
 	return r.drive(ctx, scope{services: true, history: true}, r.planDetach)
 }
 
-// planDetach is what detach does next: the target comes up on what stable runs, gets the traffic, and only then what served so far goes.
+// planDetach is what detach does next: the target comes up on what stable runs, gets the traffic,
+// and only then what served so far goes.
 func (r *Release) planDetach(s *snapshot) plan {
 	ns, record := r.Client.Namespace, s.record
-	done := plan{done: &result{text: fmt.Sprintf("%s.%s: detached: it serves by itself, and nothing of its releases is left", s.layout.Target, ns),
+	done := plan{done: &result{
+		text: fmt.Sprintf(
+			"%s.%s: detached: it serves by itself, and nothing of its releases is left", s.layout.Target, ns),
 		results: map[string]string{"outcome": string(Detached)}}}
 	switch {
 	case record == nil:
 		return done
 	case s.target == nil:
-		return ended(report.Undecided, "%s: Deployment %s is gone: it cannot take over from %s", s.layout.Target, s.layout.Target, s.layout.Primary())
+		return ended(report.Undecided, "%s: Deployment %s is gone: it cannot take over from %s", s.layout.Target,
+			s.layout.Target, s.layout.Primary())
 	case !record.Phase.ended() && record.Phase != Detaching:
 		return ended(report.Busy, "%s: run %s releases it (%s): end that first", s.id(ns), record.Run, record.Phase)
 	case record.Phase.ended():
 		next := record.clone()
-		next.Phase, next.Epoch, next.Holder, next.Run, next.Expires = Detaching, record.Epoch+1, r.Step.RunID, r.Step.RunName, s.now.UTC()
+		next.Phase, next.Epoch, next.Holder, next.Run, next.Expires = Detaching, record.Epoch+1, r.Step.RunID,
+			r.Step.RunName, s.now.UTC()
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Detaching %s", s.id(ns)))}}
 	}
 	selector, err := workload.SelectorOf(s.target.Deployment)
@@ -42,7 +48,8 @@ func (r *Release) planDetach(s *snapshot) plan {
 			return p
 		}
 	}
-	if s.service != nil && (!workload.Selects(s.service, selector.Candidate) || workload.Led(s.service, s.layout.Target)) {
+	if s.service != nil &&
+		(!workload.Selects(s.service, selector.Candidate) || workload.Led(s.service, s.layout.Target)) {
 		return plan{writes: []kube.Write{workload.SelectTarget(s.service, s.target, selector.Candidate)}}
 	}
 	if s.split != nil && (s.split.Candidate != 100 || !s.split.Fenced(record.Epoch)) {
@@ -53,7 +60,8 @@ func (r *Release) planDetach(s *snapshot) plan {
 	if s.split != nil { // proxies have that before the route itself changes
 		return r.settle("route", record.Config.Drain.Duration, func() plan {
 			if s.ownRoute() {
-				return plan{writes: []kube.Write{{Kind: kube.VirtualService, Name: s.layout.VirtualService, Delete: true}}}
+				return plan{writes: []kube.Write{
+					{Kind: kube.VirtualService, Name: s.layout.VirtualService, Delete: true}}}
 			}
 			return plan{writes: []kube.Write{*s.split.Unite(s.layout.Service)}}
 		})
@@ -65,22 +73,33 @@ func (r *Release) planDetach(s *snapshot) plan {
 	return done
 }
 
-// planTarget brings the target up on what stable runs, with as many pods until it has the traffic: from then on its autoscaler sees what it needs.
+// planTarget brings the target up on what stable runs, with as many pods until it has the traffic:
+// from then on its autoscaler sees what it needs.
 func (r *Release) planTarget(s *snapshot, selector map[string]string) (p plan, ready bool) {
 	revision := workload.RevisionOf(s.primary.Deployment)
 	promoted := s.record.Promoted
-	same := workload.TemplateOf(s.target.object).Equal(promoted.Template) // where Secrets may not be read, or mounted content has changed, revisions differ
-	if revision == "" {                                                   // made by Flagger or by hand: there is nothing else to tell it by
-		same = slices.Equal(workload.TemplateOf(s.target.object).Images(), workload.TemplateOf(s.primary.object).Images())
+	// where Secrets may not be read, or mounted content has changed, revisions differ
+	same := workload.TemplateOf(s.target.object).Equal(promoted.Template)
+	if revision == "" { // made by Flagger or by hand: there is nothing else to tell it by
+		same = slices.Equal(
+			workload.TemplateOf(s.target.object).Images(), workload.TemplateOf(s.primary.object).Images())
 	}
 	if s.revision != revision && !same {
 		if promoted.Revision != revision || revision == "" {
-			return ended(report.Undecided, "%s: stable runs revision %s, and how the target would run it is not known: set the target to that version first", s.id(r.Client.Namespace), s.stable().Revision), false
+			return ended(report.Undecided,
+				"%s: stable runs revision %s, and how the target would run it is not known: set the "+
+					"target to that version first", s.id(r.Client.Namespace), s.stable().Revision), false
 		}
-		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name, Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
-			Patch: []kube.Operation{kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}, false
+		return plan{writes: []kube.Write{
+				{Kind: kube.Deployment, Name: s.target.Name,
+					Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
+					Patch: []kube.Operation{
+						kube.Unchanged(s.target.object),
+						{Op: "add", Path: "/spec/template", Value: promoted.Template}}}}},
+			false
 	}
-	serves := s.split != nil && s.split.Candidate == 100 || s.split == nil && s.service != nil && workload.Selects(s.service, selector)
+	serves := s.split != nil && s.split.Candidate == 100 || s.split == nil && s.service != nil &&
+		workload.Selects(s.service, selector)
 	if !serves || s.autoscaler == nil {
 		need := workload.Replicas(s.primary.Deployment)
 		if s.autoscaler != nil {
@@ -90,7 +109,8 @@ func (r *Release) planTarget(s *snapshot, selector map[string]string) (p plan, r
 			return plan{writes: writes}, false
 		}
 		if workload.Replicas(s.target.Deployment) < need {
-			return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id(r.Client.Namespace)))}}, false
+			return plan{writes: []kube.Write{
+				s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id(r.Client.Namespace)))}}, false
 		}
 	}
 	return r.planRollout(s, s.target, "the target")
@@ -101,7 +121,8 @@ func (s *snapshot) ours(o *kube.Object) bool {
 	return o != nil && o.GetLabels()[workload.TargetLabel] == s.layout.Target
 }
 
-// ownRoute tells whether a release of the target made the VirtualService, and no other target's releases write it.
+// ownRoute tells whether a release of the target made the VirtualService, and no other target's
+// releases write it.
 func (s *snapshot) ownRoute() bool {
 	return s.ours(s.virtualService) && !workload.Shared(s.virtualService, s.layout.Target)
 }
@@ -123,7 +144,8 @@ func (s *snapshot) leftovers() []kube.Write {
 		remove(kube.VirtualService, s.virtualService)
 	}
 	for i := range s.rules {
-		if host, _ := s.rules[i].Object["spec"].(map[string]any)["host"].(string); host == s.layout.PrimaryService() || host == s.layout.CanaryService() {
+		if host, _ := s.rules[i].Object["spec"].(map[string]any)["host"].(string); host == s.layout.PrimaryService() ||
+			host == s.layout.CanaryService() {
 			remove(kube.DestinationRule, &s.rules[i])
 		}
 	}

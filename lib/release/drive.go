@@ -1,8 +1,10 @@
-// Package release runs a release: what each of the five steps does, and the record in which they meet.
+// Package release runs a release: what each of the five steps does, and the record in which they
+// meet.
 //
-// A step observes a snapshot of the cluster (snapshot.go), a pure function plans what to do about it, and drive carries the plan out and
-// observes again, until the plan is done. There is no other state: a step that was killed is run again and goes on from what it finds.
-// One file a step: init.go, shift.go, analyze.go, promote.go, rollback.go.
+// A step observes a snapshot of the cluster (snapshot.go), a pure function plans what to do about
+// it, and drive carries the plan out and observes again, until the plan is done. There is no other
+// state: a step that was killed is run again and goes on from what it finds. One file a step:
+// init.go, shift.go, analyze.go, promote.go, rollback.go.
 package release
 
 import (
@@ -33,11 +35,14 @@ type Release struct {
 	PrometheusConfig string
 	// Source is the folder of the workspace that a specification may be in; empty: none is bound.
 	Source string
-	// Patience bounds how long rollback retries while the API server is unavailable or rejects writes.
+	// Patience bounds how long rollback retries while the API server is unavailable or rejects
+	// writes.
 	Patience time.Duration
-	// Outage bounds how long a step waits while the API server, or a webhook that it calls, is unavailable.
+	// Outage bounds how long a step waits while the API server, or a webhook that it calls, is
+	// unavailable.
 	Outage time.Duration
-	// PutRight changes the environment repository after a rollback; nil: the log says what to change.
+	// PutRight changes the environment repository after a rollback; nil: the log says what to
+	// change.
 	PutRight PutRight
 	// objectives are what the sequential test takes from stable's past, which canary-init looks at.
 	objectives []analysis.Objective
@@ -101,8 +106,8 @@ const (
 	maxOutage = 2 * time.Minute  // of the API server or istiod: a restart, or a move to another node
 )
 
-// drive observes, plans and applies until the plan is done. It returns an error that is a *report.Error where the plan ended with another
-// code than Done.
+// drive observes, plans and applies until the plan is done. It returns an error that is a
+// *report.Error where the plan ended with another code than Done.
 func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) plan) error {
 	var waiting *pause
 	var since, said, begun time.Time
@@ -161,7 +166,8 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
 			conflicts++
 			sleep(ctx, 100*time.Millisecond)
-		case err != nil && (ctx.Err() != nil || r.mayPass(err) && away.tolerated(ctx, r.Report, err)): // told to end, or to be tried again
+		case err != nil && (ctx.Err() != nil || r.mayPass(err) && away.tolerated(ctx, r.Report, err)):
+			// told to end, or to be tried again
 		case err != nil:
 			return err
 		case p.done != nil:
@@ -175,7 +181,9 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 		}
 		if rounds++; rounds > maxConflicts { // somebody sets back what this writes
 			if s.now.Sub(begun) > max(r.patience, maxFight) {
-				return report.Errorf(report.Undecided, "%s was written %d times in %s, and is as it was before each time: somebody sets it back, or the API server leaves it out. Look at its managedFields",
+				return report.Errorf(
+					report.Undecided, "%s was written %d times in %s, and is as it was before each time: somebody "+
+						"sets it back, or the API server leaves it out. Look at its managedFields",
 					p.writes[0], rounds, s.now.Sub(begun).Round(time.Second))
 			}
 			sleep(ctx, lastPoll)
@@ -183,7 +191,8 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 	}
 }
 
-// changes is what a plan changes, without the guards of its writes: two plans that are the same have changed nothing in between.
+// changes is what a plan changes, without the guards of its writes: two plans that are the same
+// have changed nothing in between.
 func (p plan) changes() string {
 	var b strings.Builder
 	for _, w := range p.writes {
@@ -193,12 +202,14 @@ func (p plan) changes() string {
 	return b.String()
 }
 
-// mayPass reports whether a failed write may succeed later: always in an outage; when rejected, only to put traffic back.
+// mayPass reports whether a failed write may succeed later: always in an outage; when rejected,
+// only to put traffic back.
 func (r *Release) mayPass(err error) bool {
 	return kube.Away(err) || r.patience > 0 && kube.Refused(err)
 }
 
-// outage is a time in which the API server, or a webhook that it asks, is away or refuses what has to be done all the same.
+// outage is a time in which the API server, or a webhook that it asks, is away or refuses what has
+// to be done all the same.
 type outage struct {
 	patience    time.Duration
 	since, said time.Time
@@ -214,14 +225,16 @@ func (o *outage) tolerated(ctx context.Context, rep *report.Reporter, err error)
 		return false
 	}
 	if now.Sub(o.said) > sayInterval {
-		rep.Say("%v; trying again for %s%s", err, (o.patience - now.Sub(o.since)).Round(time.Second), keptWeights(err.Error()))
+		rep.Say("%v; trying again for %s%s", err, (o.patience - now.Sub(o.since)).Round(time.Second),
+			keptWeights(err.Error()))
 		o.said = now
 	}
 	sleep(ctx, lookAround/2)
 	return true
 }
 
-// keptWeights returns what an outage means for traffic when a VirtualService cannot be written: istiod checks each.
+// keptWeights returns what an outage means for traffic when a VirtualService cannot be written:
+// istiod checks each.
 func keptWeights(what string) string {
 	if strings.HasPrefix(what, "writing VirtualService") {
 		return "; until then the proxies keep the weights that they have"
@@ -229,7 +242,8 @@ func keptWeights(what string) string {
 	return ""
 }
 
-// waiting returns a callback that logs retries: once a request has been tried for 500 ms, and at most every 30 s.
+// waiting returns a callback that logs retries: once a request has been tried for 500 ms, and at
+// most every 30 s.
 func waiting(rep *report.Reporter) func(what string, tried time.Duration, err error) {
 	var mu sync.Mutex // permissions are asked for side by side
 	var said time.Time

@@ -11,8 +11,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// awaitExpected waits until the target has what is expected: a pipeline that begins when Git was merged is earlier than what applies it. It holds no lock
-// meanwhile, and the target need not be there yet.
+// awaitExpected waits until the target has what is expected: a pipeline that begins when Git was
+// merged is earlier than what applies it. It holds no lock meanwhile, and the target need not be
+// there yet.
 func (r *Release) awaitExpected(ctx context.Context) error {
 	expect, limit := r.Config.Expect, r.Config.ProgressDeadline.Duration
 	begin := time.Now()
@@ -30,11 +31,14 @@ func (r *Release) awaitExpected(ctx context.Context) error {
 			has = "has " + strings.Join(slices.DeleteFunc(about, func(s string) bool { return s == "" }), ", ")
 		}
 		if time.Since(begin) >= limit {
-			return report.Errorf(report.Undecided, "Deployment %s.%s %s, and not %s, after %s; nothing was changed. Look whether what applies the environment ended well, and run again",
+			return report.Errorf(
+				report.Undecided, "Deployment %s.%s %s, and not %s, after %s; nothing was changed. Look whether "+
+					"what applies the environment ended well, and run again",
 				r.Step.Target, r.Client.Namespace, has, expect, limit)
 		}
 		if !said {
-			r.Report.Say("Waiting up to %s for %s: Deployment %s.%s %s", limit, expect, r.Step.Target, r.Client.Namespace, has)
+			r.Report.Say("Waiting up to %s for %s: Deployment %s.%s %s", limit, expect, r.Step.Target,
+				r.Client.Namespace, has)
 		}
 		sleep(ctx, min(2*time.Second, limit/20+time.Millisecond))
 		if err := context.Cause(ctx); err != nil {
@@ -49,7 +53,8 @@ func isVersion(what, expect string) bool {
 		return what != ""
 	}
 	name, _, _ := strings.Cut(what, "@") // of an image with a digest
-	return name == expect || strings.HasSuffix(name, ":"+expect) || strings.TrimPrefix(what, nameOf(what)+"-") == strings.ReplaceAll(expect, "+", "_")
+	return name == expect || strings.HasSuffix(name, ":"+expect) ||
+		strings.TrimPrefix(what, nameOf(what)+"-") == strings.ReplaceAll(expect, "+", "_")
 }
 
 // nameOf is what a chart's label calls the chart; "" where it is none.

@@ -31,7 +31,8 @@ func TestIsVersion(t *testing.T) {
 	}
 }
 
-// A pipeline that is earlier than what applies the version waits for it, holds nothing meanwhile, and ends without a change where it does not come.
+// A pipeline that is earlier than what applies the version waits for it, holds nothing meanwhile,
+// and ends without a change where it does not come.
 func TestExpect(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)

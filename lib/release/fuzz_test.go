@@ -14,15 +14,25 @@ import (
 
 // recordObject is the ConfigMap that holds a record, as text.
 func recordObject(text string) *kube.Object {
-	return &kube.Object{Object: map[string]any{"metadata": map[string]any{"name": "shop-canary-release"}, "data": map[string]any{recordKey: text}}}
+	return &kube.Object{
+		Object: map[string]any{
+			"metadata": map[string]any{"name": "shop-canary-release"}, "data": map[string]any{recordKey: text}}}
 }
 
-// Whatever is in the ConfigMap, which others may write: what can be read can be written and reads as the same, and all that is said of it can be.
+// Whatever is in the ConfigMap, which others may write: what can be read can be written and reads
+// as the same, and all that is said of it can be.
 func FuzzReadRecord(f *testing.F) {
-	full := &Record{Holder: "uid", Before: []string{"a"}, Run: "run-1", Epoch: 7, Phase: Progressing, Expires: time.Unix(1764000000, 0).UTC(),
-		Config:    config.Config{Namespace: "web", Target: "shop", Interval: config.Duration{Duration: time.Minute}, Weights: []config.Percent{20}},
-		Candidate: Version{Revision: "1234567890", Template: map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"image": "shop:2"}}}}, Chart: "shop-1.2.3"},
-		Promoted:  Version{Chart: "shop-1.2.2"}, Shifts: []Shift{{Weight: 20}}, Rejected: []Rejection{{Revision: "0", Reason: "failing"}}}
+	full := &Record{Holder: "uid", Before: []string{"a"}, Run: "run-1", Epoch: 7, Phase: Progressing,
+		Expires: time.Unix(1764000000, 0).UTC(),
+		Config: config.Config{
+			Namespace: "web", Target: "shop", Interval: config.Duration{Duration: time.Minute},
+			Weights: []config.Percent{20}},
+		Candidate: Version{
+			Revision: "1234567890",
+			Template: map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"image": "shop:2"}}}},
+			Chart:    "shop-1.2.3"},
+		Promoted: Version{Chart: "shop-1.2.2"}, Shifts: []Shift{{Weight: 20}},
+		Rejected: []Rejection{{Revision: "0", Reason: "failing"}}}
 	f.Add(full.text())
 	f.Add("")
 	f.Add(`{"epoch":-1,"phase":"?","candidate":{"template":{"spec":{"containers":[0,{"image":"a@b:c"}]}}},"shifts":[{"weight":-1}]}`)
@@ -40,7 +50,8 @@ func FuzzReadRecord(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s cannot be read: %v", written, err)
 		}
-		if diff := cmp.Diff(json.RawMessage(written), json.RawMessage(again.text())); diff != "" && len(written) < maxRecord {
+		if diff := cmp.Diff(json.RawMessage(written), json.RawMessage(again.text())); diff != "" &&
+			len(written) < maxRecord {
 			t.Errorf("(-written, +read and written again)\n%s", diff)
 		}
 		record.clone()

@@ -18,10 +18,12 @@ import (
 type Undo struct {
 	Namespace string
 	App       string // as the repository calls it: the target's name, or gitApp
-	Release   string // as Helm calls it, by the Deployment's annotation; "" where that is unknown, or gitApp names the application
-	From      string // the version that was rolled back
-	To        string // the version that serves; "": the one before, by the repository's history
-	Message   string // of the commit; its first line is a title
+	// as Helm calls it, by the Deployment's annotation; "" where that is unknown, or gitApp names
+	// the application
+	Release string
+	From    string // the version that was rolled back
+	To      string // the version that serves; "": the one before, by the repository's history
+	Message string // of the commit; its first line is a title
 }
 
 // Righted is what was done.
@@ -46,7 +48,9 @@ func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 	git := r.Step.Git
 	u, unclear := undo(record, git, r.Step.Target, r.Client.Namespace)
 	left := func(to string) string {
-		return fmt.Sprintf("jx promote -b --app %s --version %s --env %s --no-poll", u.App, cmp.Or(to, "VERSION"), cmp.Or(git.Environment, "production"))
+		return fmt.Sprintf(
+			"jx promote -b --app %s --version %s --env %s --no-poll", u.App, cmp.Or(to, "VERSION"),
+			cmp.Or(git.Environment, "production"))
 	}
 	pending := func(to, format string, args ...any) error {
 		return report.Errorf(report.GitPending, "%s; Git was not put right: %s. What is left to do: %s",
@@ -57,17 +61,21 @@ func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 	case unclear != nil && asked:
 		return pending("set gitApp and run rollback again", "%v", unclear)
 	case unclear != nil:
-		r.Report.Say("Git: if an environment repository says what was rolled back, revert the commit that promoted it. "+
+		r.Report.Say("Git: if an environment repository says what was rolled back, revert the "+
+			"commit that promoted it. "+
 			"The command for it is not known: %v", unclear)
 		return nil
 	case u.From == "" && asked:
-		return pending(left(u.To), "the version of revision %s is unknown: neither a label helm.sh/chart or chart, nor the tag of an "+
-			"image has one", inline(record.Candidate.Revision))
+		return pending(left(u.To),
+			"the version of revision %s is unknown: neither a label helm.sh/chart or chart, nor the tag of an "+
+				"image has one", inline(record.Candidate.Revision))
 	case u.From == u.To && asked:
-		return pending(left(u.To), "both revisions are version %s, and what differs is something else: revert the commit that "+
-			"changed it", u.From)
+		return pending(left(u.To),
+			"both revisions are version %s, and what differs is something else: revert the commit that "+
+				"changed it", u.From)
 	case u.From == "", u.From == u.To:
-		r.Report.Say("Git: if an environment repository says what was rolled back, put it right: revert the commit, or %s", left(u.To))
+		r.Report.Say("Git: if an environment repository says what was rolled back, put it right: "+
+			"revert the commit, or %s", left(u.To))
 		return nil
 	case len(r.Step.GitProblems) > 0:
 		return pending(left(u.To), "%v", r.Step.GitProblems)
@@ -107,7 +115,8 @@ func undo(record *Record, git config.Git, target, namespace string) (Undo, error
 	}
 	var name, was string
 	name, u.From = nameAndVersion(record.Candidate)
-	if was, u.To = nameAndVersion(record.Promoted); was != name { // of another chart, or of the image and not of the chart
+	// of another chart, or of the image and not of the chart
+	if was, u.To = nameAndVersion(record.Promoted); was != name {
 		u.To = ""
 	}
 	if git.App == "" && config.IsApplication(record.Candidate.Release) {
@@ -129,8 +138,11 @@ func sameApplication(chart string, git config.Git, target string) error {
 	if name == "" || name == target || git.App != "" || git.Path != nil {
 		return nil
 	}
-	return fmt.Errorf("the chart of Deployment %s is called %s, by its label helm.sh/chart or chart: set gitApp to the name by which "+
-		"the environment repository has the application (gitApp=%s if it is the Deployment's)", target, name, target)
+	return fmt.Errorf(
+		"the chart of Deployment %s is called %s, by its label helm.sh/chart or chart: set "+
+			"gitApp to the name by which "+
+			"the environment repository has the application (gitApp=%s if it is the Deployment's)", target, name,
+		target)
 }
 
 // checkGit finds, before anything is changed, what rollback would refuse.
@@ -150,7 +162,8 @@ const maxInline = 400
 // inline returns a text for a line of a message that Git servers show and act on: it cannot begin a
 // line, and has no links, mentions or commands.
 func inline(text string) string {
-	text = strings.NewReplacer("`", "'", "[", "(", "]", ")", "<", "(", ">", ")", "@", " at ", "#", " no. ").Replace(text)
+	text = strings.NewReplacer("`", "'", "[", "(", "]", ")", "<", "(", ">", ")", "@", " at ", "#", " no. ").Replace(
+		text)
 	text = strings.Join(strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }), " ")
 	if characters := []rune(text); len(characters) > maxInline {
 		return string(characters[:maxInline]) + "..."
@@ -159,7 +172,8 @@ func inline(text string) string {
 }
 
 // chartLabel is NAME-VERSION. A label has no +, and Helm writes _ for it.
-var chartLabel = regexp.MustCompile(`^([A-Za-z0-9](?:[A-Za-z0-9._-]*?[A-Za-z0-9])?)-(v?\d+\.\d+\.\d+(?:[-+_][0-9A-Za-z.+_-]*)?)$`)
+var chartLabel = regexp.MustCompile(
+	`^([A-Za-z0-9](?:[A-Za-z0-9._-]*?[A-Za-z0-9])?)-(v?\d+\.\d+\.\d+(?:[-+_][0-9A-Za-z.+_-]*)?)$`)
 
 // nameAndVersion is what a chart is called and its version; without a chart's label there is only
 // the tag of the first image that has one. A version that could not be one is none.

@@ -40,7 +40,8 @@ func TestNameAndVersion(t *testing.T) {
 	}
 }
 
-// Which application is edited is never up to its own objects or to the record, which give its versions.
+// Which application is edited is never up to its own objects or to the record, which give its
+// versions.
 func TestUndo(t *testing.T) {
 	t.Parallel()
 	image := func(tag string) map[string]any {
@@ -53,20 +54,35 @@ func TestUndo(t *testing.T) {
 		want                Undo
 		says                string
 	}{
-		{"the target's chart", Version{Chart: "shop-1.3.0", Release: "shop"}, Version{Chart: "shop-1.2.9"}, config.Git{}, Undo{App: "shop", Release: "shop", From: "1.3.0", To: "1.2.9"}, ""},
-		{"its image", Version{Template: image("v7")}, Version{Template: image("v6")}, config.Git{}, Undo{App: "shop", From: "v7", To: "v6"}, ""},
-		{"another chart", Version{Chart: "payments-1.2.2"}, Version{Chart: "payments-1.2.1"}, config.Git{}, Undo{}, "is called payments, by its label helm.sh/chart or chart: set gitApp"},
-		{"another chart, by another release", Version{Chart: "payments-1.2.2", Release: "payments"}, Version{}, config.Git{}, Undo{}, "set gitApp"},
-		{"another chart that gitApp allows for", Version{Chart: "service-1.2.2", Release: "payments"}, Version{Chart: "service-1.2.1"}, config.Git{App: "store"}, Undo{App: "store", From: "1.2.2", To: "1.2.1"}, ""},
-		{"another chart, where gitPath says what is edited", Version{Chart: "service-1.2.2"}, Version{Chart: "service-1.2.1"}, config.Git{Path: []string{"version"}}, Undo{App: "shop", From: "1.2.2", To: "1.2.1"}, ""},
-		{"another chart before", Version{Chart: "shop-1.3.0"}, Version{Chart: "payments-1.2.1"}, config.Git{}, Undo{App: "shop", From: "1.3.0"}, ""},
-		{"no chart before", Version{Chart: "shop-1.3.0"}, Version{Template: image("v6")}, config.Git{}, Undo{App: "shop", From: "1.3.0"}, ""},
-		{"no version before", Version{Chart: "shop-1.3.0"}, Version{Chart: "shop-1.2.2\n  hooks: []", Template: image("v6")}, config.Git{}, Undo{App: "shop", From: "1.3.0"}, ""},
-		{"a release that is none", Version{Chart: "shop-1.3.0", Release: "shop]\n"}, Version{Chart: "shop-1.2.9"}, config.Git{}, Undo{App: "shop", From: "1.3.0", To: "1.2.9"}, ""},
+		{"the target's chart", Version{Chart: "shop-1.3.0", Release: "shop"}, Version{Chart: "shop-1.2.9"},
+			config.Git{}, Undo{App: "shop", Release: "shop", From: "1.3.0", To: "1.2.9"}, ""},
+		{"its image", Version{Template: image("v7")}, Version{Template: image("v6")}, config.Git{},
+			Undo{App: "shop", From: "v7", To: "v6"}, ""},
+		{"another chart", Version{Chart: "payments-1.2.2"}, Version{Chart: "payments-1.2.1"}, config.Git{}, Undo{},
+			"is called payments, by its label helm.sh/chart or chart: set gitApp"},
+		{"another chart, by another release", Version{Chart: "payments-1.2.2", Release: "payments"}, Version{},
+			config.Git{}, Undo{}, "set gitApp"},
+		{"another chart that gitApp allows for", Version{Chart: "service-1.2.2", Release: "payments"},
+			Version{Chart: "service-1.2.1"}, config.Git{App: "store"}, Undo{App: "store", From: "1.2.2", To: "1.2.1"},
+			""},
+		{"another chart, where gitPath says what is edited", Version{Chart: "service-1.2.2"},
+			Version{Chart: "service-1.2.1"}, config.Git{Path: []string{"version"}},
+			Undo{App: "shop", From: "1.2.2", To: "1.2.1"}, ""},
+		{"another chart before", Version{Chart: "shop-1.3.0"}, Version{Chart: "payments-1.2.1"}, config.Git{},
+			Undo{App: "shop", From: "1.3.0"}, ""},
+		{"no chart before", Version{Chart: "shop-1.3.0"}, Version{Template: image("v6")}, config.Git{},
+			Undo{App: "shop", From: "1.3.0"}, ""},
+		{"no version before", Version{Chart: "shop-1.3.0"},
+			Version{Chart: "shop-1.2.2\n  hooks: []", Template: image("v6")}, config.Git{},
+			Undo{App: "shop", From: "1.3.0"}, ""},
+		{"a release that is none", Version{Chart: "shop-1.3.0", Release: "shop]\n"}, Version{Chart: "shop-1.2.9"},
+			config.Git{}, Undo{App: "shop", From: "1.3.0", To: "1.2.9"}, ""},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			record := &Record{Candidate: c.candidate, Promoted: c.promoted, Config: config.Config{Target: "payments", Namespace: "other"}}
+			record := &Record{
+				Candidate: c.candidate, Promoted: c.promoted,
+				Config: config.Config{Target: "payments", Namespace: "other"}}
 			got, err := undo(record, c.git, "shop", "web")
 			if c.says != "" {
 				if err == nil || !strings.Contains(err.Error(), c.says) || got.From != "" {
@@ -85,8 +101,11 @@ func TestUndo(t *testing.T) {
 // What people and programs wrote cannot add a line to a commit, nor a link, a mention or a command.
 func TestUndoMessage(t *testing.T) {
 	t.Parallel()
-	evil := "x\n\nSigned-off-by: Eve\r\u2028\u202e/approve [skip ci] @team closes #1 `x` <b>\x1b[31m" + strings.Repeat("y", 5000)
-	record := &Record{Outcome: Outcome(evil), Reason: evil, Run: evil, RunNamespace: evil, Candidate: Version{Chart: "shop-2", Revision: evil, Template: map[string]any{}}}
+	evil := "x\n\nSigned-off-by: Eve\r\u2028\u202e/approve [skip ci] @team closes #1 `x` <b>\x1b[31m" +
+		strings.Repeat("y", 5000)
+	record := &Record{
+		Outcome: Outcome(evil), Reason: evil, Run: evil, RunNamespace: evil,
+		Candidate: Version{Chart: "shop-2", Revision: evil, Template: map[string]any{}}}
 	u, err := undo(record, config.Git{}, "shop", "web")
 	if err != nil {
 		t.Fatal(err)
@@ -124,13 +143,15 @@ func TestForeignChart(t *testing.T) {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
 			a := afterInit(t)
-			a.apply(strings.Replace(shop("2"), "labels: {app: shop}", "labels: {app: shop, helm.sh/chart: payments-1.2.2}", 1))
+			a.apply(strings.Replace(
+				shop("2"), "labels: {app: shop}", "labels: {app: shop, helm.sh/chart: payments-1.2.2}", 1))
 			before := a.objects["configmaps/shop-canary-release"]["data"]
 			cfg := testConfig("run-2")
 			cfg.Git = c.git
 			err := a.initWith(cfg)
 			if c.refused {
-				wantCode(t, err, report.Misconfig, "parameter gitApp is missing: the chart of Deployment shop is called payments")
+				wantCode(t, err, report.Misconfig,
+					"parameter gitApp is missing: the chart of Deployment shop is called payments")
 				if diff := cmp.Diff(before, a.objects["configmaps/shop-canary-release"]["data"]); diff != "" {
 					t.Errorf("something was changed\n%s", diff)
 				}
@@ -152,7 +173,8 @@ func TestForeignChart(t *testing.T) {
 			} else {
 				wantCode(t, err, c.code, "Git was not put right: the chart of Deployment shop is called payments")
 			}
-			if asked != c.asks || !strings.Contains(log.String(), c.logs) || strings.Contains(log.String(), "--app payments") {
+			if asked != c.asks || !strings.Contains(log.String(), c.logs) ||
+				strings.Contains(log.String(), "--app payments") {
 				t.Errorf("asked %d times, want %d:\n%s", asked, c.asks, log.String())
 			}
 		})
@@ -174,17 +196,22 @@ func TestPutGitRight(t *testing.T) {
 		asks   int
 	}{
 		{desc: "a commit", git: git, asks: 1, logs: "jx promote -b --app shop --version 1 --env production --no-poll"},
-		{desc: "no repository", git: config.Git{Mode: "pull-request"}, logs: "Git: shop has to say 1, not 2: jx promote"},
+		{desc: "no repository", git: config.Git{Mode: "pull-request"},
+			logs: "Git: shop has to say 1, not 2: jx promote"},
 		{desc: "off", git: config.Git{Mode: "off", Repository: git.Repository}, asks: 1, logs: "-version: 2"},
-		{desc: "off, and no answer", git: config.Git{Mode: "off", Repository: git.Repository}, answer: errors.New("no route to host"), asks: 1, logs: "the edit cannot be shown: no route"},
+		{desc: "off, and no answer", git: config.Git{Mode: "off", Repository: git.Repository},
+			answer: errors.New("no route to host"), asks: 1, logs: "the edit cannot be shown: no route"},
 		{desc: "Git away", git: git, answer: errors.New("no route to host"), code: report.GitPending,
 			says: "no route to host. What is left to do: jx promote -b --app shop --version 1", asks: 1},
-		{desc: "misconfigured", git: git, wrong: config.Problems{{Parameter: "gitProvider", Value: "x", Remedy: "give github"}}, code: report.GitPending, says: "parameter gitProvider"},
+		{desc: "misconfigured", git: git,
+			wrong: config.Problems{{Parameter: "gitProvider", Value: "x", Remedy: "give github"}},
+			code:  report.GitPending, says: "parameter gitProvider"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
 			a := afterInit(t)
-			a.apply(strings.Replace(shop("2"), "name: shop, ", "name: shop, annotations: {meta.helm.sh/release-name: shop-eu}, ", 1))
+			a.apply(strings.Replace(
+				shop("2"), "name: shop, ", "name: shop, annotations: {meta.helm.sh/release-name: shop-eu}, ", 1))
 			must(t, a.init("run-2"), a.shift("run-2", 20))
 			r := a.step("rollback", "run-2")
 			var log strings.Builder
@@ -215,7 +242,8 @@ func TestPutGitRight(t *testing.T) {
 				t.Error("a run that undid nothing changed Git")
 			}
 			r = a.step("rollback", "run-2") // once more, as after a lost answer
-			r.Step.Git, r.PutRight = git, func(context.Context, config.Git, Undo) (Righted, error) { asked++; return Righted{}, nil }
+			r.Step.Git, r.PutRight = git,
+				func(context.Context, config.Git, Undo) (Righted, error) { asked++; return Righted{}, nil }
 			must(t, r.Rollback(t.Context()))
 			if asked != c.asks+1 {
 				t.Error("once more, Git is not looked at")
@@ -226,13 +254,17 @@ func TestPutGitRight(t *testing.T) {
 
 // A version of whatever labels, images and record say can be written to Git, and the name of a chart to a message.
 func FuzzNameAndVersion(f *testing.F) {
-	for _, seed := range [][2]string{{"shop-1.2.3", "shop:1"}, {"web-2-shop-v1.2.3-rc.1_5", ""}, {"shop-1.2.2\n  hooks: []", "reg:5000/shop:1.2.3@sha256:0"}, {"", "shop:{{1}}"}, {"--1.2.3", "a/b:c/d:e"}} {
+	for _, seed := range [][2]string{
+		{"shop-1.2.3", "shop:1"}, {"web-2-shop-v1.2.3-rc.1_5", ""},
+		{"shop-1.2.2\n  hooks: []", "reg:5000/shop:1.2.3@sha256:0"}, {"", "shop:{{1}}"}, {"--1.2.3", "a/b:c/d:e"}} {
 		f.Add(seed[0], seed[1])
 	}
 	f.Fuzz(func(t *testing.T, chart, image string) {
-		v := Version{Chart: chart, Template: map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"image": image}}}}}
+		v := Version{Chart: chart,
+			Template: map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"image": image}}}}}
 		name, version := nameAndVersion(v)
-		if version != "" && !config.IsVersion(version) || name != "" && !strings.HasPrefix(chart, name+"-") || name != "" && version == "" {
+		if version != "" && !config.IsVersion(version) || name != "" && !strings.HasPrefix(chart, name+"-") ||
+			name != "" && version == "" {
 			t.Errorf("%q, %q: %q %q", chart, image, name, version)
 		}
 		if strings.ContainsAny(name+version, " \n\r\t{}[]:#&*!|>'\"%@`$;") {
@@ -246,7 +278,10 @@ func FuzzUndo(f *testing.F) {
 	f.Add("shop-1.3.0", "shop-1.2.9", "shop", "failing", "run-1", "4711")
 	f.Add("payments-1.3.0", "shop-1.2.2\nhooks:", "a]b", "x\n\nSigned-off-by: Eve", "[skip ci]", "#1 @team")
 	f.Fuzz(func(t *testing.T, candidate, promoted, release, reason, run, revision string) {
-		record := &Record{Reason: reason, Run: run, RunNamespace: run, Outcome: Outcome(reason), Candidate: Version{Chart: candidate, Release: release, Revision: revision}, Promoted: Version{Chart: promoted}}
+		record := &Record{
+			Reason: reason, Run: run, RunNamespace: run, Outcome: Outcome(reason),
+			Candidate: Version{Chart: candidate, Release: release, Revision: revision},
+			Promoted:  Version{Chart: promoted}}
 		u, err := undo(record, config.Git{}, "shop", "web")
 		if err != nil {
 			if u.From != "" || u.To != "" {
@@ -254,7 +289,8 @@ func FuzzUndo(f *testing.F) {
 			}
 			return
 		}
-		if u.App != "shop" || u.To != "" && !config.IsVersion(u.To) || u.From != "" && !config.IsVersion(u.From) || u.Release != "" && !config.IsApplication(u.Release) {
+		if u.App != "shop" || u.To != "" && !config.IsVersion(u.To) || u.From != "" && !config.IsVersion(u.From) ||
+			u.Release != "" && !config.IsApplication(u.Release) {
 			t.Errorf("%+v", u)
 		}
 		if strings.Count(u.Message, "\n") != 8 || strings.ContainsAny(u.Message, "\r[]<>@#`\u2028\u202e\x00") {

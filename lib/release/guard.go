@@ -16,9 +16,10 @@ import (
 // errStableFails ends a promotion: what was judged fails where it is to serve.
 var errStableFails = errors.New("stable fails")
 
-// guarded does something as long as stable's requests do not fail. Stable becomes what was judged meanwhile, so there is no other version to compare it
-// with: it has to be shown to be beyond the limit. How long answers take is left out: pods that just began are slow. The error is a *report.Error where
-// stable failed, and the record says why.
+// guarded does something as long as stable's requests do not fail. Stable becomes what was judged
+// meanwhile, so there is no other version to compare it with: it has to be shown to be beyond the
+// limit. How long answers take is left out: pods that just began are slow. The error is a
+// *report.Error where stable failed, and the record says why.
 func (r *Release) guarded(ctx context.Context, do func(context.Context) error) error {
 	s, err := r.observe(ctx, scope{})
 	if err != nil {
@@ -26,7 +27,8 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	}
 	var errorsOnly []analysis.Objective
 	if s.record != nil {
-		errorsOnly = slices.DeleteFunc(slices.Clone(s.record.Objectives), func(o analysis.Objective) bool { return o.Limit > 0 })
+		errorsOnly = slices.DeleteFunc(
+			slices.Clone(s.record.Objectives), func(o analysis.Objective) bool { return o.Limit > 0 })
 	}
 	for i := range errorsOnly {
 		errorsOnly[i].Weight = 1 / float64(len(errorsOnly))
@@ -44,7 +46,8 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 			r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
 			return do(ctx)
 		}
-		test, err := analysis.NewSequential(analysis.Plan{Objectives: errorsOnly, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
+		test, err := analysis.NewSequential(
+			analysis.Plan{Objectives: errorsOnly, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
 		if err != nil {
 			return err
 		}
@@ -74,8 +77,9 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	if err := r.stableFailed(ctx, reason); err != nil {
 		return err
 	}
-	return r.finish(ctx, result{code: report.Rejected, text: fmt.Sprintf("%s: not promoted: %s", s.id(r.Client.Namespace), reason),
-		results: map[string]string{"outcome": string(Rejected)}})
+	return r.finish(ctx,
+		result{code: report.Rejected, text: fmt.Sprintf("%s: not promoted: %s", s.id(r.Client.Namespace), reason),
+			results: map[string]string{"outcome": string(Rejected)}})
 }
 
 // fails looks at each scrape until the context ends, and says how stable is shown to fail.
@@ -100,7 +104,8 @@ func fails(ctx context.Context, o *metrics.Observer, test *analysis.Sequential) 
 	}
 }
 
-// stableFailed ends a release whose version fails as stable: traffic goes where it is safe, and stable back to its own version.
+// stableFailed ends a release whose version fails as stable: traffic goes where it is safe, and
+// stable back to its own version.
 func (r *Release) stableFailed(ctx context.Context, reason string) error {
 	err := r.update(ctx, func(record *Record) {
 		record.reject(reason)

@@ -18,8 +18,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// Init is the step canary-init: it checks everything, takes the lock, makes or repairs the layout, finds the revision and brings the
-// candidate up. problems are the mistakes that were found without a cluster; nothing is changed when there are any.
+// Init is the step canary-init: it checks everything, takes the lock, makes or repairs the layout,
+// finds the revision and brings the candidate up. problems are the mistakes that were found without
+// a cluster; nothing is changed when there are any.
 func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 	problems = append(problems, r.checkPermissions(ctx)...)
 	if r.Config.Expect != "" && len(problems) == 0 {
@@ -49,10 +50,12 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 		r.Report.Say("%s", line)
 	}
 	for _, m := range s.unread {
-		r.Report.Say("%s may not be read (Role canary-tasks-secrets): it belongs to no revision, and stable mounts the same as the candidate", m)
+		r.Report.Say("%s may not be read (Role canary-tasks-secrets): it belongs to no revision, and stable mounts "+
+			"the same as the candidate", m)
 	}
 	for _, m := range s.tokens {
-		r.Report.Say("%s is the token of a service account, which cannot be copied: it belongs to no revision, and stable mounts the same as the candidate", m)
+		r.Report.Say("%s is the token of a service account, which cannot be copied: it belongs to no revision, and "+
+			"stable mounts the same as the candidate", m)
 	}
 	r.runSeen, err = r.sees(ctx)
 	if err != nil {
@@ -68,36 +71,50 @@ func (r *Release) planInit(s *snapshot) plan {
 	free := record == nil || record.Phase.ended()
 	switch {
 	case s.target == nil:
-		return ended(report.Undecided, "%s: Deployment %s is gone: apply it again, and then run this once more", s.id(ns), s.layout.Target)
+		return ended(report.Undecided, "%s: Deployment %s is gone: apply it again, and then run this once more",
+			s.id(ns), s.layout.Target)
 	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires) && !record.Interrupted && !s.holderEnded:
 		return r.planBusy(s)
-	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack): // it left stable between two versions
+	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack):
+		// it left stable between two versions
 		next := record.clone()
 		next.Before = record.former(cfg.RunID)
-		next.Holder, next.Run, next.RunNamespace, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, cfg.RunNamespace, r.expires(s), s.lastEpoch()+1
+		next.Holder, next.Run, next.RunNamespace, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, cfg.RunNamespace,
+			r.expires(s), s.lastEpoch()+1
 		next.RunSeen = r.runSeen
 		next.Phase, next.Outcome = RollingBack, cmp.Or(record.Outcome, Aborted)
-		return r.take(s, next, fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))
+		return r.take(s, next,
+			fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))
 	case s.mine(cfg.RunID) && record.Phase == RollingBack:
 		p := r.planRollback(s)
-		if p.done != nil && (p.done.code == report.Done || p.done.undone) { // the candidate has no traffic: what is missing is made below
+		// the candidate has no traffic: what is missing is made below
+		if p.done != nil && (p.done.code == report.Done || p.done.undone) {
 			p = plan{writes: []kube.Write{s.write(r.begin(s), "")}}
 		}
 		return p
-	case free && record != nil && r.waitedFor == record.Holder && record.Outcome == Inconclusive && record.Candidate.Revision == s.revision:
-		return ended(report.Undecided, "%s: run %s, which was waited for, could not judge revision %s: %s; nothing was changed", s.id(ns), record.Run, s.revision, record.Reason)
+	case free && record != nil && r.waitedFor == record.Holder && record.Outcome == Inconclusive &&
+		record.Candidate.Revision == s.revision:
+		return ended(report.Undecided,
+			"%s: run %s, which was waited for, could not judge revision %s: %s; nothing was changed", s.id(ns),
+			record.Run, s.revision, record.Reason)
 	case free && s.mine(cfg.RunID) && record.Outcome != "": // this step ran before
-		return plan{done: &result{code: codeAfter(record.Outcome), text: fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
+		return plan{done: &result{
+			code:    codeAfter(record.Outcome),
+			text:    fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
 			results: r.initResults(record.Outcome, s.revision, nil)}}
 	}
 	if record != nil && s.primary != nil && !cfg.RetryRejected && !r.preparing() && !s.fresh() {
 		if was := record.rejection(s.revision); was != nil {
-			return ended(report.Rejected, "%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, or run again with retryRejected=true",
+			return ended(report.Rejected,
+				"%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, "+
+					"or run again with retryRejected=true",
 				s.id(ns), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
 		}
 	}
 	if s.primary == nil && record != nil && record.Stable.Revision != "" && record.Phase != Detaching {
-		return ended(report.Misconfig, "%s was made by a release (revision %s) and is gone: it is not made again out of a candidate that nobody judged. Restore the Deployment, or delete the ConfigMap %s to begin anew",
+		return ended(report.Misconfig,
+			"%s was made by a release (revision %s) and is gone: it is not made again out of a candidate that "+
+				"nobody judged. Restore the Deployment, or delete the ConfigMap %s to begin anew",
 			s.layout.Primary(), record.Stable.Revision, s.layout.Record())
 	}
 	fresh := s.fresh()
@@ -123,7 +140,8 @@ func (r *Release) planInit(s *snapshot) plan {
 		if to := s.safe(); to.known {
 			weight = to.weight
 		}
-		if w := s.split.Raise(weight, record.Epoch); w != nil && (!s.split.Fenced(record.Epoch) || record.Phase == Initializing) {
+		if w := s.split.Raise(weight, record.Epoch); w != nil &&
+			(!s.split.Fenced(record.Epoch) || record.Phase == Initializing) {
 			fences = append(fences, *w)
 		}
 	}
@@ -155,23 +173,30 @@ func (r *Release) planInit(s *snapshot) plan {
 func (r *Release) planBusy(s *snapshot) plan {
 	cfg, record := r.Config, s.record
 	same := record.Candidate.Revision == s.revision
-	if !same && cfg.Takeover && (record.Phase == Progressing || record.Phase == Initializing) && record.Stable.Revision != "" {
-		return r.take(s, r.begin(s), fmt.Sprintf("New revision detected! Restarting analysis for %s: run %s, which released revision %s, is superseded",
-			s.id(r.Client.Namespace), record.Run, record.Candidate.Revision))
+	if !same && cfg.Takeover && (record.Phase == Progressing || record.Phase == Initializing) &&
+		record.Stable.Revision != "" {
+		return r.take(s, r.begin(s),
+			fmt.Sprintf("New revision detected! Restarting analysis for %s: run %s, which released "+
+				"revision %s, is superseded",
+				s.id(r.Client.Namespace), record.Run, record.Candidate.Revision))
 	}
-	busy := fmt.Sprintf("%s is held by run %s (phase %s, revision %s, until %s at the latest)", s.id(r.Client.Namespace), record.Run, record.Phase,
+	busy := fmt.Sprintf(
+		"%s is held by run %s (phase %s, revision %s, until %s at the latest)", s.id(r.Client.Namespace), record.Run,
+		record.Phase,
 		record.Candidate.Revision, record.Expires.UTC().Format("15:04:05"))
 	if cfg.OnBusy == "fail" {
 		return ended(report.Busy, "%s; nothing was changed", busy)
 	}
 	r.waitedFor = record.Holder
-	return plan{wait: &pause{key: "busy", watch: &watched{kube.ConfigMap, s.recordObject}, text: "Waiting: " + busy, limit: cfg.Deadline.Duration, then: func() plan {
-		return ended(report.Busy, "%s; nothing was changed", busy)
-	}}}
+	return plan{wait: &pause{
+		key: "busy", watch: &watched{kube.ConfigMap, s.recordObject}, text: "Waiting: " + busy,
+		limit: cfg.Deadline.Duration, then: func() plan {
+			return ended(report.Busy, "%s; nothing was changed", busy)
+		}}}
 }
 
-// take plans taking the lock, or handing it from one run to another. Authority passes only when the mesh is safe: a step that dies in
-// between leaves no traffic that nobody answers for.
+// take plans taking the lock, or handing it from one run to another. Authority passes only when the
+// mesh is safe: a step that dies in between leaves no traffic that nobody answers for.
 func (r *Release) take(s *snapshot, next *Record, say string) plan {
 	if s.share() > 0 {
 		if w := s.toSafety(0, r.Client.Namespace); w != nil {
@@ -194,7 +219,8 @@ func codeAfter(outcome Outcome) report.Code {
 
 // begin is the record of a release that takes the lock.
 func (r *Release) begin(s *snapshot) *Record {
-	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace, RunSeen: r.runSeen, Epoch: s.lastEpoch() + 1, Phase: Initializing, Config: *r.Config,
+	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace,
+		RunSeen: r.runSeen, Epoch: s.lastEpoch() + 1, Phase: Initializing, Config: *r.Config,
 		Expires:   r.expires(s),
 		Candidate: s.candidate(), Objectives: r.objectives}
 	next.Config.Prometheus = show.Address(r.Config.Prometheus) // the steps have a query string of their own
@@ -212,7 +238,8 @@ func (r *Release) begin(s *snapshot) *Record {
 	return next
 }
 
-// scaledBy notes the autoscalers, for the steps that may not list them. It tells whether that is news.
+// scaledBy notes the autoscalers, for the steps that may not list them. It tells whether that is
+// news.
 func (record *Record) scaledBy(s *snapshot) bool {
 	target, stable := "", ""
 	if s.autoscaler != nil {
@@ -236,8 +263,9 @@ func (r *Release) expires(s *snapshot) time.Time {
 }
 
 func (s *snapshot) candidate() Version {
-	v := Version{Revision: s.revision, Template: workload.TemplateOf(s.target.object), Replicas: workload.Replicas(s.target.Deployment),
-		Chart: chartOf(s.target.Labels), Release: s.target.Annotations["meta.helm.sh/release-name"]}
+	v := Version{Revision: s.revision, Template: workload.TemplateOf(s.target.object),
+		Replicas: workload.Replicas(s.target.Deployment),
+		Chart:    chartOf(s.target.Labels), Release: s.target.Annotations["meta.helm.sh/release-name"]}
 	for _, m := range v.Template.Mounts() {
 		if _, ok := s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}]; ok {
 			v.Copied = append(v.Copied, m)
@@ -251,7 +279,8 @@ func (s *snapshot) candidate() Version {
 }
 
 func (s *snapshot) stable() Version {
-	return Version{Revision: cmp.Or(workload.RevisionOf(s.primary.Deployment), unknownRevision), Template: workload.TemplateOf(s.primary.object), Replicas: workload.Replicas(s.primary.Deployment)}
+	return Version{Revision: cmp.Or(workload.RevisionOf(s.primary.Deployment), unknownRevision),
+		Template: workload.TemplateOf(s.primary.object), Replicas: workload.Replicas(s.primary.Deployment)}
 }
 
 // fresh tells whether stable runs what the target has.
@@ -259,7 +288,8 @@ func (s *snapshot) fresh() bool {
 	return s.primary != nil && workload.RevisionOf(s.primary.Deployment) == s.revision
 }
 
-// known tells whether the record is free and says what stable runs, as the target has it: then a run that finds nothing to release has nothing to write.
+// known tells whether the record is free and says what stable runs, as the target has it: then a
+// run that finds nothing to release has nothing to write.
 func (s *snapshot) known() bool {
 	if s.record == nil || !s.record.Phase.ended() || s.target == nil {
 		return false
@@ -268,15 +298,18 @@ func (s *snapshot) known() bool {
 	return was.Revision == is.Revision && was.Chart == is.Chart
 }
 
-// unchanged tells whether canary-init has left the record alone because there is nothing to release for a run. Who held it and was superseded is
-// another one.
+// unchanged tells whether canary-init has left the record alone because there is nothing to release
+// for a run. Who held it and was superseded is another one.
 func (s *snapshot) unchanged(uid string) bool {
-	return !s.mine(uid) && s.known() && s.fresh() && s.split != nil && s.split.Candidate == 0 && !slices.Contains(s.record.Before, uid)
+	return !s.mine(uid) && s.known() && s.fresh() && s.split != nil && s.split.Candidate == 0 &&
+		!slices.Contains(s.record.Before, uid)
 }
 
 // settled tells whether the layout is as it is between releases, and stable has all the traffic.
 func (s *snapshot) settled() bool {
-	return len(s.ofCanary) == 0 && s.service != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil && s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
+	return len(s.ofCanary) == 0 && s.service != nil &&
+		workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil &&
+		s.canaryService != nil && s.split != nil && s.split.Candidate == 0 && s.split.Stable == 100
 }
 
 func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
@@ -284,19 +317,22 @@ func epochText(epoch int64) string { return strconv.FormatInt(epoch, 10) }
 // unknownRevision is that of a stable that no release made: Flagger did, or somebody by hand.
 const unknownRevision = "unknown"
 
-// fence plans the write that lets only this epoch change a Deployment. It notes the route, too, for a release whose record is lost.
+// fence plans the write that lets only this epoch change a Deployment. It notes the route, too, for
+// a release whose record is lost.
 func (d *deployment) fence(epoch int64, layout workload.Layout, route string) kube.Write {
 	patch := []kube.Operation{kube.Unchanged(d.object)}
 	if len(d.Annotations) == 0 {
 		patch = append(patch, kube.Operation{Op: "add", Path: "/metadata/annotations", Value: map[string]string{}})
 	}
-	for _, note := range [][2]string{{workload.FenceAnnotation, epochText(epoch)}, {workload.RouteAnnotation, layout.RouteNote(route)}} {
+	for _, note := range [][2]string{
+		{workload.FenceAnnotation, epochText(epoch)}, {workload.RouteAnnotation, layout.RouteNote(route)}} {
 		patch = append(patch, kube.Operation{Op: "add", Path: kube.AnnotationPath(note[0]), Value: note[1]})
 	}
 	return kube.Write{Kind: kube.Deployment, Name: d.Name, Patch: patch}
 }
 
-// planLayout makes what is missing of the layout, in an order in which whatever has traffic serves. done is true when nothing is.
+// planLayout makes what is missing of the layout, in an order in which whatever has traffic serves.
+// done is true when nothing is.
 func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	cfg, record := r.Config, s.record
 	selector, err := workload.SelectorOf(s.target.Deployment)
@@ -313,15 +349,21 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	if s.primary == nil {
 		replicas := max(workload.Replicas(s.target.Deployment), 1)
 		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.layout.Primary(),
-			Say: fmt.Sprintf("Creating %s.%s out of %s, revision %s", s.layout.Primary(), r.Client.Namespace, s.layout.Target, s.revision),
+			Say: fmt.Sprintf("Creating %s.%s out of %s, revision %s", s.layout.Primary(), r.Client.Namespace,
+				s.layout.Target, s.revision),
 			Create: workload.NewPrimary(s.target.object, selector, s.revision, s.contents, replicas, map[string]string{
-				workload.FenceAnnotation: epochText(record.Epoch), workload.RouteAnnotation: s.layout.RouteNote(cfg.Route)}),
+				workload.FenceAnnotation: epochText(record.Epoch),
+				workload.RouteAnnotation: s.layout.RouteNote(cfg.Route)}),
 		}}}, false
 	}
-	if record.Stable.Revision == "" && !s.fresh() && !s.serving(serves) { // made out of a revision that is no longer the target's
+	// made out of a revision that is no longer the target's
+	if record.Stable.Revision == "" && !s.fresh() && !s.serving(serves) {
 		selector.Stable = serves
-		return plan{writes: []kube.Write{s.primary.roll(workload.TemplateOf(s.target.object).ForStable(selector, s.revision, s.contents), max(workload.Replicas(s.target.Deployment), 1),
-			record.Epoch, fmt.Sprintf("Bringing %s.%s to revision %s", s.layout.Primary(), r.Client.Namespace, s.revision))}}, false
+		return plan{writes: []kube.Write{
+			s.primary.roll(workload.TemplateOf(s.target.object).ForStable(selector, s.revision, s.contents),
+				max(workload.Replicas(s.target.Deployment), 1),
+				record.Epoch, fmt.Sprintf(
+					"Bringing %s.%s to revision %s", s.layout.Primary(), r.Client.Namespace, s.revision))}}, false
 	}
 	if p, ready := r.planRollout(s, s.primary, "stable"); !ready {
 		return p, false
@@ -329,7 +371,8 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	var writes []kube.Write
 	writes = append(writes, s.newAutoscaler()...)
 	service := func(name string, selects map[string]string, ports []any) {
-		writes = append(writes, kube.Write{Kind: kube.Service, Name: name, Create: workload.NewService(s.layout.Target, selects, ports)})
+		writes = append(writes,
+			kube.Write{Kind: kube.Service, Name: name, Create: workload.NewService(s.layout.Target, selects, ports)})
 	}
 	ports := workload.ServicePorts(s.service, s.target.Deployment, cfg.Port)
 	if s.primaryService == nil {
@@ -341,7 +384,8 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	if s.service == nil {
 		service(s.layout.Service, serves, ports)
 	} else {
-		for _, one := range []struct{ service, pods *kube.Object }{{s.primaryService, s.primary.object}, {s.canaryService, nil}} {
+		for _, one := range []struct{ service, pods *kube.Object }{
+			{s.primaryService, s.primary.object}, {s.canaryService, nil}} {
 			if s.ours(one.service) {
 				if w := workload.FollowPorts(one.service, s.service, one.pods); w != nil {
 					writes = append(writes, *w)
@@ -351,7 +395,8 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 	}
 	if rule := workload.ForService(s.rules, s.layout.Service, r.Client.Namespace); rule != nil {
 		for _, host := range []string{s.layout.PrimaryService(), s.layout.CanaryService()} {
-			if body := workload.CarryOver(rule, s.layout.Target, host); body != nil && workload.ForService(s.rules, host, r.Client.Namespace) == nil {
+			if body := workload.CarryOver(rule, s.layout.Target, host); body != nil &&
+				workload.ForService(s.rules, host, r.Client.Namespace) == nil {
 				writes = append(writes, kube.Write{Kind: kube.DestinationRule, Name: host, Create: body})
 			}
 		}
@@ -363,7 +408,9 @@ func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
 		// Proxies learn of the Services before a route leads to them.
 		return r.settle("services", cfg.Drain.Duration, func() plan {
 			return plan{writes: []kube.Write{{Kind: kube.VirtualService, Name: s.layout.VirtualService,
-				Create: routing.New(cfg.Hosts, cfg.Gateways, s.route, map[string]any{workload.TargetLabel: s.layout.Target}, record.Epoch)}}}
+				Create: routing.New(
+					cfg.Hosts, cfg.Gateways, s.route, map[string]any{workload.TargetLabel: s.layout.Target},
+					record.Epoch)}}}
 		}), false
 	}
 	if s.split == nil {
@@ -392,12 +439,15 @@ func (s *snapshot) serving(stable map[string]string) bool {
 	return s.split != nil && s.split.Stable > 0 || s.service != nil && workload.Selects(s.service, stable)
 }
 
-// halfMade tells whether stable is what a first release left that did not get as far as giving it traffic.
+// halfMade tells whether stable is what a first release left that did not get as far as giving it
+// traffic.
 func (s *snapshot) halfMade() bool {
-	return s.record != nil && s.record.Stable.Revision == "" && s.record.Promoted.Revision == "" && !s.serving(s.primary.Spec.Selector.MatchLabels)
+	return s.record != nil && s.record.Stable.Revision == "" && s.record.Promoted.Revision == "" &&
+		!s.serving(s.primary.Spec.Selector.MatchLabels)
 }
 
-// serves are the labels by which Services select stable's pods: the selector of a Deployment cannot be changed, and one of Flagger's has a label alone.
+// serves are the labels by which Services select stable's pods: the selector of a Deployment cannot
+// be changed, and one of Flagger's has a label alone.
 func (s *snapshot) serves(selector workload.Selector) map[string]string {
 	if s.primary != nil {
 		return s.primary.Spec.Selector.MatchLabels
@@ -412,7 +462,9 @@ func (s *snapshot) disown(namespace string) []kube.Write {
 		writes = append(writes, workload.Disown(o.kind, o.object, s.layout.Target))
 	}
 	if len(writes) > 0 {
-		writes[len(writes)-1].Say = fmt.Sprintf("%d objects of %s no longer belong to a Canary of Flagger's: deleting it leaves them", len(writes), s.id(namespace))
+		writes[len(writes)-1].Say = fmt.Sprintf(
+			"%d objects of %s no longer belong to a Canary of Flagger's: deleting it leaves them", len(writes),
+			s.id(namespace))
 	}
 	return writes
 }
@@ -441,7 +493,9 @@ func (s *snapshot) copyMounts() []kube.Write {
 		if m.Kind == "Secret" {
 			kind = kube.Secret
 		}
-		body := map[string]any{"metadata": map[string]any{"labels": map[string]any{workload.TargetLabel: s.layout.Target}}, "immutable": true}
+		body := map[string]any{
+			"metadata":  map[string]any{"labels": map[string]any{workload.TargetLabel: s.layout.Target}},
+			"immutable": true}
 		for k, v := range content {
 			body[k] = v
 		}
@@ -450,7 +504,8 @@ func (s *snapshot) copyMounts() []kube.Write {
 	return writes
 }
 
-// planRollout waits until a Deployment serves with all its replicas, at most as long as progressDeadlineSeconds says.
+// planRollout waits until a Deployment serves with all its replicas, at most as long as
+// progressDeadlineSeconds says.
 func (r *Release) planRollout(s *snapshot, d *deployment, who string) (p plan, ready bool) {
 	cfg := s.config(r)
 	state := workload.RolloutOf(d.Deployment, int32(cfg.ReadyThreshold))
@@ -458,13 +513,16 @@ func (r *Release) planRollout(s *snapshot, d *deployment, who string) (p plan, r
 		return plan{}, true
 	}
 	fail := func() plan {
-		return ended(report.Rejected, "%s.%s (%s) not ready within progressDeadlineSeconds=%.0f: %s", d.Name, r.Client.Namespace, who,
+		return ended(report.Rejected, "%s.%s (%s) not ready within progressDeadlineSeconds=%.0f: %s", d.Name,
+			r.Client.Namespace, who,
 			cfg.ProgressDeadline.Seconds(), state.Text)
 	}
 	if state.Failed {
 		return fail(), false
 	}
-	return plan{wait: &pause{key: "rollout of " + d.Name, watch: &watched{kube.Deployment, d.object}, text: fmt.Sprintf("%s.%s not ready: %s", d.Name, r.Client.Namespace, state.Text),
+	return plan{wait: &pause{
+		key: "rollout of " + d.Name, watch: &watched{kube.Deployment, d.object},
+		text:  fmt.Sprintf("%s.%s not ready: %s", d.Name, r.Client.Namespace, state.Text),
 		limit: cfg.ProgressDeadline.Duration, then: fail}}, false
 }
 
@@ -481,11 +539,13 @@ func (s *snapshot) newAutoscaler() []kube.Write {
 	if s.autoscaler == nil || s.primaryAutoscaler != nil {
 		return nil
 	}
-	return []kube.Write{{Kind: kube.HorizontalPodAutoscaler, Name: s.autoscaler.GetName() + "-primary", Create: workload.NewAutoscaler(s.autoscaler, s.layout.Target, s.layout.Primary())}}
+	return []kube.Write{
+		{Kind: kube.HorizontalPodAutoscaler, Name: s.autoscaler.GetName() + "-primary",
+			Create: workload.NewAutoscaler(s.autoscaler, s.layout.Target, s.layout.Primary())}}
 }
 
-// autoscale plans what makes the autoscalers as they are between releases. It needs no lock: a release that has begun meanwhile has changed them, or did
-// not have to.
+// autoscale plans what makes the autoscalers as they are between releases. It needs no lock: a
+// release that has begun meanwhile has changed them, or did not have to.
 func (s *snapshot) autoscale() []kube.Write { return append(s.newAutoscaler(), s.endFloors()...) }
 
 // planInitialized ends a first release: stable serves, so the target may go.
@@ -500,17 +560,22 @@ func (r *Release) planInitialized(s *snapshot) plan {
 
 // planEnd ends a release that has nothing to judge.
 func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
-	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 { // somebody applied the manifests again, or went back to what stable runs in mid-release
-		return r.settle("drain", r.Config.Drain.Duration, func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
+	// somebody applied the manifests again, or went back to what stable runs in mid-release
+	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 {
+		return r.settle("drain", r.Config.Drain.Duration,
+			func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
 	}
 	if writes := s.autoscale(); len(writes) > 0 && outcome == Unchanged {
 		return plan{writes: writes}
 	}
-	text := fmt.Sprintf("%s is unchanged: stable runs revision %s already%s", s.id(r.Client.Namespace), s.revision, s.edited())
+	text := fmt.Sprintf(
+		"%s is unchanged: stable runs revision %s already%s", s.id(r.Client.Namespace), s.revision, s.edited())
 	say := ""
 	if outcome == Initialized {
 		say = fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace))
-		text = fmt.Sprintf("%s is initialized: stable runs revision %s and has all the traffic; the next revision will be a canary release", s.id(r.Client.Namespace), s.stable().Revision)
+		text = fmt.Sprintf(
+			"%s is initialized: stable runs revision %s and has all the traffic; the next revision "+
+				"will be a canary release", s.id(r.Client.Namespace), s.stable().Revision)
 	}
 	done := &result{text: text, results: r.initResults(outcome, s.revision, nil)}
 	if outcome == Unchanged && s.known() {
@@ -555,7 +620,9 @@ func (r *Release) planCandidate(s *snapshot) plan {
 		return p
 	}
 	done := &result{
-		text:    fmt.Sprintf("%s: revision %s is up beside stable (revision %s); it will get %v %% of the traffic", s.id(r.Client.Namespace), s.revision, record.Stable.Revision, cfg.Weights),
+		text: fmt.Sprintf(
+			"%s: revision %s is up beside stable (revision %s); it will get %v %% of the traffic",
+			s.id(r.Client.Namespace), s.revision, record.Stable.Revision, cfg.Weights),
 		results: r.initResults("", s.revision, cfg.Weights),
 	}
 	if record.Phase != Initializing {
@@ -563,11 +630,12 @@ func (r *Release) planCandidate(s *snapshot) plan {
 	}
 	next := record.clone()
 	next.Phase = Progressing
-	return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Starting canary analysis for %s", s.id(r.Client.Namespace)))}, done: done}
+	return plan{writes: []kube.Write{
+		s.write(next, fmt.Sprintf("Starting canary analysis for %s", s.id(r.Client.Namespace)))}, done: done}
 }
 
-// hold plans the writes that let the autoscalers of both versions keep so many pods. Those that another controller makes (KEDA's) are its own: it would
-// put them back at once.
+// hold plans the writes that let the autoscalers of both versions keep so many pods. Those that
+// another controller makes (KEDA's) are its own: it would put them back at once.
 func (s *snapshot) hold(candidate, stable int32) (writes []kube.Write) {
 	for _, one := range []struct {
 		autoscaler *kube.Object
@@ -585,13 +653,15 @@ func (s *snapshot) hold(candidate, stable int32) (writes []kube.Write) {
 
 // superseded ends a step because the target is no longer what is being released.
 func (r *Release) superseded(s *snapshot) plan {
-	return ended(report.Undecided, "%s: superseded: the target has revision %s now, this release is of %s", s.id(r.Client.Namespace), s.revision, s.record.Candidate.Revision)
+	return ended(report.Undecided, "%s: superseded: the target has revision %s now, this release is of %s",
+		s.id(r.Client.Namespace), s.revision, s.record.Candidate.Revision)
 }
 
 // MaxWeights is how many weights canary-init has Tekton results for in the shipped Task.
 const MaxWeights = 10
 
-// initResults are the Tekton results of canary-init: weights that are not used are empty, which skips their tasks.
+// initResults are the Tekton results of canary-init: weights that are not used are empty, which
+// skips their tasks.
 func (r *Release) initResults(outcome Outcome, revision string, weights []config.Percent) map[string]string {
 	results := map[string]string{"outcome": string(outcome), "revision": revision}
 	for i := range max(MaxWeights, r.Config.MaxSteps) {

@@ -13,7 +13,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
-// Traffic goes back although the API server, or a webhook that it asks, refuses for a while; who has no patience is told how to do it by hand.
+// Traffic goes back although the API server, or a webhook that it asks, refuses for a while; who
+// has no patience is told how to do it by hand.
 func TestRollbackKeepsTrying(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -33,7 +34,8 @@ func TestRollbackKeepsTrying(t *testing.T) {
 	a.mu.Lock()
 	a.denied["get configmaps"] = true
 	a.mu.Unlock()
-	wantCode(t, r.Rollback(t.Context()), report.Undecided, "Forbidden") // at once: who may not look will not be let in a while
+	// at once: who may not look will not be let in a while
+	wantCode(t, r.Rollback(t.Context()), report.Undecided, "Forbidden")
 	a.mu.Lock()
 	delete(a.denied, "get configmaps")
 	a.mu.Unlock()
@@ -42,7 +44,8 @@ func TestRollbackKeepsTrying(t *testing.T) {
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
 }
 
-// While istiod is unavailable, and with it the webhook that checks each VirtualService, a step waits and says so.
+// While istiod is unavailable, and with it the webhook that checks each VirtualService, a step
+// waits and says so.
 func TestWaitsForIstiod(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -52,8 +55,11 @@ func TestWaitsForIstiod(t *testing.T) {
 		weights string
 		says    []string
 	}{
-		{4, 0, report.Done, "80/20", []string{"writing VirtualService web/shop: ", "trying again; until then the proxies keep the weights that they have"}},
-		{8, time.Minute, report.Done, "80/20", []string{"trying again for 1m0s; until then the proxies keep the weights that they have"}},
+		{4, 0, report.Done, "80/20",
+			[]string{"writing VirtualService web/shop: ",
+				"trying again; until then the proxies keep the weights that they have"}},
+		{8, time.Minute, report.Done, "80/20",
+			[]string{"trying again for 1m0s; until then the proxies keep the weights that they have"}},
 		{7, 0, report.Undecided, "100/0", nil},
 	} {
 		t.Run(fmt.Sprint(c.answers), func(t *testing.T) {
@@ -81,7 +87,8 @@ func TestWaitsForIstiod(t *testing.T) {
 	}
 }
 
-// A mistake of the program itself takes the candidate's traffic away as any other, and its code does not say that nothing was changed.
+// A mistake of the program itself takes the candidate's traffic away as any other, and its code
+// does not say that nothing was changed.
 func TestPanics(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -98,7 +105,8 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-// What a first release left that never had traffic is no version to go back to: the next run makes it out of what the target has by then.
+// What a first release left that never had traffic is no version to go back to: the next run makes
+// it out of what the target has by then.
 func TestFirstReleaseAnew(t *testing.T) {
 	t.Parallel()
 	second := state{"100/0", "shop:2 x2", "shop:2 x0", "shop-primary", Succeeded, Initialized}
@@ -141,7 +149,8 @@ func TestFirstReleaseAnew(t *testing.T) {
 		must(t, a.init("run-1"))
 		a.want(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Succeeded, Initialized})
 		a.onWrite = nil
-		must(t, a.init("run-2"), a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"), a.promote("run-2"))
+		must(t, a.init("run-2"), a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"),
+			a.promote("run-2"))
 		a.want(promoted)
 	})
 }
@@ -159,10 +168,14 @@ func TestServiceMadeAnew(t *testing.T) {
 	a.want(promoted)
 }
 
-// Back to what stable runs, in the midst of a release: stable's autoscaler may again go as low as the target's.
+// Back to what stable runs, in the midst of a release: stable's autoscaler may again go as low as
+// the target's.
 func TestBackInMidRelease(t *testing.T) {
 	t.Parallel()
-	a := newAPIServer(t, settings, shopService, shop("1"), "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop}}}")
+	a := newAPIServer(
+		t, settings, shopService, shop("1"),
+		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: "+
+			"1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop}}}")
 	must(t, a.init("run-1"))
 	a.release("run-2")
 	least := func() any {
@@ -186,12 +199,14 @@ func TestRetriedAndPromoted(t *testing.T) {
 	a.release("run-2")
 	r := a.step("analyze", "run-2")
 	must(t, r.update(t.Context(), func(record *Record) {
-		record.Outcome, record.Rejected = Rejected, []Rejection{{Revision: record.Candidate.Revision, Reason: "failing", Run: "run-2"}, {Revision: "another"}}
+		record.Outcome, record.Rejected = Rejected,
+			[]Rejection{{Revision: record.Candidate.Revision, Reason: "failing", Run: "run-2"}, {Revision: "another"}}
 	}), a.rollback("run-2"))
 	wantCode(t, a.init("run-3"), report.Rejected, "retryRejected=true")
 	again := testConfig("run-3")
 	again.RetryRejected = true
-	must(t, a.initWith(again), a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"), a.promote("run-3"), a.init("run-4"))
+	must(t, a.initWith(again), a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"),
+		a.promote("run-3"), a.init("run-4"))
 	a.want(promoted)
 	s, err := r.observe(t.Context(), scope{recordOnly: true})
 	must(t, err)
@@ -220,7 +235,8 @@ func TestDeadlineIsOver(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	a.release("run-2")
-	must(t, a.step("anyone", "run-2").update(t.Context(), func(record *Record) { record.Expires = time.Now().Add(toEnd - time.Second) }))
+	must(t, a.step("anyone", "run-2").update(
+		t.Context(), func(record *Record) { record.Expires = time.Now().Add(toEnd - time.Second) }))
 	wantCode(t, a.promote("run-2"), report.Undecided, "did not end within deadline=1m0s")
 	if got := a.state().Weights; got != "100/0" {
 		t.Errorf("weights %s", got)
@@ -251,12 +267,14 @@ func TestPodsForTheWeight(t *testing.T) {
 	a.put("deployments/shop-primary", stable)
 	a.mu.Unlock()
 	must(t, a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40))
-	if got, want := a.state(), (state{"60/40", "shop:1 x7", "shop:2 x3", "shop-primary", Progressing, ""}); got != want {
+	if got, want := a.state(),
+		(state{"60/40", "shop:1 x7", "shop:2 x3", "shop-primary", Progressing, ""}); got != want {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
 
-// A port that is added to the Service is added to both versions'. One that would lead elsewhere of the pods could not be followed while both serve.
+// A port that is added to the Service is added to both versions'. One that would lead elsewhere of
+// the pods could not be followed while both serve.
 func TestPortsFollow(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -275,7 +293,8 @@ func TestPortsFollow(t *testing.T) {
 	}
 	apply := func(version, container, http, admin string) {
 		a.apply(strings.Replace(shop(version), "{containerPort: 8080}", container, 1))
-		a.apply("{kind: Service, metadata: {name: shop, annotations: {canary-tasks.dev/target: shop}}, spec: {selector: {app: shop-primary}, ports: [{name: web, port: 80, targetPort: " + http +
+		a.apply("{kind: Service, metadata: {name: shop, annotations: {canary-tasks.dev/target: shop}}, spec: " +
+			"{selector: {app: shop-primary}, ports: [{name: web, port: 80, targetPort: " + http +
 			", nodePort: 30001}, {name: admin, port: 81, targetPort: " + admin + "}]}}")
 	}
 	apply("2", "{name: web, containerPort: 8080}", "web", "8081")
@@ -286,9 +305,12 @@ func TestPortsFollow(t *testing.T) {
 	must(t, a.init("run-3"))
 	want("another number by that name", "web 80->web, admin 81->8081", "web 80->web, admin 81->8081")
 	must(t, a.rollback("run-3"))
-	for _, c := range []struct{ container, http, admin, says string }{ // "": it is the candidate's to fail that nobody reaches it
-		{"{name: web, containerPort: 8080}", "web", "9081", "its port 81 leads to 9081 of the pods and shop-primary's to 8081"},
-		{"{name: http, containerPort: 8080}", "http", "8081", "its port 80 leads to http of the pods and shop-primary's to web"},
+	// "": it is the candidate's to fail that nobody reaches it
+	for _, c := range []struct{ container, http, admin, says string }{
+		{"{name: web, containerPort: 8080}", "web", "9081",
+			"its port 81 leads to 9081 of the pods and shop-primary's to 8081"},
+		{"{name: http, containerPort: 8080}", "http", "8081",
+			"its port 80 leads to http of the pods and shop-primary's to web"},
 		{"{name: web, containerPort: 9090}", "8080", "8081", ""},
 	} {
 		apply("4", c.container, c.http, c.admin)
@@ -343,8 +365,11 @@ func TestRollbackGivesUp(t *testing.T) {
 // An autoscaler of stable's that somebody else made is theirs.
 func TestAutoscalerOfSomebodyElse(t *testing.T) {
 	t.Parallel()
-	const scale = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: NAME}, spec: {minReplicas: MIN, maxReplicas: 50, scaleTargetRef: {kind: Deployment, name: NAME}}}"
-	a := newAPIServer(t, settings, shopService, shop("1"), strings.NewReplacer("NAME", "shop", "MIN", "1").Replace(scale), strings.NewReplacer("NAME", "shop-primary", "MIN", "5").Replace(scale))
+	const scale = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: NAME}, spec: " +
+		"{minReplicas: MIN, maxReplicas: 50, scaleTargetRef: {kind: Deployment, name: NAME}}}"
+	a := newAPIServer(
+		t, settings, shopService, shop("1"), strings.NewReplacer("NAME", "shop", "MIN", "1").Replace(scale),
+		strings.NewReplacer("NAME", "shop-primary", "MIN", "5").Replace(scale))
 	must(t, a.init("run-1"))
 	before := a.versions()
 	must(t, a.init("run-2"))

@@ -8,15 +8,18 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// canary-init in mode prepare is for an application that serves, and whose chart has a Service only as long as its canary is turned off: before that is
-// turned on stable is made and gets the traffic, and the Service is protected from being deleted.
+// canary-init in mode prepare is for an application that serves, and whose chart has a Service only
+// as long as its canary is turned off: before that is turned on stable is made and gets the
+// traffic, and the Service is protected from being deleted.
 //
-// The target stays up. Until the next apply the chart still has the Service, and whoever applies it once more leads it back to the target's pods.
+// The target stays up. Until the next apply the chart still has the Service, and whoever applies it
+// once more leads it back to the target's pods.
 
 // preparing tells whether canary-init is in mode prepare.
 func (r *Release) preparing() bool { return r.Config != nil && r.Config.Mode == config.Prepare }
 
-// unprotected tells whether mode prepare has something left to do with the Service: those that releases made are nobody else's to delete.
+// unprotected tells whether mode prepare has something left to do with the Service: those that
+// releases made are nobody else's to delete.
 func (r *Release) unprotected(s *snapshot) bool {
 	if !r.preparing() || s.service == nil || s.ours(s.service) {
 		return false
@@ -31,10 +34,14 @@ func (r *Release) planPrepared(s *snapshot) plan {
 	if s.fresh() {
 		record.Promoted = s.candidate()
 	}
-	return plan{writes: []kube.Write{s.write(record, fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace)))}, done: r.prepared(s)}
+	return plan{writes: []kube.Write{s.write(record, fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace)))},
+		done: r.prepared(s)}
 }
 
 func (r *Release) prepared(s *snapshot) *result {
-	return &result{text: fmt.Sprintf("%s is prepared: stable runs revision %s and has all the traffic, and Service %s stays when its chart no longer has it. Apply the chart with its canary turned on next, and then release it",
-		s.id(r.Client.Namespace), s.stable().Revision, s.layout.Service), results: r.initResults(Initialized, s.revision, nil)}
+	return &result{text: fmt.Sprintf(
+		"%s is prepared: stable runs revision %s and has all the traffic, and Service %s stays when its chart no "+
+			"longer has it. Apply the chart with its canary turned on next, and then release it",
+		s.id(r.Client.Namespace), s.stable().Revision, s.layout.Service),
+		results: r.initResults(Initialized, s.revision, nil)}
 }

@@ -35,11 +35,13 @@ func (a *apiserver) metadata(key string) string {
 	return fmt.Sprint(m["labels"], m["annotations"])
 }
 
-// prepared: the target stays up, because until the next apply its chart may lead the Service back to it.
+// prepared: the target stays up, because until the next apply its chart may lead the Service back
+// to it.
 var prepared = state{"100/0", "shop:1 x2", "shop:1 x2", "shop-primary", Succeeded, Initialized}
 
-// An application that serves gets a canary: prepare, whatever write it is killed after, then the apply of a chart without the Service, two releases, and the
-// way back to a chart that has it again.
+// An application that serves gets a canary: prepare, whatever write it is killed after, then the
+// apply of a chart without the Service, two releases, and the way back to a chart that has it
+// again.
 func TestPrepare(t *testing.T) {
 	t.Parallel()
 	for k := 0; ; k++ {
@@ -59,8 +61,12 @@ func TestPrepare(t *testing.T) {
 		if diff := cmp.Diff(prepared, a.state()); diff != "" {
 			t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
 		}
-		if got, want := a.metadata("services/shop"), "map[app.kubernetes.io/managed-by:Helm] map[argocd.argoproj.io/sync-options:Prune=false canary-tasks.dev/protected:helm.sh/resource-policy,argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune "+
-			"canary-tasks.dev/target:shop helm.sh/resource-policy:keep kustomize.toolkit.fluxcd.io/prune:disabled meta.helm.sh/release-name:shop meta.helm.sh/release-namespace:web]"; got != want {
+		if got, want := a.metadata("services/shop"),
+			"map[app.kubernetes.io/managed-by:Helm] map[argocd.argoproj.io/sync-options:Prune=false "+
+				"canary-tasks.dev/protected:helm.sh/resource-policy,argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune "+
+				"canary-tasks.dev/target:shop helm.sh/resource-policy:keep "+
+				"kustomize.toolkit.fluxcd.io/prune:disabled meta.helm.sh/release-name:shop "+
+				"meta.helm.sh/release-namespace:web]"; got != want {
 			t.Errorf("killed after %d writes: the Service has %s\nwant %s", k, got, want)
 		}
 		if killed {
@@ -76,27 +82,31 @@ func TestPrepare(t *testing.T) {
 			run := "run-" + strings.Replace(version, "2", "1", 1)
 			a.apply(shop(version))
 			must(t, a.init(run))
-			a.want(state{"100/0", "shop:" + map[string]string{"2": "1", "3": "2"}[version] + " x2", "shop:" + version + " x2", "shop-primary", Progressing, ""})
+			a.want(state{"100/0", "shop:" + map[string]string{"2": "1", "3": "2"}[version] + " x2",
+				"shop:" + version + " x2", "shop-primary", Progressing, ""})
 			must(t, a.shift(run, 20), a.judge(run), a.shift(run, 40), a.judge(run), a.promote(run))
 		}
 		must(t, a.detach())
 		if diff := cmp.Diff(state{Candidate: "shop:3 x2", Selects: "shop"}, a.state()); diff != "" {
 			t.Errorf("detached (-want, +got)\n%s", diff)
 		}
-		if got, want := a.metadata("services/shop"), "map[app.kubernetes.io/managed-by:Helm] map[meta.helm.sh/release-name:shop meta.helm.sh/release-namespace:web]"; got != want {
+		if got, want := a.metadata("services/shop"),
+			"map[app.kubernetes.io/managed-by:Helm] map[meta.helm.sh/release-name:shop "+
+				"meta.helm.sh/release-namespace:web]"; got != want {
 			t.Errorf("detached: the Service has %s\nwant %s", got, want)
 		}
 		return
 	}
 }
 
-// Somebody applied the chart as it was: the Service leads to the target again, which is up, and prepare once more puts it right, though the target has another
-// revision by then.
+// Somebody applied the chart as it was: the Service leads to the target again, which is up, and
+// prepare once more puts it right, though the target has another revision by then.
 func TestPrepareOnceMore(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t, settings, byHelm, shop("1"))
 	must(t, a.prepare("run-1"))
-	delete(a.objects["services/shop"]["metadata"].(map[string]any)["annotations"].(map[string]any), "helm.sh/resource-policy")
+	delete(a.objects["services/shop"]["metadata"].(map[string]any)["annotations"].(map[string]any),
+		"helm.sh/resource-policy")
 	must(t, a.prepare("run-1"))
 	if got := a.metadata("services/shop"); !strings.Contains(got, "helm.sh/resource-policy:keep") {
 		t.Errorf("the Service has %s", got)
@@ -120,13 +130,16 @@ func TestPrepareOnceMore(t *testing.T) {
 	}
 }
 
-// A Service that releases made is handed to the chart of the target, which has one again: without its marks Helm would refuse.
+// A Service that releases made is handed to the chart of the target, which has one again: without
+// its marks Helm would refuse.
 func TestDetachHandsOver(t *testing.T) {
 	t.Parallel()
-	helm := "metadata: {name: shop, labels: {app: shop, app.kubernetes.io/managed-by: Helm}, annotations: {meta.helm.sh/release-name: shop, meta.helm.sh/release-namespace: web}}"
+	helm := "metadata: {name: shop, labels: {app: shop, app.kubernetes.io/managed-by: Helm}, annotations: " +
+		"{meta.helm.sh/release-name: shop, meta.helm.sh/release-namespace: web}}"
 	a := newAPIServer(t, settings, strings.Replace(shop("1"), "metadata: {name: shop, labels: {app: shop}}", helm, 1))
 	must(t, a.init("run-1"), a.detach())
-	if got, want := a.metadata("services/shop"), "map[app.kubernetes.io/managed-by:Helm] map[meta.helm.sh/release-name:shop meta.helm.sh/release-namespace:web]"; got != want {
+	if got, want := a.metadata("services/shop"),
+		"map[app.kubernetes.io/managed-by:Helm] map[meta.helm.sh/release-name:shop meta.helm.sh/release-namespace:web]"; got != want {
 		t.Errorf("the Service has %s\nwant %s", got, want)
 	}
 	a.want(state{Candidate: "shop:1 x2", Selects: "shop"})

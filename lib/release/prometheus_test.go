@@ -57,7 +57,8 @@ func (p *asksWith) awaitAsked(ctx context.Context) {
 func credentials(t *testing.T) string {
 	t.Helper()
 	folder := t.TempDir()
-	for name, text := range map[string]string{"http.yaml": "authorization: {credentials_file: token}", "token": "t0ken"} {
+	for name, text := range map[string]string{
+		"http.yaml": "authorization: {credentials_file: token}", "token": "t0ken"} {
 		must(t, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
 	}
 	return folder
@@ -80,21 +81,31 @@ func TestCredentialsStayWithTheirAddress(t *testing.T) {
 		says       string
 		asked      string // who was
 	}{
-		{"a specification", "canary-init", true, "", "", theirs, report.Misconfig, foreign + config.DefaultPrometheus + ", not for THEIRS, and nothing was sent", ""},
-		{"a specification, and what to do", "canary-init", true, "", "", theirs, report.Misconfig, "gives prometheus=THEIRS, or has prometheus=THEIRS in allow", ""},
+		{"a specification", "canary-init", true, "", "", theirs, report.Misconfig,
+			foreign + config.DefaultPrometheus + ", not for THEIRS, and nothing was sent", ""},
+		{"a specification, and what to do", "canary-init", true, "", "", theirs, report.Misconfig,
+			"gives prometheus=THEIRS, or has prometheus=THEIRS in allow", ""},
 		{"a specification that is allowed", "canary-init", true, "", theirs, theirs, report.Done, "", theirs},
 		{"a specification, without credentials", "canary-init", false, "", "", theirs, report.Done, "", theirs},
 		{"the platform's", "canary-init", true, platforms, "", platforms, report.Done, "", platforms},
 
-		{"a record", "analyze", true, platforms, "", theirs, report.Undecided, "ConfigMap shop-canary-release: " + foreign + "PLATFORMS, not for THEIRS, and nothing was sent", ""},
-		{"a record, and no parameter", "analyze", true, "", "", theirs, report.Undecided, "they are for " + config.DefaultPrometheus + ", not for THEIRS", ""},
-		{"a record that is allowed", "analyze", true, "", theirs, theirs, report.Undecided, "ended before it was judged", theirs},
-		{"a record, without credentials", "analyze", false, "", "", theirs, report.Undecided, "ended before it was judged", theirs},
-		{"a record, without credentials, and a parameter", "analyze", false, platforms, "", theirs, report.Undecided, "ended before it was judged", platforms},
-		{"the record is as it was", "analyze", true, platforms, "", platforms, report.Undecided, "ended before it was judged", platforms},
+		{"a record", "analyze", true, platforms, "", theirs, report.Undecided,
+			"ConfigMap shop-canary-release: " + foreign + "PLATFORMS, not for THEIRS, and nothing was sent", ""},
+		{"a record, and no parameter", "analyze", true, "", "", theirs, report.Undecided,
+			"they are for " + config.DefaultPrometheus + ", not for THEIRS", ""},
+		{"a record that is allowed", "analyze", true, "", theirs, theirs, report.Undecided,
+			"ended before it was judged", theirs},
+		{"a record, without credentials", "analyze", false, "", "", theirs, report.Undecided,
+			"ended before it was judged", theirs},
+		{"a record, without credentials, and a parameter", "analyze", false, platforms, "", theirs, report.Undecided,
+			"ended before it was judged", platforms},
+		{"the record is as it was", "analyze", true, platforms, "", platforms, report.Undecided,
+			"ended before it was judged", platforms},
 
-		{"a record, at the promotion", "promote", true, platforms, "", theirs, report.Undecided, "they are for PLATFORMS, not for THEIRS", ""},
-		{"the record is as it was, at the promotion", "promote", true, platforms, "", platforms, report.Done, "", platforms},
+		{"a record, at the promotion", "promote", true, platforms, "", theirs, report.Undecided,
+			"they are for PLATFORMS, not for THEIRS", ""},
+		{"the record is as it was, at the promotion", "promote", true, platforms, "", platforms, report.Done, "",
+			platforms},
 		{"a record, at the promotion, without credentials", "promote", false, "", "", theirs, report.Done, "", theirs},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -140,13 +151,15 @@ func TestCredentialsStayWithTheirAddress(t *testing.T) {
 			case "promote":
 				must(t, a.step("anyone", "run-2").update(ctx, change))
 				a.onWrite = func(did string) {
-					if did == "patch deployments/shop-primary" && c.asked != "" { // it takes as long as the guard needs to look
+					// it takes as long as the guard needs to look
+					if did == "patch deployments/shop-primary" && c.asked != "" {
 						servers[c.asked].awaitAsked(ctx)
 					}
 				}
 				err = r.Promote(ctx)
 			}
-			says := strings.NewReplacer("THEIRS", servers[theirs].URL, "PLATFORMS", servers[platforms].URL).Replace(c.says)
+			says := strings.NewReplacer("THEIRS", servers[theirs].URL, "PLATFORMS", servers[platforms].URL).Replace(
+				c.says)
 			if codeOf(err) != c.code || err != nil && !strings.Contains(err.Error(), says) {
 				t.Errorf("code %d, want %d: %v\ndoes not say %s", codeOf(err), c.code, err, says)
 			}

@@ -10,7 +10,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// Promote is the step promote: stable becomes what was judged, gets all the traffic, and the candidate is scaled to zero.
+// Promote is the step promote: stable becomes what was judged, gets all the traffic, and the
+// candidate is scaled to zero.
 func (r *Release) Promote(ctx context.Context) error {
 	return r.orToStable(ctx, func() error {
 		return r.guarded(ctx, func(ctx context.Context) error {
@@ -22,7 +23,9 @@ func (r *Release) Promote(ctx context.Context) error {
 func (r *Release) planPromote(s *snapshot) plan {
 	ns := r.Client.Namespace
 	nothing := func(outcome Outcome) plan {
-		return plan{done: &result{text: fmt.Sprintf("%s: nothing to promote: %s", s.id(ns), outcome), results: map[string]string{"outcome": string(outcome)}}}
+		return plan{done: &result{
+			text:    fmt.Sprintf("%s: nothing to promote: %s", s.id(ns), outcome),
+			results: map[string]string{"outcome": string(outcome)}}}
 	}
 	switch {
 	case s.unchanged(r.Step.RunID):
@@ -49,7 +52,8 @@ func (r *Release) planPromote(s *snapshot) plan {
 	candidate := s.record.Candidate
 	if s.revision != candidate.Revision && s.stableServes() { // what the target runs by now nobody judged
 		if w := s.split.Shift(0, s.record.Epoch); w != nil {
-			w.Say = fmt.Sprintf("Routing all traffic to primary: %s has revision %s by now, which was not judged", s.id(ns), s.revision)
+			w.Say = fmt.Sprintf(
+				"Routing all traffic to primary: %s has revision %s by now, which was not judged", s.id(ns), s.revision)
 			return plan{writes: []kube.Write{*w}}
 		}
 	}
@@ -75,7 +79,8 @@ func (r *Release) planPromote(s *snapshot) plan {
 	}
 	if workload.Replicas(s.target.Deployment) > 0 {
 		return r.settle("drain", s.record.Config.Drain.Duration, func() plan {
-			return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id(ns)))}}
+			return plan{writes: []kube.Write{
+				s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id(ns)))}}
 		})
 	}
 	if writes := s.endFloors(); len(writes) > 0 {
@@ -86,7 +91,9 @@ func (r *Release) planPromote(s *snapshot) plan {
 	}
 	next := s.record.clone()
 	next.Phase, next.Outcome, next.Promoted, next.Former = Succeeded, Promoted, next.Candidate, next.Promoted
-	next.Rejected = slices.DeleteFunc(next.Rejected, func(was Rejection) bool { return was.Revision == candidate.Revision }) // it was tried again
+	// it was tried again
+	next.Rejected = slices.DeleteFunc(
+		next.Rejected, func(was Rejection) bool { return was.Revision == candidate.Revision })
 	p := r.promoted(s)
 	p.writes = append(s.history.unused(candidate.Revision, s.record.Stable.Revision), s.write(next, ""))
 	return p
@@ -97,7 +104,8 @@ func (r *Release) promoted(s *snapshot) plan {
 		results: map[string]string{"outcome": string(Promoted)}}}
 }
 
-// promotedReplicas is how many pods stable gets with what was judged: its autoscaler's business, where there is one.
+// promotedReplicas is how many pods stable gets with what was judged: its autoscaler's business,
+// where there is one.
 func (s *snapshot) promotedReplicas() int32 {
 	if s.primaryAutoscaler != nil {
 		return workload.Replicas(s.primary.Deployment)
@@ -119,7 +127,8 @@ func unjudged(record *Record) string {
 	return ""
 }
 
-// endFloors plans the writes that end the floors of a release: autoscalers keep what they kept before, and stable's does again what the target's does.
+// endFloors plans the writes that end the floors of a release: autoscalers keep what they kept
+// before, and stable's does again what the target's does.
 func (s *snapshot) endFloors() (writes []kube.Write) {
 	for _, autoscaler := range []*kube.Object{s.autoscaler, s.primaryAutoscaler} {
 		if autoscaler == nil {
@@ -137,20 +146,26 @@ func (s *snapshot) endFloors() (writes []kube.Write) {
 	return writes
 }
 
-// leadBack plans the write that leads the Service to stable again, where somebody set its selector back in mid-release: who calls it from
-// outside the mesh would be left with no pod when the candidate is scaled down.
+// leadBack plans the write that leads the Service to stable again, where somebody set its selector
+// back in mid-release: who calls it from outside the mesh would be left with no pod when the
+// candidate is scaled down.
 func (s *snapshot) leadBack(namespace string) *kube.Write {
 	stable := s.primary.Spec.Selector.MatchLabels
-	made := s.target != nil && s.target.Spec.Selector != nil && s.service != nil && workload.Selects(s.service, s.target.Spec.Selector.MatchLabels) // anew
+	// anew
+	made := s.target != nil && s.target.Spec.Selector != nil && s.service != nil &&
+		workload.Selects(s.service, s.target.Spec.Selector.MatchLabels)
 	if s.service == nil || !workload.SetBack(s.service, stable) && !made {
 		return nil
 	}
 	w := workload.SelectStable(s.service, s.layout.Target, stable)
-	w.Say = fmt.Sprintf("Service %s.%s leads to %s again: its selector was set back by %s", s.layout.Service, namespace, s.layout.Primary(), kube.LastManager(s.service))
+	w.Say = fmt.Sprintf(
+		"Service %s.%s leads to %s again: its selector was set back by %s", s.layout.Service, namespace,
+		s.layout.Primary(), kube.LastManager(s.service))
 	return &w
 }
 
-// roll plans the write that gives stable another template. It is refused unless the fence is that of the epoch.
+// roll plans the write that gives stable another template. It is refused unless the fence is that
+// of the epoch.
 func (d *deployment) roll(template workload.Template, replicas int32, epoch int64, say string) kube.Write {
 	spec, _ := d.object.Object["spec"].(map[string]any)
 	strategy, _ := spec["strategy"].(map[string]any)

@@ -52,8 +52,11 @@ func TestRandom(t *testing.T) {
 	seen := map[string]int{}
 	t.Cleanup(func() { // once all worlds have ended
 		t.Logf("%d seeds, %d states seen: %v", *seeds, len(seen), slices.Sorted(maps.Keys(seen)))
-		for _, must := range []string{"kill", "sigterm", "lost", "nested", "takeover", "promoted", "rejected", "aborted", "stable fails", "hand: weights",
-			"hand: third destination", "hand: candidate alone", "hand: route deleted", "hand: chart's route", "hand: record deleted", "hand: target scaled",
+		for _, must := range []string{
+			"kill", "sigterm", "lost", "nested", "takeover", "promoted", "rejected", "aborted", "stable fails",
+			"hand: weights",
+			"hand: third destination", "hand: candidate alone", "hand: route deleted", "hand: chart's route",
+			"hand: record deleted", "hand: target scaled",
 			"hand: selector set back", "hand: stable has no pods", "new revision"} {
 			if *seeds >= 200 && seen[must] == 0 {
 				t.Errorf("%q was never seen", must)
@@ -126,7 +129,8 @@ var pipelineSteps = []string{"canary-init", "shift-weight 20", "analyze", "shift
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 0)), natures: map[string]nature{}, seen: map[string]int{}, exempt: map[string]bool{}}
+	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 0)), natures: map[string]nature{}, seen: map[string]int{},
+		exempt: map[string]bool{}}
 	w.api = newAPIServer(t, settings, shopService, autoscaler)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -173,7 +177,8 @@ func (w *world) start() *pipeline {
 	w.pipelines = append(w.pipelines, p)
 	w.say("%s starts (finally %t, a PipelineRun %t)", p.id, p.finally, p.seen)
 	if p.seen {
-		w.api.apply("{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: " + p.id + ", uid: " + p.id + "}, status: {conditions: [{type: Succeeded, status: Unknown}]}}")
+		w.api.apply("{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: " + p.id + ", uid: " + p.id +
+			"}, status: {conditions: [{type: Succeeded, status: Unknown}]}}")
 	}
 	return p
 }
@@ -256,7 +261,8 @@ func (w *world) advance(p *pipeline, f *faults) {
 	err, cut := w.step(p, name, f)
 	if cut {
 		p.cut = true
-		w.loose = w.loose || !p.finally && (f.term < 0 || err == nil) // who is terminated as it is done has nothing left to do
+		// who is terminated as it is done has nothing left to do
+		w.loose = w.loose || !p.finally && (f.term < 0 || err == nil)
 	}
 	p.failed = err != nil || cut
 }
@@ -264,7 +270,8 @@ func (w *world) advance(p *pipeline, f *faults) {
 func (w *world) finish(p *pipeline) {
 	p.ended = true
 	if p.seen {
-		w.api.apply("{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: " + p.id + ", uid: " + p.id + "}, status: {conditions: [{type: Succeeded, status: 'False'}]}}")
+		w.api.apply("{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: " + p.id + ", uid: " + p.id +
+			"}, status: {conditions: [{type: Succeeded, status: 'False'}]}}")
 	}
 }
 
@@ -283,7 +290,8 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	if c.dead {
 		return status(r, http.StatusForbidden, "Forbidden"), nil
 	}
-	if c.f == nil || r.Method == http.MethodGet || strings.HasSuffix(r.URL.Path, "events") || strings.HasSuffix(r.URL.Path, "reviews") {
+	if c.f == nil || r.Method == http.MethodGet || strings.HasSuffix(r.URL.Path, "events") ||
+		strings.HasSuffix(r.URL.Path, "reviews") {
 		return direct{c.w.api}.RoundTrip(r)
 	}
 	n := c.writes
@@ -337,9 +345,13 @@ func (c *wire) nest() {
 }
 
 func status(r *http.Request, code int, reason string) *http.Response {
-	body := fmt.Sprintf(`{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q, "message": %q}`, code, reason, reason)
-	return &http.Response{StatusCode: code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{"Content-Type": {"application/json"}},
-		Body: io.NopCloser(strings.NewReader(body)), Request: r, ContentLength: int64(len(body))}
+	body := fmt.Sprintf(
+		`{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q, "message": %q}`, code,
+		reason, reason)
+	return &http.Response{
+		StatusCode: code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{"Content-Type": {"application/json"}},
+		Body:   io.NopCloser(strings.NewReader(body)), Request: r, ContentLength: int64(len(body))}
 }
 
 // step runs a step of a pipeline, and says whether it was killed or terminated.
@@ -513,7 +525,8 @@ func (w *world) hand() {
 		w.api.mu.Unlock()
 		did("route deleted")
 	case n == 4 && has("virtualservices/shop"):
-		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
+		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
+			"{hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
 		did("chart's route")
 	case n == 5:
 		w.api.mu.Lock()
@@ -522,10 +535,12 @@ func (w *world) hand() {
 		w.api.mu.Unlock()
 		did("record deleted")
 	case n == 6:
-		w.api.edit("deployments/shop", func(o map[string]any) { o["spec"].(map[string]any)["replicas"] = w.rand.IntN(5) })
+		w.api.edit("deployments/shop",
+			func(o map[string]any) { o["spec"].(map[string]any)["replicas"] = w.rand.IntN(5) })
 		did("target scaled")
 	case n == 7:
-		w.api.edit("services/shop", func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"} })
+		w.api.edit("services/shop",
+			func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"} })
 		w.human = true // canary-init names who did it
 		did("selector set back")
 	case n == 8 && w.rand.IntN(3) == 0:
@@ -543,7 +558,9 @@ func (w *world) now() string {
 	if r := w.api.recordLocked(); r != nil {
 		phase = fmt.Sprintf("%s %s %s", r.Holder, r.Phase, r.Outcome)
 	}
-	return fmt.Sprintf("%s, stable %s, target %s, %s", w.routeLocked(), imageOf(w.api.objects["deployments/shop-primary"]), imageOf(w.api.objects["deployments/shop"]), phase)
+	return fmt.Sprintf(
+		"%s, stable %s, target %s, %s", w.routeLocked(), imageOf(w.api.objects["deployments/shop-primary"]),
+		imageOf(w.api.objects["deployments/shop"]), phase)
 }
 
 func (w *world) routeLocked() string {
@@ -567,7 +584,9 @@ func (w *world) check() {
 		}
 	}
 	if r != nil && r.Phase == Failed && r.Stable.Revision != "" && !w.exempt[stable] {
-		runs, _, _ := unstructured.NestedString(w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations", workload.RevisionAnnotation)
+		runs, _, _ := unstructured.NestedString(
+			w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations",
+			workload.RevisionAnnotation)
 		if runs != r.Stable.Revision {
 			w.t.Errorf("the release of %s was rolled back to %s, and stable runs %s", r.Holder, r.Stable.Revision, runs)
 		}
@@ -583,17 +602,22 @@ func (w *world) check() {
 		}
 	}()
 	if o := w.api.objects["virtualservices/shop"]; o != nil {
-		split, err := routing.Find(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+		split, err := routing.Find(
+			&unstructured.Unstructured{Object: o},
+			routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
 		if err == nil && split.Stable+split.Candidate != 100 {
 			w.t.Errorf("the weights are %d and %d", split.Stable, split.Candidate)
 		}
-		fails := w.nature(stable) == badAsStable && r != nil && r.StableFails && imageOf(w.api.objects["deployments/shop"]) == stable && available(w.api.objects["deployments/shop"]) > 0
+		fails := w.nature(stable) == badAsStable && r != nil && r.StableFails &&
+			imageOf(w.api.objects["deployments/shop"]) == stable && available(w.api.objects["deployments/shop"]) > 0
 		if err == nil && fails && split.Stable > w.weight {
-			w.t.Errorf("version %s is shown to fail as stable, and gets %d %% after %d %%", stable, split.Stable, w.weight)
+			w.t.Errorf("version %s is shown to fail as stable, and gets %d %% after %d %%", stable, split.Stable,
+				w.weight)
 		}
 		w.weight = split.Stable
 		passes := r != nil && r.Epoch > w.epoch && r.Holder != w.holder && w.holder != "" // from one run to another
-		if err == nil && passes && !w.meanwhile && split.Candidate > 0 && split.Stable > 0 && available(w.api.objects["deployments/shop-primary"]) > 0 {
+		if err == nil && passes && !w.meanwhile && split.Candidate > 0 && split.Stable > 0 &&
+			available(w.api.objects["deployments/shop-primary"]) > 0 {
 			w.t.Errorf("%s takes the target from %s, and the candidate has %d %%", r.Holder, w.holder, split.Candidate)
 		}
 	}
@@ -612,7 +636,9 @@ func (w *world) share() int32 {
 	if o == nil {
 		return 0
 	}
-	return routing.ToCandidate(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+	return routing.ToCandidate(
+		&unstructured.Unstructured{Object: o},
+		routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
 }
 
 // up reports whether stable has a pod.
@@ -628,13 +654,18 @@ func (w *world) claims(step, said string) {
 	defer w.api.mu.Unlock()
 	o := w.api.objects["virtualservices/shop"]
 	if m := allTraffic.FindStringSubmatch(said); m != nil {
-		runs, _, _ := unstructured.NestedString(w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations", workload.RevisionAnnotation)
+		runs, _, _ := unstructured.NestedString(
+			w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations",
+			workload.RevisionAnnotation)
 		share := int32(100)
 		if o != nil {
-			share = routing.ToCandidate(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+			share = routing.ToCandidate(
+				&unstructured.Unstructured{Object: o},
+				routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
 		}
 		if up := available(w.api.objects["deployments/shop-primary"]); runs != m[1] || share != 0 || up == 0 {
-			w.t.Errorf("%s says %q; stable runs %s in %d pods, and the candidate has %d %%", step, said, runs, up, share)
+			w.t.Errorf("%s says %q; stable runs %s in %d pods, and the candidate has %d %%", step, said, runs, up,
+				share)
 		}
 	}
 	if m := shares.FindStringSubmatch(said); m != nil {
@@ -683,7 +714,9 @@ func (w *world) safe(when string, held bool) {
 	defer w.api.mu.Unlock()
 	o := w.api.objects["virtualservices/shop"]
 	target := imageOf(w.api.objects["deployments/shop"])
-	share := routing.ToCandidate(&unstructured.Unstructured{Object: o}, routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+	share := routing.ToCandidate(
+		&unstructured.Unstructured{Object: o},
+		routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
 	if o == nil {
 		share = 0
 	}
@@ -691,7 +724,8 @@ func (w *world) safe(when string, held bool) {
 	if share > 0 && up && w.nature(target) != good && w.nature(target) != badAsStable {
 		w.t.Errorf("%s: version %s has %d %% of the traffic: %s", when, target, share, w.routeLocked())
 	}
-	if weights := w.api.weightsLocked(); weights == "100/0" && !up && held && available(w.api.objects["deployments/shop"]) > 0 {
+	if weights := w.api.weightsLocked(); weights == "100/0" && !up && held &&
+		available(w.api.objects["deployments/shop"]) > 0 {
 		w.t.Errorf("%s: traffic goes to stable, which has no pod, and the target has some: %s", when, w.routeLocked())
 	}
 }
@@ -712,20 +746,26 @@ func (w *world) repair() {
 		})
 	}
 	if w.human {
-		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
-		w.api.edit("services/shop", func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop-primary"} })
+		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
+			"{hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
+		w.api.edit("services/shop",
+			func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop-primary"} })
 	}
 	w.newVersion(good)
 	p := w.start()
 	for !p.ended {
 		w.advance(p, nil)
 	}
-	if got, want := w.api.state(), (state{"100/0", fmt.Sprintf("shop:%d", w.version), fmt.Sprintf("shop:%d x0", w.version), "shop-primary", Succeeded, Promoted}); got.Weights != want.Weights ||
-		!strings.HasPrefix(got.Stable, want.Stable+" x") || got.Candidate != want.Candidate || got.Selects != want.Selects || got.Phase != want.Phase || got.Outcome != want.Outcome {
+	if got, want := w.api.state(),
+		(state{"100/0", fmt.Sprintf("shop:%d", w.version), fmt.Sprintf("shop:%d x0", w.version), "shop-primary",
+			Succeeded, Promoted}); got.Weights != want.Weights ||
+		!strings.HasPrefix(got.Stable, want.Stable+" x") || got.Candidate != want.Candidate ||
+		got.Selects != want.Selects || got.Phase != want.Phase || got.Outcome != want.Outcome {
 		w.t.Errorf("the next run does not repair it: %+v", got)
 	}
 	for _, name := range []string{"scale", "scale-primary"} {
-		if notes := fmt.Sprint(w.api.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
+		if notes := fmt.Sprint(
+			w.api.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
 			w.t.Errorf("%s keeps its floor: %s", name, notes)
 		}
 	}

@@ -53,8 +53,10 @@ type Version struct {
 	Chart    string            `json:"chart,omitempty"`   // NAME-VERSION, as the target's label says
 	Release  string            `json:"release,omitempty"` // of Helm
 	Copied   []workload.Mount  `json:"copied,omitempty"`  // what it mounts and stable has copies of
-	Unread   []workload.Mount  `json:"unread,omitempty"`  // Secrets that did not count in the revision: the account could not read them
-	Open     string            `json:"open,omitempty"`    // the revision without any Secret, for accounts that may not read them
+	// Secrets that did not count in the revision: the account could not read them
+	Unread []workload.Mount `json:"unread,omitempty"`
+	// the revision without any Secret, for accounts that may not read them
+	Open string `json:"open,omitempty"`
 }
 
 func (v Version) contents() workload.Contents {
@@ -82,33 +84,37 @@ type Rejection struct {
 	At       time.Time `json:"at"`
 }
 
-// Record is the release record: the lock of a target, and all that is known of its release. It is kept in the ConfigMap TARGET-canary-release.
-// The weights are not in it: they are only in the VirtualService.
+// Record is the release record: the lock of a target, and all that is known of its release. It is
+// kept in the ConfigMap TARGET-canary-release. The weights are not in it: they are only in the
+// VirtualService.
 type Record struct {
-	Holder       string        `json:"holder"`                 // uid of the run
-	Before       []string      `json:"before,omitempty"`       // uids of the runs that held it before, the newest last
-	Run          string        `json:"run"`                    // name of the run
-	RunNamespace string        `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
-	RunSeen      bool          `json:"runSeen,omitempty"`      // that PipelineRun was there: only what was seen can be gone
-	Epoch        int64         `json:"epoch"`                  // raised whenever the lock changes hands
-	Phase        Phase         `json:"phase"`
-	Expires      time.Time     `json:"expires"`
-	Interrupted  bool          `json:"interrupted,omitempty"` // a step was told to end: whoever comes next need not wait
-	Outcome      Outcome       `json:"outcome,omitempty"`
-	Reason       string        `json:"reason,omitempty"`
-	Config       config.Config `json:"config"`
-	Stable       Version       `json:"stable"`
-	Candidate    Version       `json:"candidate"`
-	Promoted     Version       `json:"promoted"` // what stable runs, as the target had it
-	Former       Version       `json:"former"`   // what it ran before, as the target had it
-	Shifts       []Shift       `json:"shifts,omitempty"`
-	Autoscaler   string        `json:"autoscaler,omitempty"` // of the target
+	Holder       string   `json:"holder"`                 // uid of the run
+	Before       []string `json:"before,omitempty"`       // uids of the runs that held it before, the newest last
+	Run          string   `json:"run"`                    // name of the run
+	RunNamespace string   `json:"runNamespace,omitempty"` // of the PipelineRun; empty where the run is none
+	// that PipelineRun was there: only what was seen can be gone
+	RunSeen     bool          `json:"runSeen,omitempty"`
+	Epoch       int64         `json:"epoch"` // raised whenever the lock changes hands
+	Phase       Phase         `json:"phase"`
+	Expires     time.Time     `json:"expires"`
+	Interrupted bool          `json:"interrupted,omitempty"` // a step was told to end: whoever comes next need not wait
+	Outcome     Outcome       `json:"outcome,omitempty"`
+	Reason      string        `json:"reason,omitempty"`
+	Config      config.Config `json:"config"`
+	Stable      Version       `json:"stable"`
+	Candidate   Version       `json:"candidate"`
+	Promoted    Version       `json:"promoted"` // what stable runs, as the target had it
+	Former      Version       `json:"former"`   // what it ran before, as the target had it
+	Shifts      []Shift       `json:"shifts,omitempty"`
+	Autoscaler  string        `json:"autoscaler,omitempty"` // of the target
 	// PrimaryAutoscaler is stable's: NAME-primary where a release made it.
 	PrimaryAutoscaler string `json:"primaryAutoscaler,omitempty"`
 	FailedChecks      int    `json:"failedChecks"`
-	// StableFails says that stable was shown to fail as it became the candidate's version. Its pods of that version are not safe.
+	// StableFails says that stable was shown to fail as it became the candidate's version. Its pods
+	// of that version are not safe.
 	StableFails bool `json:"stableFails,omitempty"`
-	// What the sequential test took from stable's past, and what it has come to at the end of the last interval.
+	// What the sequential test took from stable's past, and what it has come to at the end of the
+	// last interval.
 	Objectives []analysis.Objective        `json:"objectives,omitempty"`
 	Evidence   analysis.Evidence           `json:"evidence,omitzero"`
 	Acceptance analysis.AcceptanceEvidence `json:"acceptance,omitempty"`
@@ -133,7 +139,9 @@ func (r *Record) former(taker string) []string {
 // reject ends a release and remembers its revision.
 func (r *Record) reject(reason string) {
 	r.Outcome, r.Reason = Rejected, reason
-	r.Rejected = append(r.Rejected, Rejection{Revision: r.Candidate.Revision, Reason: show.Cut(reason, maxReason), Run: r.Run, At: time.Now().UTC()})
+	r.Rejected = append(
+		r.Rejected, Rejection{
+			Revision: r.Candidate.Revision, Reason: show.Cut(reason, maxReason), Run: r.Run, At: time.Now().UTC()})
 	r.Rejected = r.Rejected[max(0, len(r.Rejected)-maxRejected):]
 }
 
@@ -185,20 +193,25 @@ func readRecord(o *kube.Object) (*Record, error) {
 	text, _ := data[recordKey].(string)
 	var r Record
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return nil, fmt.Errorf("the release record, ConfigMap %s, cannot be read: delete it if nothing is being released: %w", o.GetName(), err)
+		return nil, fmt.Errorf(
+			"the release record, ConfigMap %s, cannot be read: delete it if nothing is being released: %w", o.GetName(),
+			err)
 	}
 	return &r, nil
 }
 
-// maxRecord is how many bytes a record may have: with the one before it half of what a ConfigMap can hold.
+// maxRecord is how many bytes a record may have: with the one before it half of what a ConfigMap
+// can hold.
 const maxRecord = 256 << 10
 
-// text is a record as it is kept. Where it would be too large the oldest judgements are left out: they were said in the log.
+// text is a record as it is kept. Where it would be too large the oldest judgements are left out:
+// they were said in the log.
 func (r *Record) text() string {
 	for {
 		b := marshal(r)
 		excess := len(b) - maxRecord
-		if oldest := slices.IndexFunc(r.Shifts, func(s Shift) bool { return len(s.Checks) > 0 }); excess <= 0 || oldest < 0 {
+		if oldest := slices.IndexFunc(r.Shifts, func(s Shift) bool { return len(s.Checks) > 0 }); excess <= 0 ||
+			oldest < 0 {
 			return string(b)
 		}
 		for i := range r.Shifts {
@@ -209,16 +222,16 @@ func (r *Record) text() string {
 	}
 }
 
-// What a release is refused for before it begins: a record that could come to more than the record before it leaves room
-// for, as a ConfigMap has 1 MiB at most.
+// What a release is refused for before it begins: a record that could come to more than the record
+// before it leaves room for, as a ConfigMap has 1 MiB at most.
 const (
 	mostRecord = 480 << 10
 	startSize  = 800 // bytes at most of the evidence since one interval began
 	maxReason  = 1024
 )
 
-// tooLarge adds a mistake where the record of this release could come to more than mostRecord. Judgements are not counted,
-// as text leaves them out.
+// tooLarge adds a mistake where the record of this release could come to more than mostRecord.
+// Judgements are not counted, as text leaves them out.
 func (r *Release) tooLarge(s *snapshot, add func(parameter, value, remedy string, args ...any)) {
 	if s.target == nil {
 		return
@@ -233,8 +246,10 @@ func (r *Release) tooLarge(s *snapshot, add func(parameter, value, remedy string
 	if most <= mostRecord {
 		return
 	}
-	const remedy = "the release record, a ConfigMap, could come to %d KiB, and has room for %d: the pod template has %d KiB and is kept up to four times, " +
-		"the configuration with its queries has %d KiB, and the evidence of all checks up to %d KiB. Put what is long in the template into a ConfigMap " +
+	const remedy = "the release record, a ConfigMap, could come to %d KiB, and has room for %d: the pod template " +
+		"has %d KiB and is kept up to four times, " +
+		"the configuration with its queries has %d KiB, and the evidence of all checks up to %d KiB. Put what is " +
+		"long in the template into a ConfigMap " +
 		"that the pods mount, shorten queries, or lower threshold"
 	parameter, value := "target", r.Config.Target
 	switch max(4*template, configuration, evidence) {

@@ -75,9 +75,12 @@ func testConfig(run string) *config.Config {
 		return config.Duration{Duration: time.Duration(n * float64(time.Second))}
 	}
 	return &config.Config{
-		Namespace: "web", Target: "shop", Service: "shop", Hosts: []string{"shop"}, Gateways: []string{"mesh"}, VirtualService: "shop",
-		Interval: seconds(10), Threshold: 2, Weights: []config.Percent{20, 40}, ProgressDeadline: seconds(0.2), ReadyThreshold: 100,
-		SuccessRate: 99, Drain: seconds(0.01), Deadline: seconds(60), OnBusy: "fail", Takeover: true, RunID: run, RunName: run,
+		Namespace: "web", Target: "shop", Service: "shop", Hosts: []string{"shop"}, Gateways: []string{"mesh"},
+		VirtualService: "shop",
+		Interval:       seconds(10), Threshold: 2, Weights: []config.Percent{20, 40}, ProgressDeadline: seconds(0.2),
+		ReadyThreshold: 100,
+		SuccessRate:    99, Drain: seconds(0.01), Deadline: seconds(60), OnBusy: "fail", Takeover: true, RunID: run,
+		RunName: run,
 	}
 }
 
@@ -176,8 +179,10 @@ var (
 	promoted    = state{"100/0", "shop:2 x2", "shop:2 x0", "shop-primary", Succeeded, Promoted}
 )
 
-// autoscaler is the target's. It keeps fewer pods than there are, so that a release has to raise it.
-const autoscaler = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop}}}"
+// autoscaler is the target's. It keeps fewer pods than there are, so that a release has to raise
+// it.
+const autoscaler = "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: " +
+	"{minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop}}}"
 
 // wantNoFloors compares autoscalers with what they keep between releases.
 func (a *apiserver) wantNoFloors(desc string, names ...string) {
@@ -188,7 +193,9 @@ func (a *apiserver) wantNoFloors(desc string, names ...string) {
 			a.t.Errorf("%s: %s is gone", desc, name)
 			continue
 		}
-		if least, notes := fmt.Sprint(o["spec"].(map[string]any)["minReplicas"]), fmt.Sprint(o["metadata"].(map[string]any)["annotations"]); least != "1" || strings.Contains(notes, workload.FloorAnnotation) {
+		if least, notes := fmt.Sprint(o["spec"].(map[string]any)["minReplicas"]),
+			fmt.Sprint(o["metadata"].(map[string]any)["annotations"]); least != "1" ||
+			strings.Contains(notes, workload.FloorAnnotation) {
 			a.t.Errorf("%s: %s keeps %s pods, annotations %s", desc, name, least, notes)
 		}
 	}
@@ -210,7 +217,8 @@ func TestFirstVersion(t *testing.T) {
 		if did == "post services/shop-primary" && a.objects["deployments/shop-primary"] == nil {
 			t.Error("a Service before its pods")
 		}
-		if did == "patch deployments/shop" && a.objects["services/shop"]["spec"].(map[string]any)["selector"].(map[string]any)["app"] != "shop-primary" {
+		if did == "patch deployments/shop" &&
+			a.objects["services/shop"]["spec"].(map[string]any)["selector"].(map[string]any)["app"] != "shop-primary" {
 			t.Error("the target was scaled down while the Service led to it")
 		}
 	}
@@ -252,22 +260,25 @@ func TestNothingUnjudgedIsPromoted(t *testing.T) {
 func TestTakesOverARoute(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t, settings, shopService, shop("1"),
-		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{timeout: 3s, route: [{destination: {host: shop}}]}]}}",
-		"{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: tls}, spec: {host: shop.web.svc.cluster.local, subsets: [{name: v1}], trafficPolicy: {tls: {mode: DISABLE}}}}")
+		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], "+
+			"http: [{timeout: 3s, route: [{destination: {host: shop}}]}]}}",
+		"{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: tls}, spec: {host: "+
+			"shop.web.svc.cluster.local, subsets: [{name: v1}], trafficPolicy: {tls: {mode: DISABLE}}}}")
 	must(t, a.init("run-1"))
 	a.want(initialized)
 	if got := fmt.Sprint(a.objects["virtualservices/shop"]["spec"]); !strings.Contains(got, "timeout:3s") {
 		t.Errorf("the route is %s", got)
 	}
 	for _, host := range []string{"shop-primary", "shop-canary"} {
-		if got, want := fmt.Sprint(a.objects["destinationrules/"+host]["spec"]), "map[host:"+host+" trafficPolicy:map[tls:map[mode:DISABLE]]]"; got != want {
+		if got, want := fmt.Sprint(a.objects["destinationrules/"+host]["spec"]),
+			"map[host:"+host+" trafficPolicy:map[tls:map[mode:DISABLE]]]"; got != want {
 			t.Errorf("DestinationRule %s is %s, want %s", host, got, want)
 		}
 	}
 }
 
-// Copies of configuration stay as long as stable can go back to a revision that mounts them, and no longer: not those of a rejected candidate, nor
-// those whose ReplicaSet the cluster has removed.
+// Copies of configuration stay as long as stable can go back to a revision that mounts them, and no
+// longer: not those of a rejected candidate, nor those whose ReplicaSet the cluster has removed.
 func TestCopiesGoWithTheirRevisions(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -293,7 +304,8 @@ func TestCopiesGoWithTheirRevisions(t *testing.T) {
 	second := a.revision("shop-primary")
 	release("4", a.promote, 3)
 	for key := range a.objects { // the history is over its limit
-		if strings.HasPrefix(key, "replicasets/") && !strings.HasSuffix(key, "-"+second) && !strings.HasSuffix(key, "-"+a.revision("shop-primary")) {
+		if strings.HasPrefix(key, "replicasets/") && !strings.HasSuffix(key, "-"+second) &&
+			!strings.HasSuffix(key, "-"+a.revision("shop-primary")) {
 			delete(a.objects, key)
 		}
 	}
@@ -309,13 +321,15 @@ func (a *apiserver) revision(name string) string {
 	return workload.RevisionOf(&d)
 }
 
-// Two targets whose routes are in one VirtualService are released at the same time: neither fences the other off, and detaching one leaves the
-// other's route.
+// Two targets whose routes are in one VirtualService are released at the same time: neither fences
+// the other off, and detaching one leaves the other's route.
 func TestTwoTargetsShareAVirtualService(t *testing.T) {
 	t.Parallel()
 	cart := func(manifest string) string { return strings.ReplaceAll(manifest, "shop", "cart") }
 	a := newAPIServer(t, settings, shopService, shop("1"), cart(shopService), cart(shop("1")),
-		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop, cart], http: [{name: shop, route: [{destination: {host: shop}}]}, {name: cart, route: [{destination: {host: cart}}]}]}}")
+		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop, "+
+			"cart], http: [{name: shop, route: [{destination: {host: shop}}]}, {name: cart, route: "+
+			"[{destination: {host: cart}}]}]}}")
 	init := func(target, run string) error {
 		cfg := testConfig(run)
 		cfg.Target, cfg.Service, cfg.Route = target, target, target
@@ -353,7 +367,8 @@ func TestTwoTargetsShareAVirtualService(t *testing.T) {
 	}
 }
 
-// Stable has an autoscaler of its own, which keeps the room that going back needs while a release runs, and the candidate's does not take its idle pods away.
+// Stable has an autoscaler of its own, which keeps the room that going back needs while a release
+// runs, and the candidate's does not take its idle pods away.
 func TestAutoscaler(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -365,10 +380,15 @@ func TestAutoscaler(t *testing.T) {
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			a := newAPIServer(t, settings, shopService, shop("1"), "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: shop, apiVersion: apps/v1}}}")
+			a := newAPIServer(
+				t, settings, shopService, shop("1"),
+				"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: "+
+					"{minReplicas: 1, maxReplicas: 10, scaleTargetRef: {kind: Deployment, name: "+
+					"shop, apiVersion: apps/v1}}}")
 			spec := func() string { return fmt.Sprint(a.objects["horizontalpodautoscalers/scale-primary"]["spec"]) }
 			given := fmt.Sprint(a.objects["horizontalpodautoscalers/scale"]["spec"])
-			const usual = "map[maxReplicas:10 minReplicas:1 scaleTargetRef:map[apiVersion:apps/v1 kind:Deployment name:shop-primary]]"
+			const usual = "map[maxReplicas:10 minReplicas:1 scaleTargetRef:map[apiVersion:apps/v1 " +
+				"kind:Deployment name:shop-primary]]"
 			must(t, a.init("run-1"))
 			if spec() != usual {
 				t.Errorf("after the first release: %s", spec())
@@ -379,7 +399,8 @@ func TestAutoscaler(t *testing.T) {
 			if want := strings.Replace(usual, "minReplicas:1", "minReplicas:7", 1); spec() != want {
 				t.Errorf("in mid-release: %s", spec())
 			}
-			if got, want := fmt.Sprint(a.objects["horizontalpodautoscalers/scale"]["spec"]), strings.Replace(given, "minReplicas:1", "minReplicas:7", 1); got != want {
+			if got, want := fmt.Sprint(a.objects["horizontalpodautoscalers/scale"]["spec"]),
+				strings.Replace(given, "minReplicas:1", "minReplicas:7", 1); got != want {
 				t.Errorf("the candidate's in mid-release: %s, want %s", got, want)
 			}
 			if got := a.state().Candidate; got != "shop:2 x7" {
@@ -390,7 +411,8 @@ func TestAutoscaler(t *testing.T) {
 				t.Errorf("after it: %s", spec())
 			}
 			for _, name := range []string{"scale", "scale-primary"} {
-				if notes := fmt.Sprint(a.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
+				if notes := fmt.Sprint(
+					a.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
 					t.Errorf("%s after it: %s", name, notes)
 				}
 			}
@@ -404,7 +426,8 @@ func TestAutoscaler(t *testing.T) {
 	}
 }
 
-// One that comes later, or is changed, is stable's with the next run, which has nothing else to do: what was promoted can still be undone.
+// One that comes later, or is changed, is stable's with the next run, which has nothing else to do:
+// what was promoted can still be undone.
 func TestAutoscalerAddedLater(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -414,7 +437,9 @@ func TestAutoscalerAddedLater(t *testing.T) {
 		a.apply(strings.Replace(autoscaler, "10", most, 1))
 		must(t, a.init(fmt.Sprintf("later-%d", i)))
 		a.want(promoted)
-		if got, want := fmt.Sprint(a.objects["horizontalpodautoscalers/scale-primary"]["spec"]), "map[maxReplicas:"+most+" minReplicas:1 scaleTargetRef:map[kind:Deployment name:shop-primary]]"; got != want {
+		if got, want := fmt.Sprint(a.objects["horizontalpodautoscalers/scale-primary"]["spec"]),
+			"map[maxReplicas:"+most+
+				" minReplicas:1 scaleTargetRef:map[kind:Deployment name:shop-primary]]"; got != want {
 			t.Errorf("stable's: %s, want %s", got, want)
 		}
 		before := a.versions()
@@ -427,7 +452,8 @@ func TestAutoscalerAddedLater(t *testing.T) {
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
 }
 
-// Somebody took the route away before: the Service leads to stable until the target has as many pods.
+// Somebody took the route away before: the Service leads to stable until the target has as many
+// pods.
 func TestDetachWithoutRoute(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
@@ -454,7 +480,8 @@ func TestAutoscalersOfOtherNames(t *testing.T) {
 		{"stable's alone", []string{stable}, nil, "", []string{"theirs"}},
 		{"it comes with the version", nil, []string{autoscaler}, "", []string{"scale", "scale-primary"}},
 		{"it goes with the version", []string{autoscaler}, nil, "scale", []string{"scale-primary"}},
-		{"it is renamed", []string{autoscaler}, []string{strings.Replace(autoscaler, "name: scale", "name: other", 1)}, "scale", []string{"other", "scale-primary"}},
+		{"it is renamed", []string{autoscaler}, []string{strings.Replace(autoscaler, "name: scale", "name: other", 1)},
+			"scale", []string{"other", "scale-primary"}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -467,7 +494,8 @@ func TestAutoscalersOfOtherNames(t *testing.T) {
 			a.release("run-2")
 			raised := 0
 			for _, name := range c.want {
-				if least := fmt.Sprint(a.objects["horizontalpodautoscalers/"+name]["spec"].(map[string]any)["minReplicas"]); least == "2" {
+				if least := fmt.Sprint(
+					a.objects["horizontalpodautoscalers/"+name]["spec"].(map[string]any)["minReplicas"]); least == "2" {
 					raised++
 				}
 			}
@@ -490,7 +518,8 @@ func TestServiceSetBack(t *testing.T) {
 	wantCode(t, a.init("run-2"), report.Misconfig, "its selector was set back by")
 }
 
-// Whoever applies the manifests again in mid-release sets the selector back. Nobody's calls are left without a pod by it.
+// Whoever applies the manifests again in mid-release sets the selector back. Nobody's calls are
+// left without a pod by it.
 func TestServiceSetBackInMidRelease(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"promote", "rollback"} {
@@ -510,7 +539,9 @@ func TestServiceSetBackInMidRelease(t *testing.T) {
 			if lead < 0 || lead > scale {
 				t.Errorf("the Service was not led to stable before the candidate was scaled down: %v", order)
 			}
-			if diff := cmp.Diff(map[string]any{"app": "shop-primary"}, a.objects["services/shop"]["spec"].(map[string]any)["selector"]); diff != "" {
+			if diff := cmp.Diff(
+				map[string]any{"app": "shop-primary"},
+				a.objects["services/shop"]["spec"].(map[string]any)["selector"]); diff != "" {
 				t.Errorf("the Service's selector (-want, +got)\n%s", diff)
 			}
 		})
@@ -586,7 +617,9 @@ func TestPromotionThatFails(t *testing.T) {
 		if did == "patch deployments/shop-primary" {
 			d := a.objects["deployments/shop-primary"]
 			if strings.Contains(fmt.Sprint(d["spec"]), "shop:2") {
-				d["status"] = map[string]any{"observedGeneration": d["metadata"].(map[string]any)["generation"], "replicas": 3, "updatedReplicas": 1, "availableReplicas": 2}
+				d["status"] = map[string]any{
+					"observedGeneration": d["metadata"].(map[string]any)["generation"], "replicas": 3,
+					"updatedReplicas": 1, "availableReplicas": 2}
 			}
 		}
 	}
@@ -646,7 +679,9 @@ func TestWaitsAndEndsAlike(t *testing.T) {
 	r := a.step("analyze", "run-2")
 	s, err := r.observe(t.Context(), scope{})
 	must(t, err)
-	wantCode(t, r.undecided(t.Context(), &watch{id: "shop.web", record: s.record}, analysis.Result{Verdict: analysis.Inconclusive, Text: "no requests"}), report.Undecided, "no requests")
+	wantCode(t, r.undecided(
+		t.Context(), &watch{id: "shop.web", record: s.record},
+		analysis.Result{Verdict: analysis.Inconclusive, Text: "no requests"}), report.Undecided, "no requests")
 	must(t, a.rollback("run-2"))
 	wantCode(t, <-ended, report.Undecided, "run run-2, which was waited for, could not judge")
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Inconclusive})
@@ -656,7 +691,8 @@ func TestWaitsAndEndsAlike(t *testing.T) {
 func TestTheHolderHasEnded(t *testing.T) {
 	t.Parallel()
 	run := func(uid, status string) string {
-		return "{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: run-2, uid: " + uid + "}, status: {conditions: [{type: Succeeded, status: " + status + "}]}}"
+		return "{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: run-2, uid: " + uid +
+			"}, status: {conditions: [{type: Succeeded, status: " + status + "}]}}"
 	}
 	for _, c := range []struct {
 		desc, first, then string
@@ -725,7 +761,8 @@ func TestTakenAwayByHand(t *testing.T) {
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
 }
 
-// Where a pipeline runs nothing after a step that failed, the step itself rolls back before it exits, with the code it failed with.
+// Where a pipeline runs nothing after a step that failed, the step itself rolls back before it
+// exits, with the code it failed with.
 func TestOnFailure(t *testing.T) {
 	t.Parallel()
 	shifted := func(a *apiserver) { a.apply(shop("2")); must(a.t, a.init("run-2"), a.shift("run-2", 20)) }
@@ -747,24 +784,39 @@ func TestOnFailure(t *testing.T) {
 		want      state
 		says      []string // in the log, in this order
 	}{
-		{"a step that failed", shifted, "analyze", "run-2", "rollback", fails(report.Rejected), report.Rejected, rolledBack,
-			[]string{"rolling back before this step exits with code 1 (onFailure=rollback): it failed", "Scaling down shop.web", "jx promote -b --app shop --version 1",
+		{"a step that failed", shifted, "analyze", "run-2", "rollback", fails(report.Rejected), report.Rejected,
+			rolledBack,
+			[]string{"rolling back before this step exits with code 1 (onFailure=rollback): it failed",
+				"Scaling down shop.web", "jx promote -b --app shop --version 1",
 				"shop.web: rolled back (aborted)", "analyze took", "it failed (exit code 1, rejected)"}},
 		{"nobody asked for it", shifted, "analyze", "run-2", "", fails(report.Undecided), report.Undecided,
-			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"it failed (exit code 3, undecided)"}},
-		{"a step that did what it is for", shifted, "analyze", "run-2", "rollback", func(*Release, context.Context) error { return nil }, report.Done,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""},
+			[]string{"it failed (exit code 3, undecided)"}},
+		{"a step that did what it is for", shifted, "analyze", "run-2", "rollback",
+			func(*Release, context.Context) error { return nil }, report.Done,
 			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, nil},
 		{"no run", shifted, "analyze", "", "rollback", fails(report.Misconfig), report.Misconfig,
-			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"not rolled back: there is no runId"}},
-		{"a rollback that failed is not rolled back", shifted, "rollback", "run-2", "rollback", fails(report.Undecided), report.Undecided,
-			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"it failed (exit code 3, undecided)"}},
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""},
+			[]string{"not rolled back: there is no runId"}},
+		{"a rollback that failed is not rolled back", shifted, "rollback", "run-2", "rollback", fails(report.Undecided),
+			report.Undecided,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""},
+			[]string{"it failed (exit code 3, undecided)"}},
 		{"somebody else holds the target", shifted, "canary-init", "run-3", "rollback", begins, report.Busy,
-			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, []string{"nothing of this run to undo: run run-2 was the last to hold the target", "(exit code 4, busy)"}},
-		{"the configuration is wrong", func(a *apiserver) { a.apply(shop("2")); a.denied["patch virtualservices"] = true }, "canary-init", "run-2", "rollback", begins, report.Misconfig,
-			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Succeeded, Initialized}, []string{"nothing of this run to undo", "(exit code 2, configuration)"}},
-		{"the candidate does not come up", func(a *apiserver) { a.stuck["deployments/shop"] = true; a.apply(shop("2")) }, "canary-init", "run-2", "rollback", begins, report.Rejected,
+			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""},
+			[]string{"nothing of this run to undo: run run-2 was the last to hold the target", "(exit code 4, busy)"}},
+		{"the configuration is wrong",
+			func(a *apiserver) { a.apply(shop("2")); a.denied["patch virtualservices"] = true }, "canary-init", "run-2",
+			"rollback", begins, report.Misconfig,
+			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Succeeded, Initialized},
+			[]string{"nothing of this run to undo", "(exit code 2, configuration)"}},
+		{"the candidate does not come up",
+			func(a *apiserver) { a.stuck["deployments/shop"] = true; a.apply(shop("2")) }, "canary-init", "run-2",
+			"rollback", begins, report.Rejected,
 			rolledBack, []string{"not ready within", "(exit code 1, rejected)"}},
-		{"told to end in mid-promotion", func(a *apiserver) { a.release("run-2") }, "promote", "run-2", "rollback", (*Release).Promote, report.Undecided, rolledBack, []string{"ended before it was done", "shop.web: rolled back (aborted)", "(exit code 3, undecided)"}},
+		{"told to end in mid-promotion", func(a *apiserver) { a.release("run-2") }, "promote", "run-2", "rollback",
+			(*Release).Promote, report.Undecided, rolledBack,
+			[]string{"ended before it was done", "shop.web: rolled back (aborted)", "(exit code 3, undecided)"}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -808,8 +860,11 @@ func TestOnFailureOfTheConfiguration(t *testing.T) {
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, os.WriteFile(path, []byte("{clusters: [{name: a, cluster: {server: '"+server.URL+"'}}], contexts: [{name: a, context: {cluster: a}}], current-context: a}"), 0o600))
-	for name, value := range map[string]string{"KUBECONFIG": path, "CANARY_TARGET": "shop", "CANARY_NAMESPACE": "web", "CANARY_RUN_ID": "run-2"} {
+	must(t, os.WriteFile(
+		path, []byte("{clusters: [{name: a, cluster: {server: '"+server.URL+
+			"'}}], contexts: [{name: a, context: {cluster: a}}], current-context: a}"), 0o600))
+	for name, value := range map[string]string{
+		"KUBECONFIG": path, "CANARY_TARGET": "shop", "CANARY_NAMESPACE": "web", "CANARY_RUN_ID": "run-2"} {
 		t.Setenv(name, value)
 	}
 	for _, c := range []struct {
@@ -820,14 +875,16 @@ func TestOnFailureOfTheConfiguration(t *testing.T) {
 		{"rollback", state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
 	} {
 		t.Setenv("CANARY_ON_FAILURE", c.onFailure)
-		if code := Run(t.Context(), config.ShiftWeight, (*Release).Shift); code != int(report.Misconfig) { // there is no weight
+		// there is no weight
+		if code := Run(t.Context(), config.ShiftWeight, (*Release).Shift); code != int(report.Misconfig) {
 			t.Errorf("%s: exit code %d", c.onFailure, code)
 		}
 		a.want(c.want)
 	}
 }
 
-// A pipeline that cannot leave steps out runs them all: where there is nothing to release they do nothing, and are green.
+// A pipeline that cannot leave steps out runs them all: where there is nothing to release they do
+// nothing, and are green.
 func TestNothingToDo(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -837,11 +894,14 @@ func TestNothingToDo(t *testing.T) {
 		folder := t.TempDir()
 		r := a.step("canary-init", run)
 		r.Config, r.Results = testConfig(run), filepath.Join(folder, "outcome")
-		must(t, r.Init(t.Context(), nil), a.shift(run, 20), a.step("analyze", run).Analyze(t.Context()), a.promote(run), a.rollback(run))
+		must(t, r.Init(t.Context(), nil), a.shift(run, 20), a.step("analyze", run).Analyze(t.Context()), a.promote(run),
+			a.rollback(run))
 		if len(a.writes) != before {
 			t.Errorf("%s wrote %v", run, a.writes[before:])
 		}
-		if got, err := os.ReadFile(r.Results); err != nil || string(got) != map[string]string{"run-1": "initialized"}[run]+map[string]string{"run-2": "unchanged", "run-4": "unchanged"}[run] {
+		if got, err := os.ReadFile(r.Results); err != nil ||
+			string(got) != map[string]string{"run-1": "initialized"}[run]+
+				map[string]string{"run-2": "unchanged", "run-4": "unchanged"}[run] {
 			t.Errorf("outcome of %s: %q, %v", run, got, err)
 		}
 	}
@@ -856,7 +916,8 @@ func TestNothingToDo(t *testing.T) {
 	a.want(state{"100/0", "shop:1 x2", "shop:1 x0", "shop-primary", Failed, Aborted})
 }
 
-// What the record says of stable is kept true, though nothing is released: a chart of another version may have the same template.
+// What the record says of stable is kept true, though nothing is released: a chart of another
+// version may have the same template.
 func TestUnchangedButForTheChart(t *testing.T) {
 	t.Parallel()
 	chart := func(version string) string {
@@ -874,13 +935,15 @@ func TestUnchangedButForTheChart(t *testing.T) {
 	}
 }
 
-// A run whose release another one took over is not green because that one promoted what the target has by now.
+// A run whose release another one took over is not green because that one promoted what the target
+// has by now.
 func TestSupersededIsNotUnchanged(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	a.release("run-2")
 	a.apply(shop("3"))
-	must(t, a.init("run-3"), a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"), a.promote("run-3"))
+	must(t, a.init("run-3"), a.shift("run-3", 20), a.judge("run-3"), a.shift("run-3", 40), a.judge("run-3"),
+		a.promote("run-3"))
 	wantCode(t, a.shift("run-2", 40), report.Undecided, "superseded: run run-3 holds the target")
 	wantCode(t, a.promote("run-2"), report.Undecided, "superseded: run run-3 holds the target")
 }
@@ -895,13 +958,19 @@ func TestKilledAnywhere(t *testing.T) {
 		want     state
 		rollback state
 	}{
-		{"canary-init, first", func(*apiserver) {}, func(a *apiserver) error { return a.init("run-1") }, initialized, state{}},
-		{"canary-init", func(a *apiserver) { must(a.t, a.init("run-1")); a.apply(shop("2")) }, func(a *apiserver) error { return a.init("run-2") },
-			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
-		{"promote", func(a *apiserver) { must(a.t, a.init("run-1")); a.release("run-2") }, func(a *apiserver) error { return a.promote("run-2") },
+		{"canary-init, first", func(*apiserver) {}, func(a *apiserver) error { return a.init("run-1") }, initialized,
+			state{}},
+		{"canary-init", func(a *apiserver) { must(a.t, a.init("run-1")); a.apply(shop("2")) },
+			func(a *apiserver) error { return a.init("run-2") },
+			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""},
+			state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
+		{"promote", func(a *apiserver) { must(a.t, a.init("run-1")); a.release("run-2") },
+			func(a *apiserver) error { return a.promote("run-2") },
 			promoted, state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
-		{"rollback", func(a *apiserver) { must(a.t, a.init("run-1")); a.release("run-2") }, func(a *apiserver) error { return a.rollback("run-2") },
-			state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}, state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
+		{"rollback", func(a *apiserver) { must(a.t, a.init("run-1")); a.release("run-2") },
+			func(a *apiserver) error { return a.rollback("run-2") },
+			state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted},
+			state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -943,11 +1012,12 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-// The way back: the target serves by itself, with what was promoted, and nothing of the releases is left. Whatever write it is killed after,
-// once more ends in the same place.
+// The way back: the target serves by itself, with what was promoted, and nothing of the releases is
+// left. Whatever write it is killed after, once more ends in the same place.
 func TestDetach(t *testing.T) {
 	t.Parallel()
-	const theirRoute = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{timeout: 3s, route: [{destination: {host: shop, port: {number: 80}}}]}]}}"
+	const theirRoute = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
+		"{hosts: [shop], http: [{timeout: 3s, route: [{destination: {host: shop, port: {number: 80}}}]}]}}"
 	for _, route := range []string{"", theirRoute} {
 		before := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
 		if route != "" {
@@ -971,15 +1041,20 @@ func TestDetach(t *testing.T) {
 				t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
 			}
 			left := slices.Sorted(maps.Keys(a.objects))
-			wantLeft := []string{"configmaps/settings", "deployments/shop", "horizontalpodautoscalers/scale", "namespaces/web", "services/shop"}
+			wantLeft := []string{
+				"configmaps/settings", "deployments/shop", "horizontalpodautoscalers/scale", "namespaces/web",
+				"services/shop"}
 			a.wantNoFloors(fmt.Sprintf("killed after %d writes", k), "scale")
 			if route != "" {
 				wantLeft = append(wantLeft, "virtualservices/shop")
-				if got := fmt.Sprint(a.objects["virtualservices/shop"]["spec"]); got != "map[hosts:[shop] http:[map[route:[map[destination:map[host:shop port:map[number:80]]]] timeout:3s]]]" {
+				if got := fmt.Sprint(
+					a.objects["virtualservices/shop"]["spec"]); got != "map[hosts:[shop] "+
+					"http:[map[route:[map[destination:map[host:shop port:map[number:80]]]] timeout:3s]]]" {
 					t.Errorf("their route is %s", got)
 				}
 			}
-			left = slices.DeleteFunc(left, func(name string) bool { return strings.HasPrefix(name, "configmaps/settings-primary-") })
+			left = slices.DeleteFunc(
+				left, func(name string) bool { return strings.HasPrefix(name, "configmaps/settings-primary-") })
 			if diff := cmp.Diff(wantLeft, left); diff != "" {
 				t.Errorf("killed after %d writes, left (-want, +got)\n%s", k, diff)
 			}
@@ -1001,7 +1076,8 @@ func TestDetachAfterRollback(t *testing.T) {
 	}
 }
 
-// Whatever write a promotion is killed after, the next run finds stable between two versions and puts it right first.
+// Whatever write a promotion is killed after, the next run finds stable between two versions and
+// puts it right first.
 func TestTheNextRunPutsRight(t *testing.T) {
 	t.Parallel()
 	before := newAPIServer(t, settings, shopService, shop("1"), autoscaler)
@@ -1015,7 +1091,8 @@ func TestTheNextRunPutsRight(t *testing.T) {
 		wantCode(t, a.init("run-3"), report.Busy, "held by run run-2")
 		r := a.step("anyone", "run-2")
 		must(t, r.update(t.Context(), func(record *Record) { record.Interrupted = true }), a.init("run-3"))
-		if diff := cmp.Diff(state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, a.state()); diff != "" {
+		if diff := cmp.Diff(
+			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}, a.state()); diff != "" {
 			t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
 		}
 		must(t, a.rollback("run-2")) // whose finally comes late
@@ -1025,7 +1102,8 @@ func TestTheNextRunPutsRight(t *testing.T) {
 	}
 }
 
-// A step that is told to end takes the candidate's traffic away and leaves the lock to whoever comes next.
+// A step that is told to end takes the candidate's traffic away and leaves the lock to whoever
+// comes next.
 func TestToldToEnd(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
@@ -1061,30 +1139,45 @@ func TestInitRefuses(t *testing.T) {
 		change  func(*config.Config)
 		want    []string
 	}{
-		{"no target", func(a *apiserver) { delete(a.objects, "deployments/shop") }, nil, []string{`target is "shop"`, "no such Deployment in namespace web"}},
-		{"no target, and what else there is", func(a *apiserver) { delete(a.objects, "deployments/shop") }, func(c *config.Config) { c.Port = "99" }, []string{"no such Deployment in namespace web", `port is "99": Service shop has no such port`}},
+		{"no target", func(a *apiserver) { delete(a.objects, "deployments/shop") }, nil,
+			[]string{`target is "shop"`, "no such Deployment in namespace web"}},
+		{"no target, and what else there is", func(a *apiserver) { delete(a.objects, "deployments/shop") },
+			func(c *config.Config) { c.Port = "99" },
+			[]string{"no such Deployment in namespace web", `port is "99": Service shop has no such port`}},
 		{"Recreate", func(a *apiserver) {
 			a.objects["deployments/shop"]["spec"].(map[string]any)["strategy"] = map[string]any{"type": "Recreate"}
 		}, nil, []string{"Recreate"}},
-		{"a mounted ConfigMap is missing", func(a *apiserver) { delete(a.objects, "configmaps/settings") }, nil, []string{"ConfigMap/settings, which is not there"}},
-		{"no such port", nil, func(c *config.Config) { c.Port = "8443" }, []string{`port is "8443"`, "has no such port"}},
+		{"a mounted ConfigMap is missing", func(a *apiserver) { delete(a.objects, "configmaps/settings") }, nil,
+			[]string{"ConfigMap/settings, which is not there"}},
+		{"no such port", nil, func(c *config.Config) { c.Port = "8443" },
+			[]string{`port is "8443"`, "has no such port"}},
 		{"a route to somewhere else", func(a *apiserver) {
-			a.apply("{kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: other}}]}]}}")
+			a.apply("{kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: " +
+				"[{destination: {host: other}}]}]}}")
 		}, nil, []string{`virtualService is "shop"`, "other=100"}},
 		{"a PodDisruptionBudget and an AuthorizationPolicy of the target's alone", func(a *apiserver) {
-			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: both}, spec: {selector: {matchExpressions: [{key: app, operator: Exists}]}}}")
-			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: keep}, spec: {selector: {matchLabels: {app: shop}}}}")
-			a.apply("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: allow}, spec: {selector: {matchLabels: {app: shop}}}}")
+			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: both}, spec: {selector: " +
+				"{matchExpressions: [{key: app, operator: Exists}]}}}")
+			a.apply("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: keep}, spec: {selector: " +
+				"{matchLabels: {app: shop}}}}")
+			a.apply("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: allow}, spec: " +
+				"{selector: {matchLabels: {app: shop}}}}")
 			a.apply("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all}, spec: {}}")
 		}, func(c *config.Config) { c.AcceptUncovered = []string{"PodDisruptionBudget/keep"} },
-			[]string{"a mistake;", "AuthorizationPolicy/allow applies to the target and not to shop-primary", "let it select app=shop-primary too", "acceptUncovered=PodDisruptionBudget/keep,AuthorizationPolicy/allow"}},
+			[]string{"a mistake;", "AuthorizationPolicy/allow applies to the target and not to shop-primary",
+				"let it select app=shop-primary too",
+				"acceptUncovered=PodDisruptionBudget/keep,AuthorizationPolicy/allow"}},
 		{"a Flagger", func(a *apiserver) {
-			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: config}, spec: {targetRef: {name: shop}}}")
-			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: idle}, spec: {suspend: true, targetRef: {name: shop}}, status: {phase: Succeeded}}")
-			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: live}, spec: {targetRef: {name: shop}}, status: {phase: Initialized}}")
+			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: config}, spec: " +
+				"{targetRef: {name: shop}}}")
+			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: idle}, spec: {suspend: true, " +
+				"targetRef: {name: shop}}, status: {phase: Succeeded}}")
+			a.apply("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: live}, spec: {targetRef: " +
+				"{name: shop}}, status: {phase: Initialized}}")
 		}, nil, []string{"a mistake;", "Flagger manages it, by Canary live"}},
 		{"another route claims the host", func(a *apiserver) {
-			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: other}, spec: {hosts: [shop.web.svc.cluster.local], http: []}}")
+			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: other}, spec: " +
+				"{hosts: [shop.web.svc.cluster.local], http: []}}")
 		}, nil, []string{"VirtualService/other applies to the target"}},
 		{"another application's Service", func(a *apiserver) {
 			a.apply("{kind: Service, metadata: {name: shop}, spec: {selector: {app: payments}, ports: [{port: 80}]}}")
@@ -1093,7 +1186,8 @@ func TestInitRefuses(t *testing.T) {
 			a.apply("{kind: Service, metadata: {name: shop}, spec: {type: ExternalName, externalName: example.com}}")
 		}, nil, []string{`parameter service is "shop": it has no selector (ExternalName)`}},
 		{"a Service that Helm writes", func(a *apiserver) {
-			a.objects["services/shop"]["metadata"].(map[string]any)["annotations"] = map[string]any{"meta.helm.sh/release-name": "shop"}
+			a.objects["services/shop"]["metadata"].(map[string]any)["annotations"] = map[string]any{
+				"meta.helm.sh/release-name": "shop"}
 		}, nil, []string{`parameter service is "shop": Helm writes it and would set its selector back`}},
 		{"pods that are kept out of the mesh", func(a *apiserver) {
 			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio.io/rev: stable}}}")
@@ -1101,9 +1195,12 @@ func TestInitRefuses(t *testing.T) {
 		}, nil, []string{`target is "shop": its pods are kept out of the mesh by sidecar.istio.io/inject=false`}},
 		{"pods without a sidecar", func(a *apiserver) {
 			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio-injection: enabled}}}")
-			a.apply("{kind: Pod, metadata: {name: shop-0, labels: {app: shop}, deletionTimestamp: 2026-01-01T00:00:00Z}, spec: {containers: [{name: app}]}}")
-			a.apply("{kind: Pod, metadata: {name: shop-00, labels: {app: shop}}, spec: {containers: [{name: app}]}, status: {phase: Failed}}")
-			a.apply("{kind: Pod, metadata: {name: shop-1, labels: {app: shop}}, spec: {initContainers: [{name: istio-proxy}], containers: [{name: app}]}}")
+			a.apply("{kind: Pod, metadata: {name: shop-0, labels: {app: shop}, deletionTimestamp: " +
+				"2026-01-01T00:00:00Z}, spec: {containers: [{name: app}]}}")
+			a.apply("{kind: Pod, metadata: {name: shop-00, labels: {app: shop}}, spec: {containers: [{name: app}]}, " +
+				"status: {phase: Failed}}")
+			a.apply("{kind: Pod, metadata: {name: shop-1, labels: {app: shop}}, spec: {initContainers: [{name: " +
+				"istio-proxy}], containers: [{name: app}]}}")
 			a.apply("{kind: Pod, metadata: {name: shop-2, labels: {app: shop}}, spec: {containers: [{name: app}]}}")
 		}, nil, []string{"a mistake;", "Pod shop-2 has no istio-proxy: start them again"}},
 		{"a claim that only one pod can mount, and one that is not there", func(a *apiserver) {
@@ -1114,10 +1211,15 @@ func TestInitRefuses(t *testing.T) {
 				map[string]any{"name": "b", "persistentVolumeClaim": map[string]any{"claimName": "shared"}},
 				map[string]any{"name": "c", "persistentVolumeClaim": map[string]any{"claimName": "none"}},
 			}
-		}, nil, []string{"2 mistakes", "the claim data, which is [ReadWriteOnce]", "the claim none, which is not there"}},
-		{"Istio's resources are not installed, and a port", func(a *apiserver) { a.unserved = "virtualservices" }, func(c *config.Config) { c.Port = "8443" },
-			[]string{"2 mistakes", `virtualService is "shop"`, "are its CustomResourceDefinitions installed? Install Istio first", `port is "8443"`}},
-		{"permissions", func(a *apiserver) { a.denied["patch virtualservices"], a.denied["create services"] = true, true }, nil,
+		}, nil, []string{"2 mistakes", "the claim data, which is [ReadWriteOnce]",
+			"the claim none, which is not there"}},
+		{"Istio's resources are not installed, and a port", func(a *apiserver) { a.unserved = "virtualservices" },
+			func(c *config.Config) { c.Port = "8443" },
+			[]string{"2 mistakes", `virtualService is "shop"`,
+				"are its CustomResourceDefinitions installed? Install Istio first", `port is "8443"`}},
+		{"permissions", func(a *apiserver) {
+			a.denied["patch virtualservices"], a.denied["create services"] = true, true
+		}, nil,
 			[]string{"may not patch virtualservices.networking.istio.io", "may not create services"}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -1142,49 +1244,71 @@ func TestInitRefuses(t *testing.T) {
 	}
 }
 
-// Without the Role for Secrets a release goes on, says what it does not see, and that Secret belongs to no revision.
+// Without the Role for Secrets a release goes on, says what it does not see, and that Secret
+// belongs to no revision.
 func TestSecretsThatMayNotBeRead(t *testing.T) {
 	t.Parallel()
-	a := newAPIServer(t, settings, shopService, strings.Replace(shop("1"), "[{configMapRef", "[{secretRef: {name: keys}}, {configMapRef", 1))
+	a := newAPIServer(
+		t, settings, shopService,
+		strings.Replace(shop("1"), "[{configMapRef", "[{secretRef: {name: keys}}, {configMapRef", 1))
 	a.denied["get secrets"] = true
 	r := a.step("canary-init", "run-1")
 	r.Config = testConfig("run-1")
 	must(t, r.Init(t.Context(), nil))
 	a.want(initialized)
-	if log := fmt.Sprint(r.Report.Out); !strings.Contains(log, "Secret/keys may not be read (Role canary-tasks-secrets)") {
+	if log := fmt.Sprint(r.Report.Out); !strings.Contains(
+		log, "Secret/keys may not be read (Role canary-tasks-secrets)") {
 		t.Errorf("it does not say so:\n%s", log)
 	}
-	if stable := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(stable, "secretRef:map[name:keys]") {
+	if stable := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(
+		stable, "secretRef:map[name:keys]") {
 		t.Errorf("stable mounts another Secret: %s", stable)
 	}
 }
 
 // two is a target whose selector has two labels, of which Flagger takes one.
 func two(version string) string {
-	return strings.NewReplacer("matchLabels: {app: shop}", "matchLabels: {app: shop, tier: front}", "metadata: {labels: {app: shop}}", "metadata: {labels: {app: shop, tier: front}}").Replace(shop(version))
+	return strings.NewReplacer(
+		"matchLabels: {app: shop}", "matchLabels: {app: shop, tier: front}", "metadata: {labels: {app: shop}}",
+		"metadata: {labels: {app: shop, tier: front}}").Replace(shop(version))
 }
 
-// ofFlagger is what Flagger has made for an application that it released before: the target is idle.
+// ofFlagger is what Flagger has made for an application that it released before: the target is
+// idle.
 func ofFlagger(t *testing.T) *apiserver {
 	t.Helper()
 	const owned = `ownerReferences: [{apiVersion: flagger.app/v1beta1, kind: Canary, name: shop, uid: c-1, controller: true}]`
 	return newAPIServer(t, settings, two("2"),
-		strings.NewReplacer("metadata: {name: shop, labels: {app: shop}}", "metadata: {name: shop-primary, "+owned+"}", "{app: shop, tier: front}}\n  template", "{app: shop-primary}}\n  template",
-			"metadata: {labels: {app: shop,", "metadata: {annotations: {flagger-id: x}, labels: {app: shop-primary,", "{configMapRef: {name: settings}}", "{configMapRef: {name: settings-primary}}, {secretRef: {name: keys-primary}}").Replace(two("1")),
+		strings.NewReplacer(
+			"metadata: {name: shop, labels: {app: shop}}", "metadata: {name: shop-primary, "+owned+"}",
+			"{app: shop, tier: front}}\n  template", "{app: shop-primary}}\n  template",
+			"metadata: {labels: {app: shop,", "metadata: {annotations: {flagger-id: x}, labels: {app: shop-primary,",
+			"{configMapRef: {name: settings}}",
+			"{configMapRef: {name: settings-primary}}, {secretRef: {name: keys-primary}}").Replace(two("1")),
 		"{kind: Secret, metadata: {name: keys-primary, "+owned+"}, data: {}}",
 		"{kind: ConfigMap, metadata: {name: settings-primary, "+owned+"}, data: {color: blue}}",
-		"{kind: Service, metadata: {name: shop, "+owned+"}, spec: {selector: {app: shop-primary}, ports: [{port: 80}]}}",
-		"{kind: Service, metadata: {name: shop-primary, "+owned+"}, spec: {selector: {app: shop-primary}, ports: [{port: 80}]}}",
+		"{kind: Service, metadata: {name: shop, "+owned+
+			"}, spec: {selector: {app: shop-primary}, ports: [{port: 80}]}}",
+		"{kind: Service, metadata: {name: shop-primary, "+owned+
+			"}, spec: {selector: {app: shop-primary}, ports: [{port: 80}]}}",
 		"{kind: Service, metadata: {name: shop-canary, "+owned+"}, spec: {selector: {app: shop}, ports: [{port: 80}]}}",
-		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 9, scaleTargetRef: {kind: Deployment, name: shop}}}",
-		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale-primary, ownerReferences: [{apiVersion: v1, kind: ConfigMap, name: theirs, uid: t}, {apiVersion: flagger.app/v1beta1, kind: Canary, name: shop, uid: c-1}]}, spec: {minReplicas: 2, maxReplicas: 9, scaleTargetRef: {kind: Deployment, name: shop-primary}}}",
-		"{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop-primary, "+owned+"}, spec: {host: shop-primary}}",
-		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop, "+owned+"}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop-primary}, weight: 100}, {destination: {host: shop-canary}, weight: 0}]}]}}",
-		"{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop, uid: c-1}, spec: {suspend: true, targetRef: {name: shop}}, status: {phase: Succeeded, lastAppliedSpec: 66d4f5}}")
+		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: "+
+			"2, maxReplicas: 9, scaleTargetRef: {kind: Deployment, name: shop}}}",
+		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale-primary, "+
+			"ownerReferences: [{apiVersion: v1, kind: ConfigMap, name: theirs, uid: t}, {apiVersion: "+
+			"flagger.app/v1beta1, kind: Canary, name: shop, uid: c-1}]}, spec: {minReplicas: 2, maxReplicas: 9, "+
+			"scaleTargetRef: {kind: Deployment, name: shop-primary}}}",
+		"{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop-primary, "+owned+
+			"}, spec: {host: shop-primary}}",
+		"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop, "+owned+
+			"}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop-primary}, weight: 100}, "+
+			"{destination: {host: shop-canary}, weight: 0}]}]}}",
+		"{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop, uid: c-1}, spec: {suspend: true, "+
+			"targetRef: {name: shop}}, status: {phase: Succeeded, lastAppliedSpec: 66d4f5}}")
 }
 
-// What a Flagger made is taken over as it is: its pods are not touched, and nothing of it goes with the Canary any more, whatever write the first release is
-// killed after.
+// What a Flagger made is taken over as it is: its pods are not touched, and nothing of it goes with
+// the Canary any more, whatever write the first release is killed after.
 func TestTakesOverFromFlagger(t *testing.T) {
 	t.Parallel()
 	want := state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""}
@@ -1199,7 +1323,9 @@ func TestTakesOverFromFlagger(t *testing.T) {
 			t.Errorf("killed after %d writes (-want, +got)\n%s", k, diff)
 		}
 		for key, o := range a.objects {
-			if owners := fmt.Sprint(o["metadata"].(map[string]any)["ownerReferences"]); strings.Contains(owners, "Canary") || key == "horizontalpodautoscalers/scale-primary" && !strings.Contains(owners, "theirs") {
+			if owners := fmt.Sprint(o["metadata"].(map[string]any)["ownerReferences"]); strings.Contains(
+				owners, "Canary") || key == "horizontalpodautoscalers/scale-primary" &&
+				!strings.Contains(owners, "theirs") {
 				t.Errorf("killed after %d writes: owners of %s are %s", k, key, owners)
 			}
 		}
@@ -1212,7 +1338,8 @@ func TestTakesOverFromFlagger(t *testing.T) {
 		must(t, a.shift("run-1", 20), a.judge("run-1"), a.shift("run-1", 40), a.judge("run-1"), a.promote("run-1"))
 		a.want(promoted)
 		d := a.objects["deployments/shop-primary"]["spec"].(map[string]any)
-		if got := fmt.Sprint(d["selector"], d["template"].(map[string]any)["metadata"].(map[string]any)["labels"]); got != "map[matchLabels:map[app:shop-primary]] map[app:shop-primary tier:front]" {
+		if got := fmt.Sprint(
+			d["selector"], d["template"].(map[string]any)["metadata"].(map[string]any)["labels"]); got != "map[matchLabels:map[app:shop-primary]] map[app:shop-primary tier:front]" {
 			t.Errorf("selector and labels are %s", got)
 		}
 		before := len(a.writes)
@@ -1222,15 +1349,19 @@ func TestTakesOverFromFlagger(t *testing.T) {
 		}
 		must(t, a.rollback("")) // to what Flagger had promoted
 		a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
-		if got := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(got, "configMapRef:map[name:settings-primary]") || !strings.Contains(got, "flagger-id:x") {
+		if got := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(
+			got, "configMapRef:map[name:settings-primary]") || !strings.Contains(got, "flagger-id:x") {
 			t.Errorf("stable is %s", got)
 		}
 		r := a.step("rollback", "")
 		r.Step.Mode = config.Detach
-		wantCode(t, r.Rollback(t.Context()), report.Undecided, "stable runs revision unknown, and how the target would run it is not known")
+		wantCode(t, r.Rollback(t.Context()), report.Undecided,
+			"stable runs revision unknown, and how the target would run it is not known")
 		a.apply(two("1"))
 		must(t, r.Rollback(t.Context()))
-		for _, gone := range []string{"deployments/shop-primary", "services/shop-primary", "services/shop-canary", "virtualservices/shop", "destinationrules/shop-primary", "horizontalpodautoscalers/scale-primary"} {
+		for _, gone := range []string{
+			"deployments/shop-primary", "services/shop-primary", "services/shop-canary", "virtualservices/shop",
+			"destinationrules/shop-primary", "horizontalpodautoscalers/scale-primary"} {
 			if a.objects[gone] != nil {
 				t.Errorf("%s is left after the target was detached", gone)
 			}
@@ -1239,12 +1370,15 @@ func TestTakesOverFromFlagger(t *testing.T) {
 	}
 }
 
-// However often it was judged, a record fits into its ConfigMap; what is left out are the oldest judgements.
+// However often it was judged, a record fits into its ConfigMap; what is left out are the oldest
+// judgements.
 func TestRecordIsBounded(t *testing.T) {
 	t.Parallel()
 	r := &Record{Holder: "run-1", Shifts: []Shift{{Weight: 20}, {Weight: 40}}}
 	for i := range 5000 {
-		r.Shifts[i/2500].Checks = append(r.Shifts[i/2500].Checks, analysis.Result{Verdict: analysis.Fail, Text: fmt.Sprintf("judgement %d, %s", i, strings.Repeat("x", 100))})
+		r.Shifts[i/2500].Checks = append(
+			r.Shifts[i/2500].Checks,
+			analysis.Result{Verdict: analysis.Fail, Text: fmt.Sprintf("judgement %d, %s", i, strings.Repeat("x", 100))})
 	}
 	text := r.text()
 	if len(text) > maxRecord || len(text) < maxRecord*9/10 {

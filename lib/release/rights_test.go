@@ -37,7 +37,8 @@ func (a *apiserver) withRights(r *Release) *kube.Client {
 			rights.used[row] = true
 		}
 		rights.Unlock()
-		if len(rows) == 0 && slices.Contains(config.StepNames, r.Report.Step) && !strings.HasPrefix(resource, "selfsubject") {
+		if len(rows) == 0 && slices.Contains(config.StepNames, r.Report.Step) &&
+			!strings.HasPrefix(resource, "selfsubject") {
 			a.t.Errorf("%s uses a right that it does not have: %s %s", r.Report.Step, verb, resource)
 			http.Error(w, "forbidden", http.StatusForbidden)
 			return
@@ -69,7 +70,9 @@ func asked(r *http.Request) (verb, resource string) {
 	if len(parts) > 2 {
 		resource += "/" + parts[2]
 	}
-	verb = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPatch: "patch", http.MethodDelete: "delete"}[r.Method]
+	verb = map[string]string{
+		http.MethodGet: "get", http.MethodPost: "create", http.MethodPatch: "patch",
+		http.MethodDelete: "delete"}[r.Method]
 	if verb == "get" && len(parts) == 1 {
 		verb = "list"
 	}

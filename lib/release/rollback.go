@@ -16,11 +16,13 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// graceful is how long a step that was told to end has to take the candidate's traffic away: less than the grace period of a pod.
+// graceful is how long a step that was told to end has to take the candidate's traffic away: less
+// than the grace period of a pod.
 const graceful = 20 * time.Second
 
-// Rollback is the step rollback: all traffic to stable, stable back on the revision it had, the candidate scaled to zero. With a run id it
-// undoes what that run did and nothing else; without one, which is by hand, the last release.
+// Rollback is the step rollback: all traffic to stable, stable back on the revision it had, the
+// candidate scaled to zero. With a run id it undoes what that run did and nothing else; without
+// one, which is by hand, the last release.
 func (r *Release) Rollback(ctx context.Context) error {
 	if r.Step.Mode == config.Detach {
 		return r.orToStable(ctx, func() error { return r.Detach(ctx) })
@@ -32,16 +34,17 @@ func (r *Release) rollback(ctx context.Context) error {
 	r.patience = r.Patience
 	var last *routing.Split // that could be moved by hand
 	var undone *Record
-	err := r.drive(ctx, scope{service: true, autoscalers: true, history: true, endpoints: true}, func(s *snapshot) plan {
-		if last = s.split; !s.stableServes() {
-			last = nil
-		}
-		p := r.planRollback(s)
-		if p.done != nil && p.done.undone {
-			undone = s.record
-		}
-		return p
-	})
+	err := r.drive(ctx, scope{service: true, autoscalers: true, history: true, endpoints: true},
+		func(s *snapshot) plan {
+			if last = s.split; !s.stableServes() {
+				last = nil
+			}
+			p := r.planRollback(s)
+			if p.done != nil && p.done.undone {
+				undone = s.record
+			}
+			return p
+		})
 	if err != nil && last != nil && last.Candidate > 0 {
 		r.Report.Say("to send all traffic to stable by hand: %s", last.ByHand())
 	}
@@ -66,7 +69,9 @@ func (r *Release) planRollback(s *snapshot) plan {
 		if record != nil && slices.Contains(record.Before, r.Step.RunID) {
 			outcome = Superseded
 		}
-		return plan{done: &result{text: fmt.Sprintf("%s.%s: nothing of this run to undo: %s", s.layout.Target, ns, why), results: map[string]string{"outcome": string(outcome)}}}
+		return plan{done: &result{
+			text:    fmt.Sprintf("%s.%s: nothing of this run to undo: %s", s.layout.Target, ns, why),
+			results: map[string]string{"outcome": string(outcome)}}}
 	}
 	switch {
 	case record == nil && s.lost() && (s.share() > 0 || workload.Replicas(s.deploymentOfTarget()) > 0):
@@ -90,7 +95,8 @@ func (r *Release) planRollback(s *snapshot) plan {
 			next.Outcome, next.Reason = Aborted, "rolled back by hand after its promotion"
 			next.Promoted, next.Former = record.Former, Version{}
 		}
-		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(ns), cmp.Or(record.Reason, string(next.Outcome))))}}
+		return plan{writes: []kube.Write{
+			s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(ns), cmp.Or(record.Reason, string(next.Outcome))))}}
 	}
 	if w := s.toSafety(record.Epoch, ns); w != nil {
 		return plan{writes: []kube.Write{*w}}
@@ -104,13 +110,19 @@ func (r *Release) planRollback(s *snapshot) plan {
 			return plan{writes: []kube.Write{s.primary.fence(record.Epoch, s.layout, s.route.Name)}}
 		}
 		if !s.runs(stable.Revision) && s.runs(record.Candidate.Revision) {
-			return plan{writes: []kube.Write{s.primary.roll(stable.Template, max(stable.Replicas, workload.Replicas(s.primary.Deployment)), record.Epoch,
-				fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), ns, stable.Revision))}}
+			return plan{writes: []kube.Write{
+				s.primary.roll(stable.Template, max(stable.Replicas, workload.Replicas(s.primary.Deployment)),
+					record.Epoch,
+					fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), ns, stable.Revision))}}
 		}
 		if state := workload.RolloutOf(s.primary.Deployment, int32(record.Config.ReadyThreshold)); !state.Done {
-			return plan{wait: &pause{key: "stable", watch: &watched{kube.Deployment, s.primary.object}, text: fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text), limit: record.Config.ProgressDeadline.Duration,
+			return plan{wait: &pause{
+				key: "stable", watch: &watched{kube.Deployment, s.primary.object},
+				text:  fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text),
+				limit: record.Config.ProgressDeadline.Duration,
 				then: func() plan {
-					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(ns), stable.Revision, state.Text, s.traffic().text)
+					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(ns),
+						stable.Revision, state.Text, s.traffic().text)
 				}}}
 		}
 		if s.unanswered() {
@@ -121,7 +133,8 @@ func (r *Release) planRollback(s *snapshot) plan {
 		}
 		if s.target != nil && workload.Replicas(s.target.Deployment) > 0 && s.share() == 0 {
 			return r.settle("drain", record.Config.Drain.Duration, func() plan {
-				return plan{writes: []kube.Write{s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id(ns)))}}
+				return plan{writes: []kube.Write{
+					s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id(ns)))}}
 			})
 		}
 	}
@@ -137,8 +150,8 @@ func (r *Release) planRollback(s *snapshot) plan {
 	return p
 }
 
-// planLost ends a release whose record is gone: traffic goes back, and the run is red. Whose release it was, and which revision Git
-// should say, nobody knows any more.
+// planLost ends a release whose record is gone: traffic goes back, and the run is red. Whose
+// release it was, and which revision Git should say, nobody knows any more.
 func (r *Release) planLost(s *snapshot) plan {
 	if p := r.planBack(s); len(p.writes) > 0 || p.done.code != report.Done {
 		return p
@@ -152,7 +165,8 @@ func (s *snapshot) noRecord() string {
 	if s.unreadable != nil {
 		return s.unreadable.Error()
 	}
-	return fmt.Sprintf("the release record, ConfigMap %s, is gone in mid-release: somebody deleted it", s.layout.Record())
+	return fmt.Sprintf(
+		"the release record, ConfigMap %s, is gone in mid-release: somebody deleted it", s.layout.Record())
 }
 
 func (s *snapshot) deploymentOfTarget() *appsv1.Deployment {
@@ -162,18 +176,24 @@ func (s *snapshot) deploymentOfTarget() *appsv1.Deployment {
 	return s.target.Deployment
 }
 
-// withoutStable is what is left to do where somebody took stable away: the candidate is all there is, whatever was said of it.
+// withoutStable is what is left to do where somebody took stable away: the candidate is all there
+// is, whatever was said of it.
 func (r *Release) withoutStable(s *snapshot) plan {
-	return ended(report.Undecided, "%s: not rolled back: Deployment %s, which ran revision %s, is gone; %s. Restore it and run rollback again, or delete the ConfigMap %s to begin anew",
+	return ended(report.Undecided,
+		"%s: not rolled back: Deployment %s, which ran revision %s, is gone; %s. Restore it and run rollback again, "+
+			"or delete the ConfigMap %s to begin anew",
 		s.id(r.Client.Namespace), s.layout.Primary(), s.record.Stable.Revision, s.traffic().text, s.layout.Record())
 }
 
-// rolledBack ends a rollback with what was read in this step: the route, the Services and their endpoints.
+// rolledBack ends a rollback with what was read in this step: the route, the Services and their
+// endpoints.
 func (r *Release) rolledBack(s *snapshot) plan {
 	outcome := cmp.Or(s.record.Outcome, Aborted)
 	results := map[string]string{"outcome": string(outcome)}
 	if s.record.Stable.Revision == "" { // a first release, before there was a stable
-		return plan{done: &result{text: fmt.Sprintf("%s: %s in its first release: %s", s.id(r.Client.Namespace), outcome, s.traffic().text),
+		return plan{done: &result{
+			text: fmt.Sprintf(
+				"%s: %s in its first release: %s", s.id(r.Client.Namespace), outcome, s.traffic().text),
 			results: results}}
 	}
 	now := s.traffic()

@@ -26,7 +26,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// Run is the whole of a step: it reads the configuration out of the environment, does what the step is for, and returns the exit code.
+// Run is the whole of a step: it reads the configuration out of the environment, does what the step
+// is for, and returns the exit code.
 func Run(ctx context.Context, step string, do func(*Release, context.Context) error) int {
 	limitMemory()
 	r, err := fromEnvironment(ctx, step, os.Stdout)
@@ -42,16 +43,19 @@ func Run(ctx context.Context, step string, do func(*Release, context.Context) er
 	}))
 }
 
-// run does what a step is for, and says how it ended, last of all. A step that failed rolls the release back first where onFailure says so.
+// run does what a step is for, and says how it ended, last of all. A step that failed rolls the
+// release back first where onFailure says so.
 func (r *Release) run(ctx context.Context, do func(*Release, context.Context) error) report.Code {
 	begin := time.Now()
 	err := attempt(func() error { return do(r, ctx) })
 	code := codeOf(err)
 	if code != report.Done && r.Step.OnFailure == config.Rollback && r.Report.Step != config.Rollback {
-		r.Report.Lines(fmt.Sprintf("rolling back before this step exits with code %d (onFailure=rollback): %v", code, err))
+		r.Report.Lines(fmt.Sprintf(
+			"rolling back before this step exits with code %d (onFailure=rollback): %v", code, err))
 		r.rollbackOnFailure(ctx)
 	}
-	r.Report.Say("%s took %.1f s and %d requests to the API server", r.Report.Step, time.Since(begin).Seconds(), r.Client.Calls())
+	r.Report.Say("%s took %.1f s and %d requests to the API server", r.Report.Step, time.Since(begin).Seconds(),
+		r.Client.Calls())
 	if err != nil {
 		r.verdict = fmt.Sprintf("%v (exit code %d, %s)", err, code, report.Codes[code].Name)
 	}
@@ -59,7 +63,8 @@ func (r *Release) run(ctx context.Context, do func(*Release, context.Context) er
 	return code
 }
 
-// attempt does something. A panic is an error like others: traffic has to go back also where this program is wrong.
+// attempt does something. A panic is an error like others: traffic has to go back also where this
+// program is wrong.
 func attempt(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -70,8 +75,9 @@ func attempt(do func() error) (err error) {
 	return do()
 }
 
-// rollbackOnFailure does in this step what rollback does in a Pipeline's finally: this run's release is undone, and nothing else. What comes of it is said, and
-// changes nothing of how the step ends.
+// rollbackOnFailure does in this step what rollback does in a Pipeline's finally: this run's
+// release is undone, and nothing else. What comes of it is said, and changes nothing of how the
+// step ends.
 func (r *Release) rollbackOnFailure(ctx context.Context) {
 	if r.Step.RunID == "" { // which would undo the last release, whosever it is
 		r.Report.Say("not rolled back: there is no runId to tell whose release it is")
@@ -84,7 +90,8 @@ func (r *Release) rollbackOnFailure(ctx context.Context) {
 func (r *Release) rollbackHere(ctx context.Context) {
 	limited, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	context.AfterFunc(ctx, func() { time.AfterFunc(graceful, cancel) }) // terminated, before or meanwhile: as far as the time allows
+	// terminated, before or meanwhile: as far as the time allows
+	context.AfterFunc(ctx, func() { time.AfterFunc(graceful, cancel) })
 	undo := *r
 	undo.Config, undo.Results, undo.verdict = nil, "", "" // as rollback has them; the step's results are not rollback's
 	if err := undo.Rollback(limited); err != nil {
@@ -112,7 +119,8 @@ func RunInit(ctx context.Context) int {
 	})
 }
 
-// RunRollback is Run for rollback, which puts the environment repository right by a function of the caller's: the other steps need no Git.
+// RunRollback is Run for rollback, which puts the environment repository right by a function of the
+// caller's: the other steps need no Git.
 func RunRollback(ctx context.Context, put PutRight) int {
 	return Run(ctx, config.Rollback, func(r *Release, ctx context.Context) error {
 		r.PutRight = put
@@ -120,7 +128,8 @@ func RunRollback(ctx context.Context, put PutRight) int {
 	})
 }
 
-// specification puts what canary or specFile name in the place of the parameter spec, and queries in the place of MetricTemplates.
+// specification puts what canary or specFile name in the place of the parameter spec, and queries
+// in the place of MetricTemplates.
 func (r *Release) specification(ctx context.Context, lookup envconfig.Lookuper) (envconfig.Lookuper, config.Problems) {
 	value := func(name string) string {
 		text, _ := lookup.Lookup((config.Parameter{Name: name}).Env())
@@ -131,13 +140,16 @@ func (r *Release) specification(ctx context.Context, lookup envconfig.Lookuper) 
 		"canary":   func(name string) (string, error) { return r.canary(ctx, name) },
 		"specFile": r.specFile,
 	}
-	given := slices.DeleteFunc([]string{"spec", "canary", "specFile"}, func(name string) bool { return value(name) == "" })
+	given := slices.DeleteFunc(
+		[]string{"spec", "canary", "specFile"}, func(name string) bool { return value(name) == "" })
 	if len(given) == 0 {
 		return lookup, nil
 	}
 	from := given[0]
 	if len(given) > 1 {
-		return lookup, config.Problems{{Parameter: given[1], Value: value(given[1]), Remedy: fmt.Sprintf("give one of %s: a specification has one place", strings.Join(given, ", "))}}
+		return lookup, config.Problems{
+			{Parameter: given[1], Value: value(given[1]),
+				Remedy: fmt.Sprintf("give one of %s: a specification has one place", strings.Join(given, ", "))}}
 	}
 	text, err := read[from](value(from))
 	if err != nil {
@@ -151,7 +163,8 @@ func (r *Release) specification(ctx context.Context, lookup envconfig.Lookuper) 
 // specFile reads a file of the workspace. The error says what to do.
 func (r *Release) specFile(path string) (string, error) {
 	if r.Source == "" {
-		return "", errors.New("bind the workspace source, in which it is: -w name=source,claimName=NAME or -w name=source,config=NAME")
+		return "", errors.New(
+			"bind the workspace source, in which it is: -w name=source,claimName=NAME or -w name=source,config=NAME")
 	}
 	f, err := os.OpenInRoot(r.Source, path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -166,9 +179,11 @@ func (r *Release) specFile(path string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("give the path of a file in the workspace source: %w", err)
 	case len(text) > canary.MaxText:
-		return "", fmt.Errorf("it is longer than %d bytes: give a file that has the specification alone", canary.MaxText)
+		return "", fmt.Errorf(
+			"it is longer than %d bytes: give a file that has the specification alone", canary.MaxText)
 	case strings.TrimSpace(string(text)) == "":
-		return "", errors.New("the file is empty: give one with a Flagger Canary, or with values that have a canary block")
+		return "", errors.New(
+			"the file is empty: give one with a Flagger Canary, or with values that have a canary block")
 	}
 	return string(text), nil
 }
@@ -181,11 +196,14 @@ func (r *Release) canary(ctx context.Context, name string) (string, error) {
 	o, err := r.Client.Get(ctx, kube.Canary, name, nil)
 	switch {
 	case errors.Is(err, kube.ErrNotServed):
-		return "", errors.New("the cluster has no Canary resource: install Flagger's custom resource definitions (its operator is not needed), or give spec")
+		return "", errors.New(
+			"the cluster has no Canary resource: install Flagger's custom resource definitions (its operator is " +
+				"not needed), or give spec")
 	case err != nil:
 		return "", fmt.Errorf("it could not be read: %w", err)
 	case o == nil:
-		return "", fmt.Errorf("there is no such Canary in namespace %s: give the name of one, or give spec", r.Client.Namespace)
+		return "", fmt.Errorf(
+			"there is no such Canary in namespace %s: give the name of one, or give spec", r.Client.Namespace)
 	}
 	r.about(o)
 	text, err := yaml.Marshal(o.Object)
@@ -199,14 +217,19 @@ func (r *Release) follow(ctx context.Context, text string) (string, config.Probl
 		return text, nil
 	}
 	if len(references) > config.MaxMetrics {
-		return "", config.Problems{{Parameter: "spec", Value: fmt.Sprintf("%d MetricTemplates", len(references)), Remedy: fmt.Sprintf("refer to at most %d", config.MaxMetrics)}}
+		return "", config.Problems{
+			{Parameter: "spec", Value: fmt.Sprintf("%d MetricTemplates", len(references)),
+				Remedy: fmt.Sprintf("refer to at most %d", config.MaxMetrics)}}
 	}
 	var problems config.Problems
 	queries := map[canary.Reference]string{}
 	for _, ref := range references {
 		namespace := cmp.Or(ref.Namespace, r.Client.Namespace)
 		wrong := func(remedy string, args ...any) {
-			problems = append(problems, config.Problem{Parameter: "spec", Value: "templateRef " + namespace + "/" + ref.Name, Remedy: fmt.Sprintf(remedy, args...)})
+			problems = append(
+				problems, config.Problem{
+					Parameter: "spec", Value: "templateRef " + namespace + "/" + ref.Name,
+					Remedy: fmt.Sprintf(remedy, args...)})
 		}
 		var template struct {
 			Spec struct {
@@ -216,9 +239,11 @@ func (r *Release) follow(ctx context.Context, text string) (string, config.Probl
 		}
 		switch o, err := r.Client.In(namespace).Get(ctx, kube.MetricTemplate, ref.Name, &template); {
 		case errors.Is(err, kube.ErrNotServed):
-			wrong("the cluster has no MetricTemplate resource: install Flagger's custom resource definitions (its operator is not needed), or give the query in its place")
+			wrong("the cluster has no MetricTemplate resource: install Flagger's custom resource definitions (its " +
+				"operator is not needed), or give the query in its place")
 		case err != nil:
-			wrong("it could not be read: %v. Allow the account to get metrictemplates.flagger.app in namespace %s, or give the query in its place", err, namespace)
+			wrong("it could not be read: %v. Allow the account to get metrictemplates.flagger.app in namespace %s, "+
+				"or give the query in its place", err, namespace)
 		case o == nil:
 			wrong("there is none: make it, or give the query in its place")
 		case template.Spec.Provider.Type != "prometheus":
@@ -226,7 +251,9 @@ func (r *Release) follow(ctx context.Context, text string) (string, config.Probl
 		case strings.TrimSpace(template.Spec.Query) == "":
 			wrong("it has no query")
 		default:
-			r.Report.Say("MetricTemplate %s/%s is followed; its query is asked of the Prometheus of parameter prometheus, not of %s", namespace, ref.Name, cmp.Or(show.Address(template.Spec.Provider.Address), "its own"))
+			r.Report.Say("MetricTemplate %s/%s is followed; its query is asked of the Prometheus of "+
+				"parameter prometheus, not of %s", namespace, ref.Name,
+				cmp.Or(show.Address(template.Spec.Provider.Address), "its own"))
 			queries[ref] = template.Spec.Query
 		}
 	}
@@ -254,8 +281,8 @@ func codeOf(err error) report.Code {
 	return report.Undecided
 }
 
-// fromEnvironment makes a step. With mistakes in its configuration it returns them and, where they leave the target known, the step: what it has to roll back can
-// be found.
+// fromEnvironment makes a step. With mistakes in its configuration it returns them and, where they
+// leave the target known, the step: what it has to roll back can be found.
 func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release, error) {
 	s, wrong := config.LoadStep(ctx, step, envconfig.OsLookuper())
 	switch known := s.Target != "" && s.Namespace != ""; {
@@ -276,8 +303,9 @@ func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release,
 		return nil, err
 	}
 	r := &Release{
-		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"), PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"),
-		Source: os.Getenv("CANARY_SOURCE"), Patience: patience, Outage: maxOutage,
+		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"),
+		PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"),
+		Source:           os.Getenv("CANARY_SOURCE"), Patience: patience, Outage: maxOutage,
 		Report: &report.Reporter{Out: out, Client: client, Step: step, About: map[string]any{
 			"apiVersion": "apps/v1", "kind": "Deployment", "namespace": s.Namespace, "name": s.Target,
 		}},

@@ -58,7 +58,8 @@ func (s *snapshot) safe() haven {
 	case !serves && s.target != nil && s.target.Status.AvailableReplicas > 0:
 		return haven{100, true, primary + " has no pod that serves"}
 	case serves:
-		return haven{why: primary + " fails as revision " + r.Candidate.Revision + ", and " + target + " is not up as a whole"}
+		return haven{why: primary + " fails as revision " + r.Candidate.Revision + ", and " + target +
+			" is not up as a whole"}
 	}
 	return haven{why: "neither " + primary + " nor " + target + " has a pod that serves"}
 }
@@ -186,6 +187,7 @@ func (s *snapshot) misrouted() string {
 	if s.virtualService == nil {
 		return fmt.Sprintf("VirtualService %s is gone: somebody deleted it", s.layout.VirtualService)
 	}
-	return fmt.Sprintf("VirtualService %s is not as this release left it: %v. %s wrote it", s.layout.VirtualService, s.splitError,
+	return fmt.Sprintf(
+		"VirtualService %s is not as this release left it: %v. %s wrote it", s.layout.VirtualService, s.splitError,
 		kube.LastManager(s.virtualService))
 }

@@ -57,7 +57,8 @@ func TestSafe(t *testing.T) {
 		{"it goes back, and the candidate is lost", RollingBack, some("1"), none("2"), true, true, 100, stay},
 		{"it is back", RollingBack, all("1"), all("2"), true, true, 100, 0},
 		{"a rollback before a verdict", RollingBack, all("1"), all("2"), false, false, 40, 0},
-		{"the candidate came to the rescue, and was never judged", RollingBack, some("1"), all("2"), false, false, 100, 0},
+		{"the candidate came to the rescue, and was never judged", RollingBack, some("1"), all("2"), false, false, 100,
+			0},
 		{"the candidate came to the rescue, and was judged", RollingBack, some("1"), all("2"), true, false, 100, 100},
 		{"a first release", Initializing, some("first"), all("1"), false, false, 100, stay},
 		{"a first release whose stable is up", Initializing, all("first"), all("1"), false, false, 100, 0},
@@ -76,10 +77,13 @@ func TestSafe(t *testing.T) {
 				}
 				return &deployment{Deployment: d}
 			}
-			s := &snapshot{layout: workload.Layout{Target: "shop"}, primary: of(c.stable, true), target: of(c.candidate, false), revision: c.candidate.revision,
+			s := &snapshot{layout: workload.Layout{Target: "shop"}, primary: of(c.stable, true),
+				target: of(c.candidate, false), revision: c.candidate.revision,
 				split: &routing.Split{Candidate: c.now, Stable: 100 - c.now},
-				record: &Record{Phase: c.phase, Stable: Version{Revision: "1"}, Candidate: Version{Revision: "2"}, StableFails: c.fails,
-					Config: config.Config{ReadyThreshold: 100, Weights: []config.Percent{60}}, Shifts: []Shift{{Weight: 60, Passed: c.judged}}}}
+				record: &Record{Phase: c.phase, Stable: Version{Revision: "1"}, Candidate: Version{Revision: "2"},
+					StableFails: c.fails,
+					Config:      config.Config{ReadyThreshold: 100, Weights: []config.Percent{60}},
+					Shifts:      []Shift{{Weight: 60, Passed: c.judged}}}}
 			if c.stable.revision == "first" {
 				s.record.Stable = Version{}
 			}
@@ -92,7 +96,11 @@ func TestSafe(t *testing.T) {
 			}
 		})
 	}
-	if got := (&snapshot{layout: workload.Layout{Target: "shop"}, primary: &deployment{Deployment: &appsv1.Deployment{Status: appsv1.DeploymentStatus{AvailableReplicas: 1}}}}).safe(); !got.known || got.weight != 0 {
+	if got := (&snapshot{
+		layout: workload.Layout{Target: "shop"},
+		primary: &deployment{
+			Deployment: &appsv1.Deployment{
+				Status: appsv1.DeploymentStatus{AvailableReplicas: 1}}}}).safe(); !got.known || got.weight != 0 {
 		t.Errorf("without a record: %+v", got)
 	}
 }
@@ -193,17 +201,25 @@ func TestRouteOfSomebodyElse(t *testing.T) {
 		code   report.Code // of rollback
 	}{
 		{"a third destination", func(a *apiserver) { a.route(to("shop-primary", 50, "shop-canary", 40, "old", 10)) },
-			`http[0] "" -> shop-primary=90, shop-canary=0, old=10`, []string{"shop has no traffic; where the rest goes is not known", "old=10"}, report.Undecided},
+			`http[0] "" -> shop-primary=90, shop-canary=0, old=10`,
+			[]string{"shop has no traffic; where the rest goes is not known", "old=10"}, report.Undecided},
 		{"the candidate alone", func(a *apiserver) { a.route(to("shop-canary", nil)) },
-			`http[0] "" -> shop-primary=100`, []string{"shop has no traffic", "no HTTP route leads to exactly"}, report.Undecided},
+			`http[0] "" -> shop-primary=100`, []string{"shop has no traffic", "no HTTP route leads to exactly"},
+			report.Undecided},
 		{"deleted", func(a *apiserver) { a.mu.Lock(); defer a.mu.Unlock(); delete(a.objects, "virtualservices/shop") },
-			"", []string{"VirtualService shop is gone: callers in the mesh reach Service shop, which leads to shop-primary"}, report.Undecided},
+			"", []string{"VirtualService shop is gone: callers in the mesh reach Service shop, " +
+				"which leads to shop-primary"}, report.Undecided},
 		{"replaced by the chart's own", func(a *apiserver) {
-			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
-		}, `http[0] "" -> shop=100`, []string{"VirtualService shop leads to Service shop, which leads to shop-primary"}, report.Done},
+			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
+				"{hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
+		}, `http[0] "" -> shop=100`, []string{"VirtualService shop leads to Service shop, which leads to shop-primary"},
+			report.Done},
 		{"replaced without its annotations", func(a *apiserver) {
-			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: shop-primary}, weight: 10}, {destination: {host: shop-canary}, weight: 90}]}]}}")
-		}, `http[0] "" -> shop-primary=100, shop-canary=0`, []string{"stable runs revision", "and has all the traffic"}, report.Done},
+			a.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
+				"{hosts: [shop], http: [{route: [{destination: {host: shop-primary}, weight: 10}, {destination: " +
+				"{host: shop-canary}, weight: 90}]}]}}")
+		}, `http[0] "" -> shop-primary=100, shop-canary=0`, []string{"stable runs revision", "and has all the traffic"},
+			report.Done},
 	} {
 		for _, step := range []string{"analyze", "promote", "shift-weight", "rollback"} {
 			t.Run(c.desc+", "+step, func(t *testing.T) {
@@ -221,7 +237,10 @@ func TestRouteOfSomebodyElse(t *testing.T) {
 				if step != "rollback" {
 					r := a.step(step, "run-2")
 					r.Step.Weight = 40
-					code, last := a.run(r, map[string]func(*Release, context.Context) error{"analyze": (*Release).Analyze, "promote": (*Release).Promote, "shift-weight": (*Release).Shift}[step])
+					code, last := a.run(
+						r, map[string]func(*Release, context.Context) error{
+							"analyze": (*Release).Analyze, "promote": (*Release).Promote,
+							"shift-weight": (*Release).Shift}[step])
 					if code != report.Undecided || !strings.Contains(last, "VirtualService shop") {
 						t.Errorf("code %d: %s", code, last)
 					}
@@ -275,10 +294,13 @@ func TestRecordIsGone(t *testing.T) {
 	for name, lost := range map[string]func(*apiserver){
 		"shop": func(a *apiserver) { delete(a.objects, "configmaps/shop-canary-release") },
 		"another": func(a *apiserver) {
-			a.edit("configmaps/shop-canary-release", func(o map[string]any) { o["data"] = map[string]any{recordKey: "{"} })
+			a.edit("configmaps/shop-canary-release",
+				func(o map[string]any) { o["data"] = map[string]any{recordKey: "{"} })
 		},
 	} {
-		for step, do := range map[string]func(*Release, context.Context) error{"analyze": (*Release).Analyze, "shift-weight": (*Release).Shift, "promote": (*Release).Promote, "rollback": (*Release).Rollback} {
+		for step, do := range map[string]func(*Release, context.Context) error{
+			"analyze": (*Release).Analyze, "shift-weight": (*Release).Shift, "promote": (*Release).Promote,
+			"rollback": (*Release).Rollback} {
 			t.Run(step+", VirtualService "+name, func(t *testing.T) {
 				t.Parallel()
 				begin := func(run string) *config.Config {
@@ -299,7 +321,9 @@ func TestRecordIsGone(t *testing.T) {
 					t.Errorf("code %d, %s: %s", code, route, last)
 				}
 				code, last = a.run(a.step("rollback", "run-2"), (*Release).Rollback)
-				if code != report.Undecided || !strings.Contains(last, "the release record, ConfigMap shop-canary-release, ") || !strings.Contains(last, "has all the traffic") {
+				if code != report.Undecided ||
+					!strings.Contains(last, "the release record, ConfigMap shop-canary-release, ") ||
+					!strings.Contains(last, "has all the traffic") {
 					t.Errorf("code %d: %s", code, last)
 				}
 				old := a.objects["virtualservices/"+name]["metadata"].(map[string]any)["annotations"].(map[string]any)["shop.canary-tasks.dev/fence"]
@@ -355,7 +379,8 @@ func TestTakeoverIsCutOff(t *testing.T) {
 	if got := a.weights(); got != "100/0" {
 		t.Errorf("refused: the weights are %s", got)
 	}
-	for step, do := range map[string]func(*apiserver) error{ // the older run writes a weight between the two writes of the takeover
+	// the older run writes a weight between the two writes of the takeover
+	for step, do := range map[string]func(*apiserver) error{
 		"shift-weight": func(a *apiserver) error { return a.shift("run-2", 60) },
 		"rollback":     func(a *apiserver) error { return a.rollback("run-2") },
 	} {
@@ -389,16 +414,19 @@ func TestTerminated(t *testing.T) {
 		at      string // the write after which it is terminated
 		weights string
 	}{
-		{"canary-init", func(a *apiserver) { a.apply(shop("2")) }, "canary-init", func(_ *apiserver, r *Release, ctx context.Context) error {
-			r.Config = testConfig("run-2")
-			return r.Init(ctx, nil)
-		}, "patch deployments/shop-primary", "100/0"},
-		{"rollback", func(a *apiserver) { a.release("run-2") }, "rollback", func(_ *apiserver, r *Release, ctx context.Context) error { return r.Rollback(ctx) },
+		{"canary-init", func(a *apiserver) { a.apply(shop("2")) }, "canary-init",
+			func(_ *apiserver, r *Release, ctx context.Context) error {
+				r.Config = testConfig("run-2")
+				return r.Init(ctx, nil)
+			}, "patch deployments/shop-primary", "100/0"},
+		{"rollback", func(a *apiserver) { a.release("run-2") }, "rollback",
+			func(_ *apiserver, r *Release, ctx context.Context) error { return r.Rollback(ctx) },
 			"patch configmaps/shop-canary-release", "100/0"},
-		{"rollback by hand", func(a *apiserver) { a.release("run-2"); must(a.t, a.promote("run-2")) }, "rollback", func(_ *apiserver, r *Release, ctx context.Context) error {
-			r.Step.RunID = ""
-			return r.Rollback(ctx)
-		}, "patch configmaps/shop-canary-release", "100/0"},
+		{"rollback by hand", func(a *apiserver) { a.release("run-2"); must(a.t, a.promote("run-2")) }, "rollback",
+			func(_ *apiserver, r *Release, ctx context.Context) error {
+				r.Step.RunID = ""
+				return r.Rollback(ctx)
+			}, "patch configmaps/shop-canary-release", "100/0"},
 		{"detach", func(*apiserver) {}, "rollback", func(_ *apiserver, r *Release, ctx context.Context) error {
 			r.Step.Mode = config.Detach
 			return r.Rollback(ctx)
@@ -484,7 +512,8 @@ func TestWeightsInOrder(t *testing.T) {
 		{"the last first", 40, "the next weight of this release is 20, of [20 40]: set weight=20", func(*apiserver) {}},
 		{"one that is not the release's", 90, "the next weight of this release is 20", func(*apiserver) {}},
 		{"none", 0, "the next weight of this release is 20", func(*apiserver) {}},
-		{"before a verdict", 40, "weight 20 is not judged yet: run analyze first", func(a *apiserver) { must(a.t, a.shift("run-2", 20)) }},
+		{"before a verdict", 40, "weight 20 is not judged yet: run analyze first",
+			func(a *apiserver) { must(a.t, a.shift("run-2", 20)) }},
 		{"more than the last", 60, "the last weight of this release, 40, is judged: run promote", func(a *apiserver) {
 			must(a.t, a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"))
 		}},
@@ -557,7 +586,9 @@ func TestSecretsThatOnlySomeMayRead(t *testing.T) {
 // A service account's token is mounted as it is: it cannot be copied.
 func TestTokenAmongTheMounts(t *testing.T) {
 	t.Parallel()
-	a := newAPIServer(t, settings, shopService, strings.Replace(shop("1"), "[{configMapRef", "[{secretRef: {name: token}}, {configMapRef", 1),
+	a := newAPIServer(
+		t, settings, shopService,
+		strings.Replace(shop("1"), "[{configMapRef", "[{secretRef: {name: token}}, {configMapRef", 1),
 		"{kind: Secret, metadata: {name: token}, type: kubernetes.io/service-account-token, data: {token: dA==}}")
 	r := a.step("canary-init", "run-1")
 	r.Config = testConfig("run-1")
@@ -570,7 +601,8 @@ func TestTokenAmongTheMounts(t *testing.T) {
 			t.Errorf("%s was made", key)
 		}
 	}
-	if stable := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(stable, "secretRef:map[name:token]") {
+	if stable := fmt.Sprint(a.objects["deployments/shop-primary"]["spec"]); !strings.Contains(
+		stable, "secretRef:map[name:token]") {
 		t.Errorf("stable mounts another: %s", stable)
 	}
 }
@@ -590,7 +622,8 @@ func TestStableEditedByHand(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	template := func(change func(template map[string]any)) {
-		a.edit("deployments/shop-primary", func(o map[string]any) { change(o["spec"].(map[string]any)["template"].(map[string]any)) })
+		a.edit("deployments/shop-primary",
+			func(o map[string]any) { change(o["spec"].(map[string]any)["template"].(map[string]any)) })
 	}
 	last := func() string {
 		r := a.step("canary-init", "run-2")
@@ -645,12 +678,15 @@ func TestNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	a.release("run-2")
-	a.edit("services/shop-primary", func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "typo"} })
-	wantCode(t, a.rollback("run-2"), report.Undecided, "not rolled back: Service shop-primary has no ready endpoint; shop has all the traffic")
+	a.edit("services/shop-primary",
+		func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "typo"} })
+	wantCode(t, a.rollback("run-2"), report.Undecided,
+		"not rolled back: Service shop-primary has no ready endpoint; shop has all the traffic")
 	if got := a.state(); got.Weights != "0/100" || got.Candidate != "shop:2 x2" {
 		t.Errorf("nobody answers, and it is %+v", got)
 	}
-	a.edit("services/shop-primary", func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop-primary"} })
+	a.edit("services/shop-primary",
+		func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop-primary"} })
 	must(t, a.rollback("run-2"))
 	a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})
 }

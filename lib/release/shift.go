@@ -24,7 +24,8 @@ func (r *Release) planShift(s *snapshot) plan {
 		return ended(report.Undecided, "%s: parameter weight is %d: %s", s.id(r.Client.Namespace), weight, remedy)
 	}
 	last := s.record.shift()
-	done := &result{text: fmt.Sprintf("%s has %d %% of the traffic, stable %d %%", s.id(r.Client.Namespace), weight, 100-weight),
+	done := &result{text: fmt.Sprintf(
+		"%s has %d %% of the traffic, stable %d %%", s.id(r.Client.Namespace), weight, 100-weight),
 		results: map[string]string{"weight": fmt.Sprint(weight)}}
 	if s.split.Candidate == weight && s.split.Stable == 100-weight {
 		if last != nil && last.Weight == weight {
@@ -40,17 +41,26 @@ func (r *Release) planShift(s *snapshot) plan {
 		}
 	}
 	// The candidate needs at least the share of pods that it gets of the traffic.
-	if has, needs := s.target.Status.AvailableReplicas, int32(math.Ceil(float64(s.primary.Status.AvailableReplicas)*float64(weight)/100)); has < needs {
+	if has, needs := s.target.Status.AvailableReplicas,
+		int32(math.Ceil(float64(s.primary.Status.AvailableReplicas)*float64(weight)/100)); has < needs {
 		if writes := s.hold(needs, 0); len(writes) > 0 {
 			return plan{writes: writes}
 		}
 		if workload.Replicas(s.target.Deployment) < needs { // stable has grown
-			return plan{writes: []kube.Write{s.target.scale(needs, fmt.Sprintf("Scaling up %s to %d pods for %d %% of the traffic", s.id(r.Client.Namespace), needs, weight))}}
+			return plan{writes: []kube.Write{
+				s.target.scale(needs,
+					fmt.Sprintf("Scaling up %s to %d pods for %d %% of the traffic", s.id(r.Client.Namespace), needs,
+						weight))}}
 		}
-		return plan{wait: &pause{key: "pods for the weight", watch: &watched{kube.Deployment, s.target.object}, limit: s.record.Config.ProgressDeadline.Duration,
-			text: fmt.Sprintf("%s has %d pods; %d %% of the traffic needs %d beside stable's %d", s.id(r.Client.Namespace), has, weight, needs, s.primary.Status.AvailableReplicas),
+		return plan{wait: &pause{
+			key: "pods for the weight", watch: &watched{kube.Deployment, s.target.object},
+			limit: s.record.Config.ProgressDeadline.Duration,
+			text: fmt.Sprintf(
+				"%s has %d pods; %d %% of the traffic needs %d beside stable's %d", s.id(r.Client.Namespace), has,
+				weight, needs, s.primary.Status.AvailableReplicas),
 			then: func() plan {
-				return ended(report.Undecided, "%s did not get the %d pods that %d %% of the traffic needs", s.id(r.Client.Namespace), needs, weight)
+				return ended(report.Undecided, "%s did not get the %d pods that %d %% of the traffic needs",
+					s.id(r.Client.Namespace), needs, weight)
 			}}}
 	}
 	w := s.split.Shift(weight, s.record.Epoch)
@@ -58,7 +68,8 @@ func (r *Release) planShift(s *snapshot) plan {
 	return plan{writes: []kube.Write{*w}}
 }
 
-// refused returns why a weight is not the next one of the release, and what to do; "" when it is. The present weight is given again.
+// refused returns why a weight is not the next one of the release, and what to do; "" when it is.
+// The present weight is given again.
 func (r *Record) refused(weight int32) string {
 	last, next := r.shift(), int32(0)
 	if last != nil && last.Weight == weight {
@@ -76,58 +87,75 @@ func (r *Record) refused(weight int32) string {
 	case next == 0:
 		return fmt.Sprintf("the last weight of this release, %d, is judged: run promote", last.Weight)
 	case next != weight:
-		return fmt.Sprintf("the next weight of this release is %d, of %v: set weight=%d, or run rollback to end the release", next, r.Config.Weights, next)
+		return fmt.Sprintf(
+			"the next weight of this release is %d, of %v: set weight=%d, or run rollback to end the release", next,
+			r.Config.Weights, next)
 	}
 	return ""
 }
 
-// mayGoOn checks what every step after canary-init begins with: this run holds the target, the release is in the phase, the target is
-// still what is being released, and the weights are those that were set last. Where not, it is the plan to end with.
+// mayGoOn checks what every step after canary-init begins with: this run holds the target, the
+// release is in the phase, the target is still what is being released, and the weights are those
+// that were set last. Where not, it is the plan to end with.
 func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 	record, id := s.record, s.layout.Target+"."+r.Client.Namespace
 	switch {
 	case record == nil && s.lost():
 		return ended(report.Undecided, "%s: %s", id, s.noRecord()), false
 	case record == nil:
-		return ended(report.Undecided, "%s: there is no release record (ConfigMap %s): canary-init has not run", id, s.layout.Record()), false
+		return ended(report.Undecided, "%s: there is no release record (ConfigMap %s): canary-init has not run", id,
+			s.layout.Record()), false
 	case s.unchanged(r.Step.RunID): // not every pipeline can leave out the steps that have nothing to do then
-		return plan{done: &result{text: fmt.Sprintf("%s: nothing to do: stable runs revision %s already", id, s.revision)}}, false
+		return plan{done: &result{
+			text: fmt.Sprintf("%s: nothing to do: stable runs revision %s already", id, s.revision)}}, false
 	case !s.mine(r.Step.RunID):
-		return ended(report.Undecided, "%s: superseded: run %s holds the target now (revision %s)", id, record.Run, record.Candidate.Revision), false
+		return ended(report.Undecided, "%s: superseded: run %s holds the target now (revision %s)", id, record.Run,
+			record.Candidate.Revision), false
 	case record.Outcome == Rejected:
 		return ended(report.Rejected, "%s: this release was rejected: %s", id, record.Reason), false
 	case record.Phase == Succeeded: // initialized or unchanged
-		return plan{done: &result{text: fmt.Sprintf("%s: nothing to do: the release ended as %s", id, record.Outcome)}}, false
+		return plan{done: &result{text: fmt.Sprintf("%s: nothing to do: the release ended as %s", id, record.Outcome)}},
+			false
 	case record.Phase != phase || record.Outcome != "":
-		return ended(report.Undecided, "%s: the release is %s (%s), not %s: nothing was changed", id, record.Phase, record.Outcome, phase), false
+		return ended(report.Undecided, "%s: the release is %s (%s), not %s: nothing was changed", id, record.Phase,
+			record.Outcome, phase), false
 	case s.target == nil || s.primary == nil:
-		return ended(report.Undecided, "%s: Deployment %s or %s is gone", id, s.layout.Target, s.layout.Primary()), false
+		return ended(report.Undecided, "%s: Deployment %s or %s is gone", id, s.layout.Target, s.layout.Primary()),
+			false
 	case s.split == nil:
 		return ended(report.Undecided, "%s: %s", id, s.misrouted()), false
 	case s.split.Fence == "":
-		return ended(report.Undecided, "%s: VirtualService %s was replaced: it lost the annotation %s. %s wrote it", id, s.layout.VirtualService,
+		return ended(report.Undecided, "%s: VirtualService %s was replaced: it lost the annotation %s. %s wrote it", id,
+			s.layout.VirtualService,
 			workload.RouteFence(s.layout.Target), kube.LastManager(s.virtualService)), false
 	case !s.split.Fenced(record.Epoch):
-		return ended(report.Undecided, "%s: VirtualService %s was fenced off by another release", id, s.layout.VirtualService), false
+		return ended(report.Undecided, "%s: VirtualService %s was fenced off by another release", id,
+			s.layout.VirtualService), false
 	case phase == Progressing && record.Candidate.Revision != s.revision:
 		return r.superseded(s), false
 	case phase == Progressing && s.now.After(record.Expires.Add(-toEnd)):
-		return ended(report.Undecided, "%s: the release did not end within deadline=%s: give a longer one, or fewer weights", id, record.Config.Deadline), false
+		return ended(report.Undecided,
+			"%s: the release did not end within deadline=%s: give a longer one, or fewer weights", id,
+			record.Config.Deadline), false
 	}
 	want := int32(0)
 	if last := record.shift(); last != nil {
 		want = last.Weight
 	}
-	given := r.Step.Weight > 0 && s.split.Candidate == int32(r.Step.Weight) || phase == Promoting && s.split.Candidate == 0 // by a process that ended before it was noted
+	// by a process that ended before it was noted
+	given := r.Step.Weight > 0 && s.split.Candidate == int32(r.Step.Weight) || phase == Promoting &&
+		s.split.Candidate == 0
 	if now := s.split.Candidate; now != want && !given {
-		return ended(report.Undecided, "%s: the candidate's weight is %d, this release set %d: %s wrote VirtualService %s", id, now, want,
+		return ended(report.Undecided,
+			"%s: the candidate's weight is %d, this release set %d: %s wrote VirtualService %s", id, now, want,
 			kube.LastManager(s.virtualService), s.layout.VirtualService), false
 	}
 	return plan{}, true
 }
 
-// orToStable ends a step that did not do what it is for: the candidate's traffic is taken away, whatever the reason, as long as this run
-// holds the target. It is all that runs when a pipeline is cancelled.
+// orToStable ends a step that did not do what it is for: the candidate's traffic is taken away,
+// whatever the reason, as long as this run holds the target. It is all that runs when a pipeline is
+// cancelled.
 func (r *Release) orToStable(ctx context.Context, do func() error) error {
 	failed := attempt(do)
 	if failed == nil {
@@ -147,7 +175,8 @@ func (r *Release) orToStable(ctx context.Context, do func() error) error {
 	return failed
 }
 
-// noteInterrupted notes that a step was terminated, so that the next run need not wait for this one.
+// noteInterrupted notes that a step was terminated, so that the next run need not wait for this
+// one.
 func (r *Release) noteInterrupted(ctx context.Context) error {
 	return r.drive(ctx, scope{recordOnly: true}, func(s *snapshot) plan {
 		byHand := s.record != nil && r.Step.RunID == "" && s.record.Phase == RollingBack

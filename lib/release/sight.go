@@ -14,16 +14,17 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
-// Stable's present traffic is looked at for so long before a release: longer where the first did not bring enough scrapes to tell how bursty
-// errors are. With more series than manySeries the answer would be too large.
+// Stable's present traffic is looked at for so long before a release: longer where the first did
+// not bring enough scrapes to tell how bursty errors are. With more series than manySeries the
+// answer would be too large.
 const (
 	shortHistory = 10 * time.Minute
 	longHistory  = time.Hour
 	enoughStrata = 120
 )
 
-// prometheus returns a client of the Prometheus of a release. Credentials are sent to no address but
-// one that the platform names; where there are none now, none are read later.
+// prometheus returns a client of the Prometheus of a release. Credentials are sent to no address
+// but one that the platform names; where there are none now, none are read later.
 func (r *Release) prometheus(cfg *config.Config) (*metrics.Client, error) {
 	has, err := metrics.HasCredentials(r.PrometheusConfig)
 	if err != nil {
@@ -45,8 +46,9 @@ func (s *snapshot) atOdds(err error) error {
 	if !errors.Is(err, config.ErrForeign) {
 		return err
 	}
-	return report.Errorf(report.Undecided, "ConfigMap %s: %v. Give this step prometheus and allow as canary-init has them; if it "+
-		"has them so, somebody changed the record", s.layout.Record(), err)
+	return report.Errorf(
+		report.Undecided, "ConfigMap %s: %v. Give this step prometheus and allow as canary-init has them; if it "+
+			"has them so, somebody changed the record", s.layout.Record(), err)
 }
 
 // measured is whose requests are counted.
@@ -63,11 +65,14 @@ func limitsOf(cfg *config.Config) analysis.Limits {
 
 // planOf is the plan of the sequential test of a release.
 func planOf(cfg *config.Config, objectives []analysis.Objective) analysis.Plan {
-	return analysis.Plan{Objectives: objectives, Alpha: cfg.Alpha, Intervals: analysis.Intervals(len(cfg.Weights), cfg.Threshold), Primary: cfg.Baseline == "primary"}
+	return analysis.Plan{
+		Objectives: objectives, Alpha: cfg.Alpha, Intervals: analysis.Intervals(len(cfg.Weights), cfg.Threshold),
+		Primary: cfg.Baseline == "primary"}
 }
 
 // history is what stable did before the release.
-func (r *Release) history(ctx context.Context, s *snapshot) (w metrics.Window, h *analysis.History, span time.Duration, err error) {
+func (r *Release) history(ctx context.Context, s *snapshot) (
+	w metrics.Window, h *analysis.History, span time.Duration, err error) {
 	h = &analysis.History{Limits: limitsOf(r.Config)}
 	client, err := r.prometheus(r.Config)
 	if err != nil {
@@ -90,7 +95,9 @@ func (r *Release) history(ctx context.Context, s *snapshot) (w metrics.Window, h
 const manySeries = 1000
 
 // judging are the parameters that Sight needs right.
-var judging = []string{"target", "namespace", "prometheus", "interval", "threshold", "stepWeight", "stepWeights", "maxWeight", "requestSuccessRate", "requestDuration", "alpha", "baseline"}
+var judging = []string{
+	"target", "namespace", "prometheus", "interval", "threshold", "stepWeight", "stepWeights", "maxWeight",
+	"requestSuccessRate", "requestDuration", "alpha", "baseline"}
 
 // sight is Sight of what stable answers at present.
 func (r *Release) sight(ctx context.Context, s *snapshot) (lines []string, problems config.Problems) {
@@ -102,12 +109,15 @@ func (r *Release) sight(ctx context.Context, s *snapshot) (lines []string, probl
 	return lines, problems
 }
 
-// Sight says what a configuration can see of stable's present traffic, and fixes what the sequential test takes from it. w is what stable
-// answered within the last span, and h its strata. Problems are why nothing could ever be judged so.
-func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.Duration) ([]analysis.Objective, []string, config.Problems) {
+// Sight says what a configuration can see of stable's present traffic, and fixes what the
+// sequential test takes from it. w is what stable answered within the last span, and h its strata.
+// Problems are why nothing could ever be judged so.
+func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.Duration) (
+	[]analysis.Objective, []string, config.Problems) {
 	objectives, err := h.Objectives()
 	if err != nil {
-		return nil, nil, config.Problems{{Parameter: "requestSuccessRate", Value: fmt.Sprint(cfg.SuccessRate), Remedy: err.Error()}}
+		return nil, nil, config.Problems{
+			{Parameter: "requestSuccessRate", Value: fmt.Sprint(cfg.SuccessRate), Remedy: err.Error()}}
 	}
 	var lines []string
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
@@ -116,10 +126,14 @@ func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.
 		scrape = scrape.Round(time.Second) // scrapes are a little late now and then
 	}
 	if cfg.Interval.Duration < 2*scrape {
-		return nil, nil, config.Problems{{Parameter: "interval", Value: cfg.Interval.String(), Remedy: fmt.Sprintf("Prometheus scrapes every %s: give at least two scrapes, %s, and better four", scrape, 2*scrape)}}
+		return nil, nil, config.Problems{
+			{Parameter: "interval", Value: cfg.Interval.String(),
+				Remedy: fmt.Sprintf(
+					"Prometheus scrapes every %s: give at least two scrapes, %s, and better four", scrape, 2*scrape)}}
 	}
 	if cfg.Interval.Duration < 4*scrape {
-		say("warning: interval=%s has fewer than four scrapes, which are every %s: a burst weighs more than it should; better is %s", cfg.Interval, scrape, 4*scrape)
+		say("warning: interval=%s has fewer than four scrapes, which are every %s: a burst weighs more than "+
+			"it should; better is %s", cfg.Interval, scrape, 4*scrape)
 	}
 	if cfg.SuccessRate == 100 {
 		say("warning: requestSuccessRate=100 makes one failed request proof, and a failed check")
@@ -130,11 +144,13 @@ func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.
 		return objectives, lines, nil
 	}
 	if w.Stable.Requests == 0 || seconds <= 0 {
-		say("sight: stable answered no requests in the last %s: without any the candidate cannot be judged, and the release ends inconclusive", span)
+		say("sight: stable answered no requests in the last %s: without any the candidate cannot be judged, and the "+
+			"release ends inconclusive", span)
 		return objectives, lines, nil
 	}
 	rate := w.Stable.Requests / seconds
-	say("sight: stable answers %.3g requests/s (over %s, counted at the %s, scraped every %s)", rate, w.To.Sub(w.From).Round(time.Second), sideOf(w.Reporter), w.Interval)
+	say("sight: stable answers %.3g requests/s (over %s, counted at the %s, scraped every %s)", rate,
+		w.To.Sub(w.From).Round(time.Second), sideOf(w.Reporter), w.Interval)
 	plan := planOf(cfg, objectives)
 	var requests []float64
 	total := 0.0
@@ -153,18 +169,23 @@ func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.
 		}
 		stable, err := o.Count(w.Stable)
 		if err != nil && len(w.Stable.Within) > 0 {
-			return nil, nil, config.Problems{{Parameter: "requestDuration", Value: cfg.RequestDuration.String(), Remedy: err.Error()}}
+			return nil, nil, config.Problems{
+				{Parameter: "requestDuration", Value: cfg.RequestDuration.String(), Remedy: err.Error()}}
 		}
 		if err != nil {
 			say("sight: warning: %s: %v", o.Name, err)
 			continue
 		}
 		low, high := analysis.Wilson(stable.Events, stable.Requests, 0.05)
-		say("sight: %s: of stable's requests %.3g %% are beyond the limit (95 %% interval %.2g to %.2g), at most %.3g %% may; a candidate like it is rejected by the checks with probability %.2g, and early with at most %v; %s",
-			o.Name, 100*stable.Rate(), 100*low, 100*high, 100*o.MaxRate, analysis.CheckRejects(requests, cfg.Threshold, o.MaxRate, stable.Rate()), cfg.Alpha, how)
+		say("sight: %s: of stable's requests %.3g %% are beyond the limit (95 %% interval %.2g to %.2g), at most "+
+			"%.3g %% may; a candidate like it is rejected by the checks with probability %.2g, and "+
+			"early with at most %v; %s",
+			o.Name, 100*stable.Rate(), 100*low, 100*high, 100*o.MaxRate,
+			analysis.CheckRejects(requests, cfg.Threshold, o.MaxRate, stable.Rate()), cfg.Alpha, how)
 	}
 	if few := requests[0]; few < analysis.MinRequests {
-		say("sight: warning: at %d %% a check of %s has fewer than %d requests: it is extended until there are enough, at most to %s", cfg.Weights[0], cfg.Interval, analysis.MinRequests,
+		say("sight: warning: at %d %% a check of %s has fewer than %d requests: it is extended until there "+
+			"are enough, at most to %s", cfg.Weights[0], cfg.Interval, analysis.MinRequests,
 			time.Duration(cfg.Threshold)*cfg.Interval.Duration)
 	}
 	return objectives, lines, nil
@@ -197,12 +218,14 @@ func sideOf(reporter string) string {
 	return "callers"
 }
 
-// render fills in, parses and asks people's own queries: before anything is changed, they are known to be PromQL that gives one number, if any.
+// render fills in, parses and asks people's own queries: before anything is changed, they are known
+// to be PromQL that gives one number, if any.
 func (r *Release) render(ctx context.Context) config.Problems {
 	var problems config.Problems
 	for _, m := range r.Config.Metrics {
 		wrong := func(remedy string, args ...any) {
-			problems = append(problems, config.Problem{Parameter: "metrics", Value: m.Name, Remedy: fmt.Sprintf(remedy, args...)})
+			problems = append(
+				problems, config.Problem{Parameter: "metrics", Value: m.Name, Remedy: fmt.Sprintf(remedy, args...)})
 		}
 		query, reach, err := ownQuery(r.Config, m)
 		if err != nil {
@@ -210,7 +233,8 @@ func (r *Release) render(ctx context.Context) config.Problems {
 			continue
 		}
 		if longest := time.Duration(r.Config.Threshold) * r.Config.Interval.Duration; reach > longest {
-			wrong("its query looks %s back, and a weight lasts at most %s: give it a shorter range, or a longer interval", reach, longest)
+			wrong("its query looks %s back, and a weight lasts at most %s: give it a shorter "+
+				"range, or a longer interval", reach, longest)
 		}
 		client, err := r.prometheus(r.Config)
 		if err != nil {
@@ -225,8 +249,9 @@ func (r *Release) render(ctx context.Context) config.Problems {
 
 // ownQuery is a query of people's own, and how far back it looks.
 func ownQuery(cfg *config.Config, m config.Metric) (query string, reach time.Duration, err error) {
-	query, err = metrics.Render(m.Query, metrics.Values{Namespace: cfg.Namespace, Target: cfg.Target, Service: cfg.Service, Ingress: cfg.Target,
-		Route: cfg.Target, Interval: m.Every(), Variables: m.TemplateVariables})
+	query, err = metrics.Render(
+		m.Query, metrics.Values{Namespace: cfg.Namespace, Target: cfg.Target, Service: cfg.Service, Ingress: cfg.Target,
+			Route: cfg.Target, Interval: m.Every(), Variables: m.TemplateVariables})
 	if err != nil {
 		return m.Query, 0, err
 	}

@@ -26,11 +26,13 @@ func TestSightIsPartOfTheReport(t *testing.T) {
 		case query == "vector(1)":
 			result, kind = `[{"metric":{},"value":[1,"1"]}]`, "vector"
 		case strings.HasPrefix(query, "label_replace("):
-			result, kind = `[{"metric":{"is":"series"},"value":[1,"1"]},{"metric":{"is":"scrapes"},"value":[1,"20"]}]`, "vector"
+			result, kind = `[{"metric":{"is":"series"},"value":[1,"1"]},{"metric":{"is":"scrapes"},"value":[1,"20"]}]`,
+				"vector"
 		case strings.Contains(query, `"source|waypoint"`):
 			var values []string
 			for i := range 20 { // every 30 s
-				values = append(values, fmt.Sprintf(`[%d,"%d"]`, time.Now().Add(time.Duration(i-20)*30*time.Second).Unix(), 100*i))
+				values = append(values,
+					fmt.Sprintf(`[%d,"%d"]`, time.Now().Add(time.Duration(i-20)*30*time.Second).Unix(), 100*i))
 			}
 			result = `[{"metric":{"__name__":"istio_requests_total","reporter":"source","response_code":"200","destination_workload":"shop-primary",` +
 				`"destination_workload_namespace":"web","destination_service_name":"shop-primary","destination_service_namespace":"web"},"values":[` + strings.Join(values, ",") + "]}]"
@@ -43,31 +45,41 @@ func TestSightIsPartOfTheReport(t *testing.T) {
 	cfg := testConfig("run-2")
 	cfg.Port, cfg.Prometheus = "8443", prometheus.URL
 	err := a.initWith(cfg)
-	for _, want := range []string{"2 mistakes", `port is "8443"`, `interval is "10s": Prometheus scrapes every 30s: give at least two scrapes, 1m0s`} {
+	for _, want := range []string{
+		"2 mistakes", `port is "8443"`,
+		`interval is "10s": Prometheus scrapes every 30s: give at least two scrapes, 1m0s`} {
 		wantCode(t, err, report.Misconfig, want)
 	}
 }
 
-// An interval needs two scrapes, and is better with four; that a scrape is a little late is no matter.
+// An interval needs two scrapes, and is better with four; that a scrape is a little late is no
+// matter.
 func TestScrapesOfAnInterval(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig("run") // 10 s
 	for scrape, want := range map[time.Duration]string{
-		time.Second: "", 2500 * time.Millisecond: "better is 12s", 5 * time.Second: "better is 20s", 5300 * time.Millisecond: "better is 20s", 0: "",
-		6 * time.Second: "give at least two scrapes, 12s", 30 * time.Second: "give at least two scrapes, 1m0s", 15002 * time.Millisecond: "give at least two scrapes, 30s, and better four",
+		time.Second: "", 2500 * time.Millisecond: "better is 12s", 5 * time.Second: "better is 20s",
+		5300 * time.Millisecond: "better is 20s", 0: "",
+		6 * time.Second: "give at least two scrapes, 12s", 30 * time.Second: "give at least two scrapes, 1m0s",
+		15002 * time.Millisecond: "give at least two scrapes, 30s, and better four",
 	} {
-		_, lines, problems := Sight(cfg, metrics.Window{Interval: scrape}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
+		_, lines, problems := Sight(
+			cfg, metrics.Window{Interval: scrape}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
 		got := strings.Join(lines, "\n")
 		if len(problems) > 0 {
 			got += problems.Error()
 		}
-		if !strings.Contains(got, want) || want == "" && strings.Contains(got, "scrapes") || strings.Contains(want, "give") != (len(problems) > 0) {
+		if !strings.Contains(got, want) || want == "" && strings.Contains(got, "scrapes") ||
+			strings.Contains(want, "give") != (len(problems) > 0) {
 			t.Errorf("scraped every %s: %q, not %q", scrape, got, want)
 		}
 	}
 	cfg.Interval = config.Duration{Duration: time.Minute}
-	const want = "warning: interval=1m0s has fewer than four scrapes, which are every 30s: a burst weighs more than it should; better is 2m0s"
-	if _, lines, problems := Sight(cfg, metrics.Window{Interval: 30 * time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute); len(problems) > 0 || !slices.Contains(lines, want) {
+	const want = "warning: interval=1m0s has fewer than four scrapes, which are every 30s: a burst weighs more than " +
+		"it should; better is 2m0s"
+	if _, lines, problems := Sight(
+		cfg, metrics.Window{Interval: 30 * time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute); len(
+		problems) > 0 || !slices.Contains(lines, want) {
 		t.Errorf("%v, %q", problems, lines)
 	}
 }
@@ -78,14 +90,18 @@ func TestSightWhereNothingMayFail(t *testing.T) {
 	cfg := testConfig("run")
 	for rate, want := range map[float64]bool{100: true, 99.999: false, 0: false} {
 		cfg.SuccessRate = rate
-		_, lines, problems := Sight(cfg, metrics.Window{Interval: time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
-		if got := slices.Contains(lines, "warning: requestSuccessRate=100 makes one failed request proof, and a failed check"); got != want || len(problems) > 0 {
+		_, lines, problems := Sight(
+			cfg, metrics.Window{Interval: time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
+		if got := slices.Contains(
+			lines, "warning: requestSuccessRate=100 makes one failed request proof, and a failed check"); got != want ||
+			len(problems) > 0 {
 			t.Errorf("%v %%: %q, %v", rate, lines, problems)
 		}
 	}
 }
 
-// A query of people's own says nothing of the candidate as long as it looks at what was before the shift.
+// A query of people's own says nothing of the candidate as long as it looks at what was before the
+// shift.
 func TestOwnQueriesWait(t *testing.T) {
 	t.Parallel()
 	queries := 0
@@ -100,13 +116,21 @@ func TestOwnQueriesWait(t *testing.T) {
 	}
 	most := 9.0
 	cfg := testConfig("run")
-	cfg.Metrics = []config.Metric{{Name: "queue", Query: `sum(max_over_time(queue[20s:5s] offset 10s))`, ThresholdRange: config.ThresholdRange{Max: &most}}}
+	cfg.Metrics = []config.Metric{
+		{Name: "queue", Query: `sum(max_over_time(queue[20s:5s] offset 10s))`,
+			ThresholdRange: config.ThresholdRange{Max: &most}}}
 	for _, c := range []struct {
 		since time.Duration // the shift
 		want  analysis.Measured
 	}{
-		{9600 * time.Millisecond, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 20s more"}},
-		{28600 * time.Millisecond, analysis.Measured{Name: "queue", Max: &most, Missing: analysis.TooFew, Text: "too few: its query looks 30s back, which is before the shift for 1s more"}},
+		{9600 * time.Millisecond,
+			analysis.Measured{
+				Name: "queue", Max: &most, Missing: analysis.TooFew,
+				Text: "too few: its query looks 30s back, which is before the shift for 20s more"}},
+		{28600 * time.Millisecond,
+			analysis.Measured{
+				Name: "queue", Max: &most, Missing: analysis.TooFew,
+				Text: "too few: its query looks 30s back, which is before the shift for 1s more"}},
 		{31 * time.Second, analysis.Measured{Name: "queue", Max: &most, Value: 7}},
 	} {
 		w := watch{client: client, record: &Record{Config: *cfg, Shifts: []Shift{{At: time.Now().Add(-c.since)}}}}
@@ -129,7 +153,8 @@ func TestNeitherBuiltInNorAQuery(t *testing.T) {
 	cfg := testConfig("run")
 	cfg.Metrics = []config.Metric{{Name: "request-succes-rate"}, {Name: "queue", Query: "sum(queue @ 1700000000)"}}
 	got := (&Release{Config: cfg}).render(t.Context()).Error()
-	for _, want := range []string{`"request-succes-rate": it is empty: give PromQL that gives one number; request-success-rate and request-duration alone are built in`, `"queue": it looks at a fixed time`} {
+	for _, want := range []string{
+		`"request-succes-rate": it is empty: give PromQL that gives one number; request-success-rate and request-duration alone are built in`, `"queue": it looks at a fixed time`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s\ndoes not say %s", got, want)
 		}

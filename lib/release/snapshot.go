@@ -97,7 +97,8 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		}
 	}
 	cfg := r.Config
-	if r.Config != nil && s.record != nil && !s.record.Phase.ended() && s.record.RunNamespace != "" && !s.mine(r.Config.RunID) {
+	if r.Config != nil && s.record != nil && !s.record.Phase.ended() && s.record.RunNamespace != "" &&
+		!s.mine(r.Config.RunID) {
 		ended, err := r.hasEnded(ctx, s.record)
 		s.holderEnded, errs = ended, append(errs, err)
 	}
@@ -126,7 +127,8 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	if what.services {
 		s.primaryService = get(kube.Service, s.layout.PrimaryService())
 		s.canaryService = get(kube.Service, s.layout.CanaryService())
-		if s.primaryService == nil || s.canaryService == nil || s.split == nil || s.flaggers() { // only who makes them needs to know, or takes them over
+		// only who makes them needs to know, or takes them over
+		if s.primaryService == nil || s.canaryService == nil || s.split == nil || s.flaggers() {
 			rules, err := r.Client.List(ctx, kube.DestinationRule)
 			s.rules, errs = rules, append(errs, err)
 		}
@@ -135,7 +137,8 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	case what.services:
 		found, err := r.Client.List(ctx, kube.HorizontalPodAutoscaler)
 		errs = append(errs, err)
-		s.autoscaler, s.primaryAutoscaler = workload.AutoscalerOf(found, s.layout.Target), workload.AutoscalerOf(found, s.layout.Primary())
+		s.autoscaler, s.primaryAutoscaler = workload.AutoscalerOf(found, s.layout.Target),
+			workload.AutoscalerOf(found, s.layout.Primary())
 	case what.autoscalers && s.record != nil:
 		target, stable := s.record.Autoscaler, s.record.PrimaryAutoscaler
 		if target != "" {
@@ -187,7 +190,8 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 		h, err := r.past(ctx, s)
 		s.history, errs = h, append(errs, err)
 	}
-	if what.endpoints && s.record != nil && s.primary != nil && s.record.Stable.Revision != "" || what.history && s.closing() {
+	if what.endpoints && s.record != nil && s.primary != nil && s.record.Stable.Revision != "" || what.history &&
+		s.closing() {
 		ready, err := r.readEndpoints(ctx, s)
 		s.endpoints, errs = ready, append(errs, err)
 	}
@@ -195,7 +199,8 @@ func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
 	return s, errors.Join(errs...)
 }
 
-// observeLost reads what is left of a release without a record: stable says which route its releases have.
+// observeLost reads what is left of a release without a record: stable says which route its
+// releases have.
 func (r *Release) observeLost(ctx context.Context, s *snapshot) error {
 	var err error
 	if s.primary, err = r.readDeployment(ctx, s.layout.Primary()); err != nil || !s.lost() {
@@ -222,7 +227,8 @@ func (r *Release) readDeployment(ctx context.Context, name string) (*deployment,
 
 // readRoute reads how the layout's VirtualService divides traffic, in its HTTP route of a name.
 func (r *Release) readRoute(ctx context.Context, s *snapshot, name string) (err error) {
-	s.route = routing.Route{Target: s.layout.Target, Name: name, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
+	s.route = routing.Route{
+		Target: s.layout.Target, Name: name, Stable: s.layout.PrimaryService(), Candidate: s.layout.CanaryService()}
 	s.virtualService, err = r.Client.Get(ctx, kube.VirtualService, s.layout.VirtualService, nil)
 	if r.Config != nil && errors.Is(err, kube.ErrNotServed) {
 		s.noMesh, err = err, nil // one of canary-init's mistakes, named with all the others
@@ -236,8 +242,8 @@ func (r *Release) readRoute(ctx context.Context, s *snapshot, name string) (err 
 	return err
 }
 
-// identify returns the revision of the target. Where one that the record knows is the same but for Secrets that one of two accounts may
-// not read, it is that one: what counted then counts now.
+// identify returns the revision of the target. Where one that the record knows is the same but for
+// Secrets that one of two accounts may not read, it is that one: what counted then counts now.
 func (s *snapshot) identify(template workload.Template) string {
 	if s.record != nil {
 		for _, v := range []Version{s.record.Candidate, s.record.Promoted} {
@@ -249,7 +255,8 @@ func (s *snapshot) identify(template workload.Template) string {
 	return template.Revision(s.contents)
 }
 
-// sameBut reports whether the target is a version, as far as both it and this account could read Secrets.
+// sameBut reports whether the target is a version, as far as both it and this account could read
+// Secrets.
 func (s *snapshot) sameBut(template workload.Template, v Version) bool {
 	hidden := slices.ContainsFunc(v.Copied, func(m workload.Mount) bool { return slices.Contains(s.unread, m) })
 	if hidden {
@@ -258,7 +265,8 @@ func (s *snapshot) sameBut(template workload.Template, v Version) bool {
 	return len(v.Unread) > 0 && template.Revision(s.contents.Without(v.Unread)) == v.Revision
 }
 
-// edited says that stable's pods are not made of what was promoted, because somebody edited it; "" when nobody did. A restart is no edit.
+// edited says that stable's pods are not made of what was promoted, because somebody edited it; ""
+// when nobody did. A restart is no edit.
 func (s *snapshot) edited() string {
 	if s.record == nil || s.primary == nil || !s.fresh() || s.record.Promoted.Revision != s.revision {
 		return ""
@@ -272,15 +280,17 @@ func (s *snapshot) edited() string {
 	if is := workload.TemplateOf(s.primary.object).WithoutRestart(); is.Equal(was.WithoutRestart()) {
 		return ""
 	}
-	return fmt.Sprintf("; warning: the pod template of %s was edited since, by %s: its pods are not what was judged. Release another revision, or put it back",
+	return fmt.Sprintf(
+		"; warning: the pod template of %s was edited since, by %s: its pods are not what was judged. Release "+
+			"another revision, or put it back",
 		s.layout.Primary(), kube.LastManager(s.primary.object))
 }
 
 // flaggers tells whether stable is one that a Flagger made, and that its Canary still owns.
 func (s *snapshot) flaggers() bool { return s.primary != nil && workload.OfCanary(s.primary.object) }
 
-// owned lists what a Canary owns. What stable mounts is read as long as stable is among it, which is therefore the last; Secrets that this account may
-// not read are left out.
+// owned lists what a Canary owns. What stable mounts is read as long as stable is among it, which
+// is therefore the last; Secrets that this account may not read are left out.
 func (r *Release) owned(ctx context.Context, s *snapshot) ([]watched, error) {
 	var all []watched
 	if s.flaggers() {
@@ -301,15 +311,18 @@ func (r *Release) owned(ctx context.Context, s *snapshot) ([]watched, error) {
 	for i := range s.rules {
 		all = append(all, watched{kube.DestinationRule, &s.rules[i]})
 	}
-	all = append(all, watched{kube.HorizontalPodAutoscaler, s.primaryAutoscaler}, watched{kube.VirtualService, s.virtualService},
-		watched{kube.Service, s.service}, watched{kube.Service, s.primaryService}, watched{kube.Service, s.canaryService})
+	all = append(all, watched{kube.HorizontalPodAutoscaler, s.primaryAutoscaler},
+		watched{kube.VirtualService, s.virtualService},
+		watched{kube.Service, s.service}, watched{kube.Service, s.primaryService},
+		watched{kube.Service, s.canaryService})
 	if s.primary != nil {
 		all = append(all, watched{kube.Deployment, s.primary.object})
 	}
 	return slices.DeleteFunc(all, func(w watched) bool { return w.object == nil || !workload.OfCanary(w.object) }), nil
 }
 
-// hasEnded tells whether the PipelineRun that holds the target runs no more. Who may not look takes it for running.
+// hasEnded tells whether the PipelineRun that holds the target runs no more. Who may not look takes
+// it for running.
 func (r *Release) hasEnded(ctx context.Context, record *Record) (bool, error) {
 	var run struct {
 		Metadata struct{ UID string }

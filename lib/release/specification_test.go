@@ -27,7 +27,8 @@ func TestSpecFile(t *testing.T) {
 	write("source/empty.yaml", "\n")
 	write("source/long.yaml", strings.Repeat("#", canary.MaxText+1))
 	write("outside.yaml", "canary: {enabled: true}")
-	for link, to := range map[string]string{"values.yaml": "..data/values.yaml", "escape.yaml": "../outside.yaml"} { // as the files of a ConfigMap are
+	// as the files of a ConfigMap are
+	for link, to := range map[string]string{"values.yaml": "..data/values.yaml", "escape.yaml": "../outside.yaml"} {
 		if err := os.Symlink(to, filepath.Join(folder, "source", link)); err != nil {
 			t.Fatal(err)
 		}
@@ -39,14 +40,18 @@ func TestSpecFile(t *testing.T) {
 		wrong        string
 	}{
 		{"a file", source, map[string]string{"CANARY_SPEC_FILE": "values.yaml"}, ""},
-		{"nothing is bound", "", map[string]string{"CANARY_SPEC_FILE": "values.yaml"}, `parameter specFile is "values.yaml": bind the workspace source`},
-		{"no such file", source, map[string]string{"CANARY_SPEC_FILE": "other.yaml"}, "no such file in the workspace source"},
+		{"nothing is bound", "", map[string]string{"CANARY_SPEC_FILE": "values.yaml"},
+			`parameter specFile is "values.yaml": bind the workspace source`},
+		{"no such file", source, map[string]string{"CANARY_SPEC_FILE": "other.yaml"},
+			"no such file in the workspace source"},
 		{"a folder", source, map[string]string{"CANARY_SPEC_FILE": "."}, "give the path of a file"},
 		{"outside", source, map[string]string{"CANARY_SPEC_FILE": "../outside.yaml"}, "give the path of a file"},
-		{"a link that leads outside", source, map[string]string{"CANARY_SPEC_FILE": "escape.yaml"}, "give the path of a file"},
+		{"a link that leads outside", source, map[string]string{"CANARY_SPEC_FILE": "escape.yaml"},
+			"give the path of a file"},
 		{"empty", source, map[string]string{"CANARY_SPEC_FILE": "empty.yaml"}, "the file is empty"},
 		{"too long", source, map[string]string{"CANARY_SPEC_FILE": "long.yaml"}, "longer than 262144 bytes"},
-		{"two places", source, map[string]string{"CANARY_SPEC_FILE": "values.yaml", "CANARY_SPEC": "a"}, `parameter specFile is "values.yaml": give one of spec, specFile`},
+		{"two places", source, map[string]string{"CANARY_SPEC_FILE": "values.yaml", "CANARY_SPEC": "a"},
+			`parameter specFile is "values.yaml": give one of spec, specFile`},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()

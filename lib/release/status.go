@@ -14,8 +14,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-// ownSpec begins what a release writes into lastAppliedSpec, where Flagger has a hash: by it a status of ours is told from that of a Flagger. Flagger
-// takes it for another spec, and overwrites it with the first thing it does.
+// ownSpec begins what a release writes into lastAppliedSpec, where Flagger has a hash: by it a
+// status of ours is told from that of a Flagger. Flagger takes it for another spec, and overwrites
+// it with the first thing it does.
 const ownSpec = "canary-tasks/"
 
 // canaryStatus is what kubectl shows of a Canary, in Flagger's words.
@@ -29,16 +30,22 @@ type canaryStatus struct {
 	Stable       string // revision that was promoted last
 }
 
-// statusOf is the status for a record and the candidate's weight. There is no record any more once the target was detached.
+// statusOf is the status for a record and the candidate's weight. There is no record any more once
+// the target was detached.
 func statusOf(record *Record, weight int32) canaryStatus {
 	if record == nil {
-		return canaryStatus{Phase: "Terminated", Promoted: "Unknown", Message: "Canary releases have ended, Deployment serves by itself."}
+		return canaryStatus{
+			Phase: "Terminated", Promoted: "Unknown",
+			Message: "Canary releases have ended, Deployment serves by itself."}
 	}
-	s := canaryStatus{Promoted: "Unknown", Weight: weight, FailedChecks: record.FailedChecks, Applied: record.Candidate.Revision, Stable: record.Promoted.Revision}
+	s := canaryStatus{
+		Promoted: "Unknown", Weight: weight, FailedChecks: record.FailedChecks, Applied: record.Candidate.Revision,
+		Stable: record.Promoted.Revision}
 	first := record.Stable.Revision == ""
 	switch {
 	case record.Phase == Detaching:
-		s.Phase, s.Weight, s.Message = "Terminating", 0, "Canary releases are ending, routing all traffic to Deployment."
+		s.Phase, s.Weight, s.Message = "Terminating", 0,
+			"Canary releases are ending, routing all traffic to Deployment."
 	case first && record.Phase != Succeeded: // one that was ended goes on with the next run
 		s.Phase, s.Message = "Initializing", "New Deployment detected, starting initialization."
 	case record.Phase == Promoting && weight > 0:
@@ -48,29 +55,35 @@ func statusOf(record *Record, weight int32) canaryStatus {
 	case record.Phase == Succeeded && record.Outcome == Initialized:
 		s.Phase, s.Promoted, s.Message = "Initialized", "True", "Deployment initialization completed."
 	case record.Phase == Succeeded:
-		s.Phase, s.Promoted, s.Message = "Succeeded", "True", "Canary analysis completed successfully, promotion finished."
+		s.Phase, s.Promoted, s.Message = "Succeeded", "True",
+			"Canary analysis completed successfully, promotion finished."
 	case record.Phase == Failed:
-		s.Phase, s.Promoted, s.Message, s.FailedChecks = "Failed", "False", "Canary analysis failed, Deployment scaled to zero.", 0
+		s.Phase, s.Promoted, s.Message, s.FailedChecks = "Failed", "False",
+			"Canary analysis failed, Deployment scaled to zero.", 0
 	default: // the candidate is there until it is rolled back
 		s.Phase, s.Message = "Progressing", "New revision detected, progressing canary analysis."
 	}
 	return s
 }
 
-// onto is a Canary's status with this one in it; nil where it is so already. What Flagger keeps there beside it stays.
+// onto is a Canary's status with this one in it; nil where it is so already. What Flagger keeps
+// there beside it stays.
 func (s canaryStatus) onto(live map[string]any, now time.Time) map[string]any {
 	at := now.UTC().Format(time.RFC3339)
 	next := runtime.DeepCopyJSON(live)
 	if next == nil {
 		next = map[string]any{}
 	}
-	next["phase"], next["canaryWeight"], next["failedChecks"], next["iterations"] = s.Phase, int64(s.Weight), int64(s.FailedChecks), int64(0)
+	next["phase"], next["canaryWeight"], next["failedChecks"], next["iterations"] = s.Phase, int64(s.Weight), int64(
+		s.FailedChecks), int64(0)
 	next["lastAppliedSpec"] = ownSpec + s.Applied
 	if delete(next, "lastPromotedSpec"); s.Stable != "" {
 		next["lastPromotedSpec"] = ownSpec + s.Stable
 	}
 	conditions, _ := next["conditions"].([]any)
-	condition := map[string]any{"type": "Promoted", "status": s.Promoted, "reason": s.Phase, "message": s.Message, "lastUpdateTime": at, "lastTransitionTime": at}
+	condition := map[string]any{
+		"type": "Promoted", "status": s.Promoted, "reason": s.Phase, "message": s.Message, "lastUpdateTime": at,
+		"lastTransitionTime": at}
 	i := slices.IndexFunc(conditions, func(c any) bool {
 		of, _ := c.(map[string]any)
 		return of["type"] == "Promoted"
@@ -99,7 +112,8 @@ func ownStatus(canary *kube.Object) bool {
 	return strings.HasPrefix(applied, ownSpec)
 }
 
-// canaryOf is the name of the Canary that a release takes its configuration from; "" where there is none.
+// canaryOf is the name of the Canary that a release takes its configuration from; "" where there is
+// none.
 func (r *Release) canaryOf(s *snapshot) string {
 	switch {
 	case r.Config != nil:
@@ -110,7 +124,8 @@ func (r *Release) canaryOf(s *snapshot) string {
 	return ""
 }
 
-// tell brings the status of a Canary up to date. It is never worth a release: that it cannot be written is said once.
+// tell brings the status of a Canary up to date. It is never worth a release: that it cannot be
+// written is said once.
 func (r *Release) tell(ctx context.Context, canary string) {
 	if canary == "" {
 		return
@@ -155,11 +170,13 @@ func (s *snapshot) shown(w kube.Write) bool {
 
 // about lets events be about a Canary, as Flagger's are.
 func (r *Release) about(canary *kube.Object) {
-	r.Report.About = map[string]any{"apiVersion": canary.GetAPIVersion(), "kind": canary.GetKind(), "namespace": canary.GetNamespace(),
+	r.Report.About = map[string]any{
+		"apiVersion": canary.GetAPIVersion(), "kind": canary.GetKind(), "namespace": canary.GetNamespace(),
 		"name": canary.GetName(), "uid": string(canary.GetUID())}
 }
 
-// aboutRecorded is about for the Canary that canary-init took the configuration from. Where it is gone, events are about the target.
+// aboutRecorded is about for the Canary that canary-init took the configuration from. Where it is
+// gone, events are about the target.
 func (r *Release) aboutRecorded(ctx context.Context, name string) {
 	if name == "" || r.asked {
 		return

@@ -17,7 +17,8 @@ import (
 func TestStatusOf(t *testing.T) {
 	t.Parallel()
 	record := func(phase Phase, outcome Outcome, stable string) *Record {
-		return &Record{Phase: phase, Outcome: outcome, Stable: Version{Revision: stable}, Candidate: Version{Revision: "b"}, Promoted: Version{Revision: "a"}, FailedChecks: 2}
+		return &Record{Phase: phase, Outcome: outcome, Stable: Version{Revision: stable},
+			Candidate: Version{Revision: "b"}, Promoted: Version{Revision: "a"}, FailedChecks: 2}
 	}
 	for _, c := range []struct {
 		desc   string
@@ -25,20 +26,46 @@ func TestStatusOf(t *testing.T) {
 		weight int32
 		want   canaryStatus
 	}{
-		{"first", record(Initializing, "", ""), 0, canaryStatus{"Initializing", "Unknown", "New Deployment detected, starting initialization.", 0, 2, "b", "a"}},
-		{"the first one was ended", record(Failed, Aborted, ""), 0, canaryStatus{"Initializing", "Unknown", "New Deployment detected, starting initialization.", 0, 2, "b", "a"}},
-		{"initialized", record(Succeeded, Initialized, "a"), 0, canaryStatus{"Initialized", "True", "Deployment initialization completed.", 0, 2, "b", "a"}},
-		{"coming up", record(Initializing, "", "a"), 0, canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 0, 2, "b", "a"}},
-		{"at a weight", record(Progressing, "", "a"), 20, canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 20, 2, "b", "a"}},
-		{"rejected, and still there", record(Progressing, Rejected, "a"), 0, canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 0, 2, "b", "a"}},
-		{"promoting", record(Promoting, "", "a"), 60, canaryStatus{"Promoting", "Unknown", "Canary analysis completed, starting primary rolling update.", 60, 2, "b", "a"}},
-		{"promoted, and still there", record(Promoting, "", "a"), 0, canaryStatus{"Finalising", "Unknown", "Canary analysis completed, routing all traffic to primary.", 0, 2, "b", "a"}},
-		{"promoted", record(Succeeded, Promoted, "a"), 0, canaryStatus{"Succeeded", "True", "Canary analysis completed successfully, promotion finished.", 0, 2, "b", "a"}},
-		{"unchanged", record(Succeeded, Unchanged, "a"), 0, canaryStatus{"Succeeded", "True", "Canary analysis completed successfully, promotion finished.", 0, 2, "b", "a"}},
-		{"rolling back", record(RollingBack, Rejected, "a"), 0, canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 0, 2, "b", "a"}},
-		{"rolled back", record(Failed, Rejected, "a"), 0, canaryStatus{"Failed", "False", "Canary analysis failed, Deployment scaled to zero.", 0, 0, "b", "a"}},
-		{"detaching", record(Detaching, Promoted, "a"), 100, canaryStatus{"Terminating", "Unknown", "Canary releases are ending, routing all traffic to Deployment.", 0, 2, "b", "a"}},
-		{"detached", nil, 0, canaryStatus{"Terminated", "Unknown", "Canary releases have ended, Deployment serves by itself.", 0, 0, "", ""}},
+		{"first", record(Initializing, "", ""), 0,
+			canaryStatus{"Initializing", "Unknown", "New Deployment detected, starting initialization.", 0, 2, "b",
+				"a"}},
+		{"the first one was ended", record(Failed, Aborted, ""), 0,
+			canaryStatus{"Initializing", "Unknown", "New Deployment detected, starting initialization.", 0, 2, "b",
+				"a"}},
+		{"initialized", record(Succeeded, Initialized, "a"), 0,
+			canaryStatus{"Initialized", "True", "Deployment initialization completed.", 0, 2, "b", "a"}},
+		{"coming up", record(Initializing, "", "a"), 0,
+			canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 0, 2, "b",
+				"a"}},
+		{"at a weight", record(Progressing, "", "a"), 20,
+			canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 20, 2, "b",
+				"a"}},
+		{"rejected, and still there", record(Progressing, Rejected, "a"), 0,
+			canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 0, 2, "b",
+				"a"}},
+		{"promoting", record(Promoting, "", "a"), 60,
+			canaryStatus{"Promoting", "Unknown", "Canary analysis completed, starting primary rolling update.", 60, 2,
+				"b", "a"}},
+		{"promoted, and still there", record(Promoting, "", "a"), 0,
+			canaryStatus{"Finalising", "Unknown", "Canary analysis completed, routing all traffic to primary.", 0, 2,
+				"b", "a"}},
+		{"promoted", record(Succeeded, Promoted, "a"), 0,
+			canaryStatus{"Succeeded", "True", "Canary analysis completed successfully, promotion finished.", 0, 2, "b",
+				"a"}},
+		{"unchanged", record(Succeeded, Unchanged, "a"), 0,
+			canaryStatus{"Succeeded", "True", "Canary analysis completed successfully, promotion finished.", 0, 2, "b",
+				"a"}},
+		{"rolling back", record(RollingBack, Rejected, "a"), 0,
+			canaryStatus{"Progressing", "Unknown", "New revision detected, progressing canary analysis.", 0, 2, "b",
+				"a"}},
+		{"rolled back", record(Failed, Rejected, "a"), 0,
+			canaryStatus{"Failed", "False", "Canary analysis failed, Deployment scaled to zero.", 0, 0, "b", "a"}},
+		{"detaching", record(Detaching, Promoted, "a"), 100,
+			canaryStatus{"Terminating", "Unknown", "Canary releases are ending, routing all traffic to Deployment.", 0,
+				2, "b", "a"}},
+		{"detached", nil, 0,
+			canaryStatus{"Terminated", "Unknown", "Canary releases have ended, Deployment serves by itself.", 0, 0, "",
+				""}},
 	} {
 		if diff := cmp.Diff(c.want, statusOf(c.record, c.weight)); diff != "" {
 			t.Errorf("%s (-want, +got)\n%s", c.desc, diff)
@@ -46,7 +73,8 @@ func TestStatusOf(t *testing.T) {
 	}
 }
 
-// What is there already is not written again, what Flagger keeps beside it stays, and the condition's times say when it changed.
+// What is there already is not written again, what Flagger keeps beside it stays, and the
+// condition's times say when it changed.
 func TestStatusOnto(t *testing.T) {
 	t.Parallel()
 	begin := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -54,13 +82,21 @@ func TestStatusOnto(t *testing.T) {
 	of := func(s canaryStatus, live map[string]any, minute int) map[string]any {
 		return s.onto(live, begin.Add(time.Duration(minute)*time.Minute))
 	}
-	progressing := canaryStatus{Phase: "Progressing", Promoted: "Unknown", Message: "m", Weight: 20, Applied: "b", Stable: "a"}
-	flagger := map[string]any{"phase": "Succeeded", "canaryWeight": int64(0), "lastAppliedSpec": "66d4f5", "trackedConfigs": map[string]any{"configmap/x": "1"},
-		"conditions": []any{map[string]any{"type": "Promoted", "status": "True", "reason": "Succeeded", "lastTransitionTime": at(-9)}, map[string]any{"type": "Other"}}}
+	progressing := canaryStatus{
+		Phase: "Progressing", Promoted: "Unknown", Message: "m", Weight: 20, Applied: "b", Stable: "a"}
+	flagger := map[string]any{
+		"phase": "Succeeded", "canaryWeight": int64(0), "lastAppliedSpec": "66d4f5",
+		"trackedConfigs": map[string]any{"configmap/x": "1"},
+		"conditions": []any{
+			map[string]any{"type": "Promoted", "status": "True", "reason": "Succeeded", "lastTransitionTime": at(-9)},
+			map[string]any{"type": "Other"}}}
 	first := of(progressing, flagger, 0)
-	want := map[string]any{"phase": "Progressing", "canaryWeight": int64(20), "failedChecks": int64(0), "iterations": int64(0), "lastAppliedSpec": "canary-tasks/b", "lastPromotedSpec": "canary-tasks/a",
+	want := map[string]any{
+		"phase": "Progressing", "canaryWeight": int64(20), "failedChecks": int64(0), "iterations": int64(0),
+		"lastAppliedSpec": "canary-tasks/b", "lastPromotedSpec": "canary-tasks/a",
 		"lastTransitionTime": at(0), "trackedConfigs": map[string]any{"configmap/x": "1"}, "conditions": []any{
-			map[string]any{"type": "Promoted", "status": "Unknown", "reason": "Progressing", "message": "m", "lastUpdateTime": at(0), "lastTransitionTime": at(0)}, map[string]any{"type": "Other"}}}
+			map[string]any{"type": "Promoted", "status": "Unknown", "reason": "Progressing", "message": "m",
+				"lastUpdateTime": at(0), "lastTransitionTime": at(0)}, map[string]any{"type": "Other"}}}
 	if diff := cmp.Diff(want, first); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
 	}
@@ -74,7 +110,9 @@ func TestStatusOnto(t *testing.T) {
 		t.Errorf("another weight (-want, +got)\n%s", diff)
 	}
 	third := of(canaryStatus{Phase: "Promoting", Promoted: "Unknown", Message: "n", Applied: "b"}, second, 3)
-	if diff := cmp.Diff(map[string]any{"type": "Promoted", "status": "Unknown", "reason": "Promoting", "message": "n", "lastUpdateTime": at(3), "lastTransitionTime": at(0)}, third["conditions"].([]any)[0]); diff != "" {
+	if diff := cmp.Diff(
+		map[string]any{"type": "Promoted", "status": "Unknown", "reason": "Promoting", "message": "n",
+			"lastUpdateTime": at(3), "lastTransitionTime": at(0)}, third["conditions"].([]any)[0]); diff != "" {
 		t.Errorf("the same status for another reason (-want, +got)\n%s", diff)
 	}
 	if third["lastPromotedSpec"] != nil {
@@ -82,7 +120,8 @@ func TestStatusOnto(t *testing.T) {
 	}
 }
 
-const shopCanary = "{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop, uid: c-1}, spec: {targetRef: {kind: Deployment, name: shop}, analysis: {stepWeight: 20}}}"
+const shopCanary = "{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop, uid: c-1}, spec: " +
+	"{targetRef: {kind: Deployment, name: shop}, analysis: {stepWeight: 20}}}"
 
 // shows are the phases, weights and conditions that the Canary has had, in order.
 func (a *apiserver) shows() *[]string {
@@ -112,7 +151,8 @@ func (a *apiserver) begin(run string) error {
 	return r.Init(a.t.Context(), nil)
 }
 
-// The Canary shows how far a release is, its events are the Canary's, and its spec is left alone. A run that finds nothing to release writes nothing.
+// The Canary shows how far a release is, its events are the Canary's, and its spec is left alone. A
+// run that finds nothing to release writes nothing.
 func TestCanaryShowsTheRelease(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t, settings, shopService, shop("1"), shopCanary)
@@ -133,10 +173,13 @@ func TestCanaryShowsTheRelease(t *testing.T) {
 		t.Errorf("unchanged wrote %v", a.writes[before:])
 	}
 	a.apply(shop("2"))
-	must(t, a.begin("run-2"), a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"), a.promote("run-2"))
-	want("promoted", "Progressing 0 Unknown", "Progressing 20 Unknown", "Progressing 40 Unknown", "Promoting 40 Unknown", "Finalising 0 Unknown", "Succeeded 0 True")
+	must(t, a.begin("run-2"), a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"),
+		a.promote("run-2"))
+	want("promoted", "Progressing 0 Unknown", "Progressing 20 Unknown", "Progressing 40 Unknown",
+		"Promoting 40 Unknown", "Finalising 0 Unknown", "Succeeded 0 True")
 	a.apply(shop("3"))
-	must(t, a.begin("run-3"), a.shift("run-3", 20), a.step("analyze", "run-3").update(t.Context(), func(record *Record) { record.FailedChecks++ }))
+	must(t, a.begin("run-3"), a.shift("run-3", 20),
+		a.step("analyze", "run-3").update(t.Context(), func(record *Record) { record.FailedChecks++ }))
 	if got := fmt.Sprint(a.objects["canaries/shop"]["status"].(map[string]any)["failedChecks"]); got != "1" {
 		t.Errorf("failed checks: %s", got)
 	}
@@ -145,7 +188,9 @@ func TestCanaryShowsTheRelease(t *testing.T) {
 	if got := slices.Compact(slices.Sorted(slices.Values(a.about))); !slices.Equal(got, []string{"Canary/shop"}) {
 		t.Errorf("events of %v", got)
 	}
-	if got := fmt.Sprint(a.objects["canaries/shop"]["spec"]); got != "map[analysis:map[stepWeight:20] targetRef:map[kind:Deployment name:shop]]" {
+	if got := fmt.Sprint(
+		a.objects["canaries/shop"]["spec"]); got != "map[analysis:map[stepWeight:20] "+
+		"targetRef:map[kind:Deployment name:shop]]" {
 		t.Errorf("its spec is %s", got)
 	}
 	r := a.step("rollback", "")
@@ -165,7 +210,8 @@ func TestOwnStatusIsNoFlagger(t *testing.T) {
 	wantCode(t, a.begin("run-3"), report.Misconfig, "Flagger manages it, by Canary shop")
 }
 
-// A status that cannot be written is said once, and ends no release; who uses no Canary does not need the permission.
+// A status that cannot be written is said once, and ends no release; who uses no Canary does not
+// need the permission.
 func TestStatusThatMayNotBeWritten(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t, settings, shopService, shop("1"), shopCanary)

@@ -25,9 +25,13 @@ type traffic struct {
 func (s *snapshot) traffic() traffic {
 	switch {
 	case s.split != nil && s.split.Candidate == 0 && s.unanswered():
-		return traffic{fmt.Sprintf("VirtualService %s leads to %s, which has no ready endpoint", s.layout.VirtualService, s.layout.PrimaryService()), false, true}
+		return traffic{fmt.Sprintf(
+			"VirtualService %s leads to %s, which has no ready endpoint", s.layout.VirtualService,
+			s.layout.PrimaryService()), false, true}
 	case s.split != nil && s.split.Candidate == 0 && !s.stableServes():
-		return traffic{fmt.Sprintf("VirtualService %s leads to %s, and %s has no pod that serves", s.layout.VirtualService, s.layout.PrimaryService(),
+		return traffic{fmt.Sprintf(
+			"VirtualService %s leads to %s, and %s has no pod that serves", s.layout.VirtualService,
+			s.layout.PrimaryService(),
 			s.layout.Primary()), false, true}
 	case s.split != nil && s.split.Candidate == 0:
 		runs := "stable"
@@ -38,7 +42,9 @@ func (s *snapshot) traffic() traffic {
 	case s.split != nil && s.split.Candidate == 100:
 		return traffic{fmt.Sprintf("%s has all the traffic", s.layout.Target), false, true}
 	case s.split != nil:
-		return traffic{fmt.Sprintf("stable has %d %% of the traffic and %s %d %%", s.split.Stable, s.layout.Target, s.split.Candidate), false, true}
+		return traffic{fmt.Sprintf(
+			"stable has %d %% of the traffic and %s %d %%", s.split.Stable, s.layout.Target, s.split.Candidate), false,
+			true}
 	}
 	service, toStable := s.leadsTo()
 	if s.virtualService == nil {
@@ -46,15 +52,20 @@ func (s *snapshot) traffic() traffic {
 		if s.record != nil && s.record.Stable.Revision == "" {
 			was = "is not there yet"
 		}
-		return traffic{fmt.Sprintf("VirtualService %s %s: callers in the mesh reach %s", s.layout.VirtualService, was, service), toStable, false}
+		return traffic{fmt.Sprintf(
+			"VirtualService %s %s: callers in the mesh reach %s", s.layout.VirtualService, was, service), toStable,
+			false}
 	}
 	if share := s.share(); share > 0 {
-		return traffic{fmt.Sprintf("%s has up to %d %% of the traffic: %s", s.layout.Target, share, s.misrouted()), false, false}
+		return traffic{fmt.Sprintf("%s has up to %d %% of the traffic: %s", s.layout.Target, share, s.misrouted()),
+			false, false}
 	}
 	if _, err := routing.FindWhole(s.virtualService, s.route.Name, s.layout.Service); err == nil {
-		return traffic{fmt.Sprintf("VirtualService %s leads to %s", s.layout.VirtualService, service), toStable, toStable}
+		return traffic{fmt.Sprintf("VirtualService %s leads to %s", s.layout.VirtualService, service), toStable,
+			toStable}
 	}
-	return traffic{fmt.Sprintf("%s has no traffic; where the rest goes is not known: %s", s.layout.Target, s.misrouted()), false, false}
+	return traffic{fmt.Sprintf(
+		"%s has no traffic; where the rest goes is not known: %s", s.layout.Target, s.misrouted()), false, false}
 }
 
 // leadsTo says where the Service that people call leads, and whether that is stable.
@@ -65,7 +76,8 @@ func (s *snapshot) leadsTo() (text string, stable bool) {
 		return name, false
 	case s.primary != nil && workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels):
 		return fmt.Sprintf("%s, which leads to %s", name, s.layout.Primary()), s.stableServes()
-	case s.target != nil && s.target.Spec.Selector != nil && workload.Selects(s.service, s.target.Spec.Selector.MatchLabels):
+	case s.target != nil && s.target.Spec.Selector != nil &&
+		workload.Selects(s.service, s.target.Spec.Selector.MatchLabels):
 		return fmt.Sprintf("%s, which leads to %s", name, s.layout.Target), false
 	}
 	return name + ", which leads elsewhere", false
@@ -73,16 +85,20 @@ func (s *snapshot) leadsTo() (text string, stable bool) {
 
 // awaitEndpoints waits until stable's Service has an endpoint that is ready.
 func (r *Release) awaitEndpoints(s *snapshot, how string) plan {
-	text := fmt.Sprintf("%s: %s: Service %s has no ready endpoint; %s", s.id(r.Client.Namespace), how, s.layout.PrimaryService(), s.traffic().text)
-	return plan{wait: &pause{key: "endpoints", text: text, limit: s.record.Config.ProgressDeadline.Duration, then: func() plan {
-		return ended(report.Undecided, "%s. Look whether the Service is there, and at its selector", text)
-	}}}
+	text := fmt.Sprintf(
+		"%s: %s: Service %s has no ready endpoint; %s", s.id(r.Client.Namespace), how, s.layout.PrimaryService(),
+		s.traffic().text)
+	return plan{wait: &pause{
+		key: "endpoints", text: text, limit: s.record.Config.ProgressDeadline.Duration, then: func() plan {
+			return ended(report.Undecided, "%s. Look whether the Service is there, and at its selector", text)
+		}}}
 }
 
 // readEndpoints counts the endpoints of stable's Service that are ready. It is nil for an account
 // that may not list them.
 func (r *Release) readEndpoints(ctx context.Context, s *snapshot) (*int, error) {
-	found, err := r.Client.Find(ctx, kube.EndpointSlice, map[string]string{discoveryv1.LabelServiceName: s.layout.PrimaryService()}, 0)
+	found, err := r.Client.Find(
+		ctx, kube.EndpointSlice, map[string]string{discoveryv1.LabelServiceName: s.layout.PrimaryService()}, 0)
 	if apierrors.IsForbidden(err) {
 		return nil, nil
 	}

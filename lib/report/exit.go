@@ -1,4 +1,5 @@
-// Package report is how a step tells what it does: lines of its log, Kubernetes events, Tekton results and its exit code.
+// Package report is how a step tells what it does: lines of its log, Kubernetes events, Tekton
+// results and its exit code.
 package report
 
 // Code is the exit code of a step.
@@ -21,9 +22,13 @@ var Codes = []struct {
 	Meaning string
 }{
 	{Done, "done", "the step did what it is for, or there was nothing to do"},
-	{Rejected, "rejected", "the release was judged and rejected, or its pods did not get ready; all traffic goes to stable, or the log says why it could not"},
+	{Rejected, "rejected",
+		"the release was judged and rejected, or its pods did not get ready; all traffic goes to stable, or the " +
+			"log says why it could not"},
 	{Misconfig, "configuration", "the configuration is wrong; nothing was changed"},
-	{Undecided, "undecided", "it could not decide or act in time, or a newer release took over; all traffic goes to stable, or the log says why it could not"},
+	{Undecided, "undecided",
+		"it could not decide or act in time, or a newer release took over; all traffic goes to stable, or the " +
+			"log says why it could not"},
 	{Busy, "busy", "somebody else holds the target; nothing was changed"},
 	{GitPending, "git", "traffic goes to stable, but Git was not put right"},
 }

@@ -35,7 +35,8 @@ type Reporter struct {
 	failed bool
 }
 
-// Say prints a line of the log. What would end the line within it is escaped: no value can be taken for a line of its own.
+// Say prints a line of the log. What would end the line within it is escaped: no value can be taken
+// for a line of its own.
 func (r *Reporter) Say(format string, args ...any) {
 	r.print(show.Line(fmt.Sprintf(format, args...)))
 }
@@ -43,7 +44,8 @@ func (r *Reporter) Say(format string, args ...any) {
 // maxLines is how many lines Lines prints at most of a text.
 const maxLines = 200
 
-// Lines prints a text of several lines. Those after the first are indented: each shows which text it belongs to.
+// Lines prints a text of several lines. Those after the first are indented: each shows which text
+// it belongs to.
 func (r *Reporter) Lines(text string) {
 	var lines []string
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
@@ -60,7 +62,8 @@ func (r *Reporter) print(text string) {
 	_, _ = fmt.Fprintf(r.Out, "%s %s\n", time.Now().UTC().Format("15:04:05"), text)
 }
 
-// Event prints a line of the log and records it as a Kubernetes event, as Flagger does (reason Synced).
+// Event prints a line of the log and records it as a Kubernetes event, as Flagger does (reason
+// Synced).
 func (r *Reporter) Event(ctx context.Context, warning bool, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	r.Say("%s", text)
@@ -96,7 +99,8 @@ func (r *Reporter) Record(ctx context.Context, warning bool, text string) {
 	}
 }
 
-// Results writes Tekton results: one file a result, beside the file of one of them. An empty path writes none.
+// Results writes Tekton results: one file a result, beside the file of one of them. An empty path
+// writes none.
 func Results(path string, results map[string]string) error {
 	if path == "" {
 		return nil

@@ -23,7 +23,8 @@ func object(text string) *kube.Object {
 	return o
 }
 
-// Whatever a VirtualService is: what is found in it can be changed, and what was set is what is read back.
+// Whatever a VirtualService is: what is found in it can be changed, and what was set is what is
+// read back.
 func FuzzFind(f *testing.F) {
 	const routes = `{"metadata":{"annotations":{"shop.canary-tasks.dev/fence":"3"}},"spec":{"hosts":["shop"],"http":[{"name":"main","route":[` +
 		`{"destination":{"host":"shop-primary"},"weight":80},{"destination":{"host":"shop-canary","subset":"a"},"weight":20,"headers":{}}]}]}}`
@@ -63,7 +64,8 @@ func FuzzFind(f *testing.F) {
 				t.Error("a step of another epoch may write")
 			}
 		}
-		if _, err := FindWhole(patched(t, raised.object, raised.Unite("shop")), name, "shop"); err != nil && split.object != nil {
+		if _, err := FindWhole(patched(t, raised.object, raised.Unite("shop")), name, "shop"); err != nil &&
+			split.object != nil {
 			t.Logf("united, and not found: %v", err) // another route leads there, or a subset is kept
 		}
 	})
@@ -86,7 +88,8 @@ func FuzzFindWhole(f *testing.F) {
 		route := shop
 		route.Name = name
 		divided := patched(t, o, whole.Divide(route, 1))
-		if split, err := Find(divided, route); err == nil && (split.Stable != 100 || split.Candidate != 0 || !split.Fenced(1)) {
+		if split, err := Find(divided, route); err == nil &&
+			(split.Stable != 100 || split.Candidate != 0 || !split.Fenced(1)) {
 			t.Errorf("%+v", split)
 		} else if err != nil && name == "" {
 			t.Logf("divided, and not found: %v", err) // another route is divided as well

@@ -1,8 +1,10 @@
-// Package routing reads how an Istio VirtualService divides traffic between stable and the candidate, and plans how to change it.
+// Package routing reads how an Istio VirtualService divides traffic between stable and the
+// candidate, and plans how to change it.
 //
-// A change is a JSON Patch of the two weights and nothing else: routes, headers, mirrors and fields that this program does not know stay
-// as they are. The annotation TARGET.canary-tasks.dev/fence says which release of a target may write: every change tests it, so that a step
-// of a release that was taken over can no longer move traffic.
+// A change is a JSON Patch of the two weights and nothing else: routes, headers, mirrors and fields
+// that this program does not know stay as they are. The annotation TARGET.canary-tasks.dev/fence
+// says which release of a target may write: every change tests it, so that a step of a release that
+// was taken over can no longer move traffic.
 package routing
 
 import (
@@ -63,7 +65,8 @@ func Find(object *kube.Object, r Route) (Split, error) {
 			continue
 		}
 		found = append(found, Split{
-			Stable: h.Route[s].Weight, Candidate: h.Route[c].Weight, Fence: vs.Annotations[workload.RouteFence(r.Target)],
+			Stable: h.Route[s].Weight, Candidate: h.Route[c].Weight,
+			Fence:  vs.Annotations[workload.RouteFence(r.Target)],
 			target: r.Target, object: object, route: i, stable: s, candidate: c,
 			hosts: [2]string{h.Route[s].Destination.Host, h.Route[c].Destination.Host},
 		})
@@ -77,9 +80,13 @@ func Find(object *kube.Object, r Route) (Split, error) {
 		found[0].Shared = toStable > 1
 		return found[0], nil
 	case 0:
-		return Split{}, fmt.Errorf("no HTTP route%s leads to exactly the destinations %s and %s; it has %s", named, r.Stable, r.Candidate, Describe(object))
+		return Split{}, fmt.Errorf(
+			"no HTTP route%s leads to exactly the destinations %s and %s; it has %s", named, r.Stable, r.Candidate,
+			Describe(object))
 	default:
-		return Split{}, fmt.Errorf("%d HTTP routes%s lead to %s and %s: name one of them (route); it has %s", len(found), named, r.Stable, r.Candidate, Describe(object))
+		return Split{}, fmt.Errorf(
+			"%d HTTP routes%s lead to %s and %s: name one of them (route); it has %s", len(found), named, r.Stable,
+			r.Candidate, Describe(object))
 	}
 }
 
@@ -100,23 +107,28 @@ func fullHost(host, namespace string) string {
 	return host + "." + namespace + ".svc.cluster.local"
 }
 
-// Shift plans the write that gives the candidate its weight, in percent, and stable the rest; nil when it has it. The write is refused
-// unless the fence is that of the epoch.
+// Shift plans the write that gives the candidate its weight, in percent, and stable the rest; nil
+// when it has it. The write is refused unless the fence is that of the epoch.
 func (s Split) Shift(candidate int32, epoch int64) *kube.Write {
 	if s.has(candidate) {
 		return nil
 	}
 	test := kube.Operation{Op: "test", Path: kube.AnnotationPath(workload.RouteFence(s.target)), Value: fence(epoch)}
-	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append([]kube.Operation{test}, s.weights(candidate)...)}
+	return &kube.Write{
+		Kind: kube.VirtualService, Name: s.object.GetName(),
+		Patch: append([]kube.Operation{test}, s.weights(candidate)...)}
 }
 
-// Raise plans the write that fences off every earlier epoch and, in the same request, sets the weight; nil when both are so.
+// Raise plans the write that fences off every earlier epoch and, in the same request, sets the
+// weight; nil when both are so.
 func (s Split) Raise(candidate int32, epoch int64) *kube.Write {
 	if s.Fence == fence(epoch) && s.has(candidate) {
 		return nil
 	}
-	patch := append([]kube.Operation{kube.Unchanged(s.object)}, kube.Annotate(s.object, workload.RouteFence(s.target), fence(epoch))...)
-	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append(patch, s.weights(candidate)...)}
+	patch := append([]kube.Operation{kube.Unchanged(s.object)},
+		kube.Annotate(s.object, workload.RouteFence(s.target), fence(epoch))...)
+	return &kube.Write{
+		Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append(patch, s.weights(candidate)...)}
 }
 
 // Fenced tells whether the fence is that of the epoch.
@@ -128,8 +140,8 @@ func (s Split) has(candidate int32) bool {
 
 func fence(epoch int64) string { return strconv.FormatInt(epoch, 10) }
 
-// weights are the operations that set both weights, for the destinations that were read. "add" replaces a weight that is there; one of
-// zero is not.
+// weights are the operations that set both weights, for the destinations that were read. "add"
+// replaces a weight that is there; one of zero is not.
 func (s Split) weights(candidate int32) []kube.Operation {
 	path := func(destination int, field string) string {
 		return fmt.Sprintf("/spec/http/%d/route/%d/%s", s.route, destination, field)
@@ -148,10 +160,12 @@ func (s Split) ByHand() string {
 	if err != nil {
 		panic(err) // names and numbers
 	}
-	return fmt.Sprintf("kubectl patch virtualservice %s -n %s --type=json -p '%s'", s.object.GetName(), s.object.GetNamespace(), patch)
+	return fmt.Sprintf(
+		"kubectl patch virtualservice %s -n %s --type=json -p '%s'", s.object.GetName(), s.object.GetNamespace(), patch)
 }
 
-// Whole is a route that leads to one Service only: what an application has before its first release.
+// Whole is a route that leads to one Service only: what an application has before its first
+// release.
 type Whole struct {
 	object *kube.Object
 	route  int
@@ -179,8 +193,8 @@ func FindWhole(object *kube.Object, name, service string) (Whole, error) {
 	return found[0], nil
 }
 
-// Divide plans the write that lets the route lead to stable with all, and to the candidate with none of the traffic. All else that its
-// destination has, both get.
+// Divide plans the write that lets the route lead to stable with all, and to the candidate with
+// none of the traffic. All else that its destination has, both get.
 func (w Whole) Divide(r Route, epoch int64) *kube.Write {
 	path := fmt.Sprintf("/spec/http/%d/route", w.route)
 	https, _, _ := unstructured.NestedSlice(w.object.Object, "spec", "http")
@@ -190,12 +204,14 @@ func (w Whole) Divide(r Route, epoch int64) *kube.Write {
 		d["destination"].(map[string]any)["host"], d["weight"] = host, weight
 		return d
 	}
-	patch := append([]kube.Operation{kube.Unchanged(w.object)}, kube.Annotate(w.object, workload.RouteFence(r.Target), fence(epoch))...)
+	patch := append([]kube.Operation{kube.Unchanged(w.object)},
+		kube.Annotate(w.object, workload.RouteFence(r.Target), fence(epoch))...)
 	return &kube.Write{Kind: kube.VirtualService, Name: w.object.GetName(), Patch: append(patch,
 		kube.Operation{Op: "add", Path: path, Value: []any{side(r.Stable, 100), side(r.Candidate, 0)}})}
 }
 
-// Unite plans the reverse of Divide: the route leads to one Service alone, as the candidate's destination did, and the fence is taken away.
+// Unite plans the reverse of Divide: the route leads to one Service alone, as the candidate's
+// destination did, and the fence is taken away.
 func (s Split) Unite(service string) *kube.Write {
 	path := fmt.Sprintf("/spec/http/%d/route", s.route)
 	https, _, _ := unstructured.NestedSlice(s.object.Object, "spec", "http")
@@ -204,7 +220,8 @@ func (s Split) Unite(service string) *kube.Write {
 	one["destination"].(map[string]any)["host"] = service
 	delete(one, "weight")
 	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: []kube.Operation{
-		kube.Unchanged(s.object), {Op: "add", Path: path, Value: []any{one}}, {Op: "remove", Path: kube.AnnotationPath(workload.RouteFence(s.target))},
+		kube.Unchanged(s.object), {Op: "add", Path: path, Value: []any{one}},
+		{Op: "remove", Path: kube.AnnotationPath(workload.RouteFence(s.target))},
 	}}
 }
 
@@ -224,8 +241,9 @@ func New(hosts, gateways []string, r Route, labels map[string]any, epoch int64) 
 		spec["gateways"] = anys(gateways)
 	}
 	return map[string]any{
-		"metadata": map[string]any{"labels": labels, "annotations": map[string]any{workload.RouteFence(r.Target): fence(epoch)}},
-		"spec":     spec,
+		"metadata": map[string]any{
+			"labels": labels, "annotations": map[string]any{workload.RouteFence(r.Target): fence(epoch)}},
+		"spec": spec,
 	}
 }
 

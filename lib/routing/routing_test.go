@@ -18,7 +18,8 @@ var shop = Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary
 func virtualService(t *testing.T, metadata, routes string) *kube.Object {
 	t.Helper()
 	o := &kube.Object{}
-	text := "metadata: {name: shop, namespace: web, resourceVersion: '7'" + metadata + "}\nspec:\n  hosts: [shop]\n  aFieldOfTheFuture: {keep: me}\n  http:\n" + routes
+	text := "metadata: {name: shop, namespace: web, resourceVersion: '7'" + metadata +
+		"}\nspec:\n  hosts: [shop]\n  aFieldOfTheFuture: {keep: me}\n  http:\n" + routes
 	if err := yaml.Unmarshal([]byte(text), &o.Object); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +129,8 @@ const both = `
     route: [{destination: {host: shop-primary}, weight: 80}, {destination: {host: shop-canary}, weight: 20}]
 `
 
-// A write is refused when another release fenced this one off, or somebody changed the destinations.
+// A write is refused when another release fenced this one off, or somebody changed the
+// destinations.
 func TestWritesAreRefused(t *testing.T) {
 	t.Parallel()
 	before := virtualService(t, fenced, both)
@@ -140,8 +142,14 @@ func TestWritesAreRefused(t *testing.T) {
 	}{
 		{"another epoch", virtualService(t, strings.Replace(fenced, "3", "4", 1), both), s.Shift(40, 3)},
 		{"no fence", virtualService(t, "", both), s.Shift(40, 3)},
-		{"destinations swapped", virtualService(t, fenced, strings.Replace(strings.Replace(strings.Replace(both, "shop-primary", "x", 1), "shop-canary", "shop-primary", 1), "x", "shop-canary", 1)), s.Shift(40, 3)},
-		{"written meanwhile", func() *kube.Object { o := virtualService(t, fenced, both); o.SetResourceVersion("8"); return o }(), s.Raise(0, 4)},
+		{"destinations swapped",
+			virtualService(t, fenced,
+				strings.Replace(strings.Replace(
+					strings.Replace(both, "shop-primary", "x", 1), "shop-canary", "shop-primary", 1), "x",
+					"shop-canary", 1)), s.Shift(40, 3)},
+		{"written meanwhile",
+			func() *kube.Object { o := virtualService(t, fenced, both); o.SetResourceVersion("8"); return o }(),
+			s.Raise(0, 4)},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -172,16 +180,22 @@ func TestFindRefuses(t *testing.T) {
 	for _, c := range []struct{ desc, routes, name, want string }{
 		{"no routes", "  # none", "", "it has no HTTP routes"},
 		{"another host", "  - route: [{destination: {host: shop}}]", "", `it has http[0] "" -> shop=100`},
-		{"the same short host of another namespace", "  - route: [{destination: {host: shop-primary}}, {destination: {host: shop-canary.other.svc.cluster.local}}]", "", "no HTTP route leads to exactly"},
-		{"three destinations", "  - route: [{destination: {host: shop-primary}}, {destination: {host: shop-canary}}, {destination: {host: old}}]", "", "no HTTP route leads to exactly"},
-		{"two that could be meant", both + strings.Replace(both, "main", "other", 1), "", "2 HTTP routes lead to shop-primary and shop-canary: name one of them"},
+		{"the same short host of another namespace",
+			"  - route: [{destination: {host: shop-primary}}, {destination: {host: " +
+				"shop-canary.other.svc.cluster.local}}]", "", "no HTTP route leads to exactly"},
+		{"three destinations",
+			"  - route: [{destination: {host: shop-primary}}, {destination: {host: shop-canary}}, " +
+				"{destination: {host: old}}]", "", "no HTTP route leads to exactly"},
+		{"two that could be meant", both + strings.Replace(both, "main", "other", 1), "",
+			"2 HTTP routes lead to shop-primary and shop-canary: name one of them"},
 		{"none of that name", both, "other", `no HTTP route named "other"`},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
 			r := shop
 			r.Name = c.name
-			if _, err := Find(virtualService(t, "", c.routes), r); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := Find(virtualService(t, "", c.routes), r); err == nil ||
+				!strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v does not say %q", err, c.want)
 			}
 		})
@@ -232,7 +246,9 @@ func TestDivide(t *testing.T) {
 	if s := find(t, after, shop); s.Stable != 100 || !s.Fenced(1) {
 		t.Errorf("%+v", s)
 	}
-	for _, routes := range []string{both, "  - route: [{destination: {host: shop, subset: v1}}]", "  - route: [{destination: {host: shop}}]\n  - route: [{destination: {host: shop}}]"} {
+	for _, routes := range []string{
+		both, "  - route: [{destination: {host: shop, subset: v1}}]",
+		"  - route: [{destination: {host: shop}}]\n  - route: [{destination: {host: shop}}]"} {
 		if _, err := FindWhole(virtualService(t, "", routes), "", "shop"); err == nil {
 			t.Errorf("found one in %s", routes)
 		}
@@ -242,7 +258,9 @@ func TestDivide(t *testing.T) {
 // Where another route leads to stable, too, its requests are not divided by the weights.
 func TestShared(t *testing.T) {
 	t.Parallel()
-	for routes, want := range map[string]bool{both: false, both + "\n  - match: [{uri: {prefix: /admin}}]\n    route: [{destination: {host: shop-primary}}]": true,
+	for routes, want := range map[string]bool{
+		both: false, both +
+			"\n  - match: [{uri: {prefix: /admin}}]\n    route: [{destination: {host: shop-primary}}]": true,
 		both + "\n  - match: [{uri: {prefix: /admin}}]\n    route: [{destination: {host: admin}}]": false} {
 		if got, err := Find(virtualService(t, "", routes), shop); err != nil || got.Shared != want {
 			t.Errorf("%s\nshared: %v, %v", routes, got.Shared, err)

@@ -97,7 +97,8 @@ func Withdraw(object *kube.Object, r Route) *kube.Write {
 		to := stableOf(all, p)
 		if to < 0 {
 			patch = append(patch, kube.Operation{Op: "add", Path: p.path("destination/host"), Value: r.Stable})
-			if d, _, _ := unstructured.NestedMap(p.destination, "destination"); d["subset"] != nil { // stable's host has no subsets
+			// stable's host has no subsets
+			if d, _, _ := unstructured.NestedMap(p.destination, "destination"); d["subset"] != nil {
 				patch = append(patch, kube.Operation{Op: "remove", Path: p.path("destination/subset")})
 			}
 			continue
@@ -112,7 +113,8 @@ func Withdraw(object *kube.Object, r Route) *kube.Write {
 	}
 	guards := append([]kube.Operation{kube.Unchanged(object)}, patch...)
 	return &kube.Write{Kind: kube.VirtualService, Name: object.GetName(), Patch: guards,
-		Say: fmt.Sprintf("Routing all traffic to primary: VirtualService %s is not as this release left it; the candidate's traffic is taken away at %s",
+		Say: fmt.Sprintf("Routing all traffic to primary: VirtualService %s is not as this release left it; the "+
+			"candidate's traffic is taken away at %s",
 			object.GetName(), strings.Join(rules, ", "))}
 }
 
@@ -165,7 +167,9 @@ func (s Split) Move(candidate int32) *kube.Write {
 	if s.has(candidate) {
 		return nil
 	}
-	return &kube.Write{Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append([]kube.Operation{kube.Unchanged(s.object)}, s.weights(candidate)...)}
+	return &kube.Write{
+		Kind: kube.VirtualService, Name: s.object.GetName(),
+		Patch: append([]kube.Operation{kube.Unchanged(s.object)}, s.weights(candidate)...)}
 }
 
 // Epoch returns the epoch of a target's fence on an object; 0 when it has none.

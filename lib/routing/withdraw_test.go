@@ -19,27 +19,40 @@ func TestWithdraw(t *testing.T) {
 		after                  string // "": nothing is written
 	}{
 		{"a third destination", "http",
-			"  - route: [{destination: {host: shop-primary}, weight: 50}, {destination: {host: shop-canary}, weight: 40}, {destination: {host: old}, weight: 10}]", 40,
-			"  - route: [{destination: {host: shop-primary}, weight: 90}, {destination: {host: shop-canary}, weight: 0}, {destination: {host: old}, weight: 10}]"},
+			"  - route: [{destination: {host: shop-primary}, weight: 50}, {destination: {host: shop-canary}, " +
+				"weight: 40}, {destination: {host: old}, weight: 10}]", 40,
+			"  - route: [{destination: {host: shop-primary}, weight: 90}, {destination: {host: shop-canary}, " +
+				"weight: 0}, {destination: {host: old}, weight: 10}]"},
 		{"the candidate alone", "http", "  - route: [{destination: {host: shop-canary, port: {number: 80}}}]", 100,
 			"  - route: [{destination: {host: shop-primary, port: {number: 80}}}]"},
 		{"a subset of the candidate alone", "http", "  - route: [{destination: {host: shop-canary, subset: v2}}]", 100,
 			"  - route: [{destination: {host: shop-primary}}]"},
-		{"the candidate beside another", "http", "  - route: [{destination: {host: shop-canary.web.svc.cluster.local}, weight: 30}, {destination: {host: old}, weight: 70}]", 30,
+		{"the candidate beside another", "http",
+			"  - route: [{destination: {host: shop-canary.web.svc.cluster.local}, weight: 30}, {destination: " +
+				"{host: old}, weight: 70}]", 30,
 			"  - route: [{destination: {host: shop-primary}, weight: 30}, {destination: {host: old}, weight: 70}]"},
 		{"the candidate twice", "http",
-			"  - route: [{destination: {host: shop-canary, subset: a}, weight: 10}, {destination: {host: shop-primary}, weight: 60}, {destination: {host: shop-canary, subset: b}, weight: 30}]", 30,
-			"  - route: [{destination: {host: shop-canary, subset: a}, weight: 0}, {destination: {host: shop-primary}, weight: 100}, {destination: {host: shop-canary, subset: b}, weight: 0}]"},
+			"  - route: [{destination: {host: shop-canary, subset: a}, weight: 10}, {destination: {host: " +
+				"shop-primary}, weight: 60}, {destination: {host: shop-canary, subset: b}, weight: 30}]", 30,
+			"  - route: [{destination: {host: shop-canary, subset: a}, weight: 0}, {destination: {host: " +
+				"shop-primary}, weight: 100}, {destination: {host: shop-canary, subset: b}, weight: 0}]"},
 		{"two rules", "http",
-			"  - {timeout: 3s, route: [{destination: {host: shop-canary}}]}\n  - route: [{destination: {host: shop-primary}, weight: 60}, {destination: {host: shop-canary}, weight: 40}]", 100,
-			"  - {timeout: 3s, route: [{destination: {host: shop-primary}}]}\n  - route: [{destination: {host: shop-primary}, weight: 100}, {destination: {host: shop-canary}, weight: 0}]"},
-		{"TCP", "tcp", "  - route: [{destination: {host: shop-primary}, weight: 60}, {destination: {host: shop-canary}, weight: 40}]", 40,
-			"  - route: [{destination: {host: shop-primary}, weight: 100}, {destination: {host: shop-canary}, weight: 0}]"},
+			"  - {timeout: 3s, route: [{destination: {host: shop-canary}}]}\n  - route: [{destination: {host: " +
+				"shop-primary}, weight: 60}, {destination: {host: shop-canary}, weight: 40}]", 100,
+			"  - {timeout: 3s, route: [{destination: {host: shop-primary}}]}\n  - route: [{destination: {host: " +
+				"shop-primary}, weight: 100}, {destination: {host: shop-canary}, weight: 0}]"},
+		{"TCP", "tcp", "  - route: [{destination: {host: shop-primary}, weight: 60}, {destination: {host: " +
+			"shop-canary}, weight: 40}]", 40,
+			"  - route: [{destination: {host: shop-primary}, weight: 100}, {destination: {host: " +
+				"shop-canary}, weight: 0}]"},
 		{"TLS", "tls", "  - {match: [{port: 443, sniHosts: [shop]}], route: [{destination: {host: shop-canary}}]}", 100,
 			"  - {match: [{port: 443, sniHosts: [shop]}], route: [{destination: {host: shop-primary}}]}"},
-		{"weight 0", "http", "  - route: [{destination: {host: shop-primary}, weight: 90}, {destination: {host: shop-canary}, weight: 0}, {destination: {host: old}, weight: 10}]", 0, ""},
+		{"weight 0", "http",
+			"  - route: [{destination: {host: shop-primary}, weight: 90}, {destination: {host: shop-canary}, " +
+				"weight: 0}, {destination: {host: old}, weight: 10}]", 0, ""},
 		{"the Service alone", "http", "  - route: [{destination: {host: shop}}]", 0, ""},
-		{"a Service of that name in another namespace", "http", "  - route: [{destination: {host: shop-canary.other.svc.cluster.local}}]", 0, ""},
+		{"a Service of that name in another namespace", "http",
+			"  - route: [{destination: {host: shop-canary.other.svc.cluster.local}}]", 0, ""},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()

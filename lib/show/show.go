@@ -1,5 +1,5 @@
-// Package show makes values from outside fit to be printed and stored: an address without what may be secret in it, and
-// any text as one line that cannot be taken for another.
+// Package show makes values from outside fit to be printed and stored: an address without what may
+// be secret in it, and any text as one line that cannot be taken for another.
 package show
 
 import (
@@ -10,8 +10,9 @@ import (
 	"unicode/utf8"
 )
 
-// Address returns an address as it may be printed and stored: its scheme, host and path. User, password, query string and
-// fragment are left out. Of a text that is no URL it returns what is certain to hold none of them.
+// Address returns an address as it may be printed and stored: its scheme, host and path. User,
+// password, query string and fragment are left out. Of a text that is no URL it returns what is
+// certain to hold none of them.
 func Address(address string) string {
 	if u, err := url.Parse(address); err == nil && u.Host != "" && !strings.Contains(u.Path, "@") {
 		return Line((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String())
@@ -29,14 +30,16 @@ func Address(address string) string {
 	return Line(address)
 }
 
-// maxLine is how many bytes Line returns at most of a text: what one record of a container's log holds.
+// maxLine is how many bytes Line returns at most of a text: what one record of a container's log
+// holds.
 const maxLine = 16 << 10
 
 // maxShort is how many bytes Short returns at most of a value.
 const maxShort = 200
 
-// Line returns a text as one line: what is not printable is escaped as in a Go string, line breaks and what moves the
-// cursor or turns the direction of writing among it. A text over 16 KiB is cut off, and ends with its length.
+// Line returns a text as one line: what is not printable is escaped as in a Go string, line breaks
+// and what moves the cursor or turns the direction of writing among it. A text over 16 KiB is cut
+// off, and ends with its length.
 func Line(text string) string { return Cut(text, maxLine) }
 
 // Short is Line for a value within a text: over 200 bytes it is cut off.

@@ -10,26 +10,27 @@ import (
 func TestAddress(t *testing.T) {
 	t.Parallel()
 	for address, want := range map[string]string{
-		"http://prometheus.istio-system:9090":                  "http://prometheus.istio-system:9090",
-		"https://mimir:8080/prometheus/?token=s3cret#s3cret":   "https://mimir:8080/prometheus/",
-		"http://me:s3cret@prometheus:9090/api":                 "http://prometheus:9090/api",
-		"http://s3cret@prometheus":                             "http://prometheus",
-		"https://h/a%2Fb?s3cret":                               "https://h/a%2Fb",
-		"prometheus:9090":                                      "prometheus:9090",
-		"me:s3cret@prometheus:9090":                            "...@prometheus:9090",
-		"http://me:s3cret@prometheus:90 90":                    "...@prometheus:90 90",
-		"http://me:s3cr?et@prometheus":                         "...",
-		"http://me:s3cr#et@prometheus":                         "...",
-		"http://me:80/s3cret@prometheus":                       "...@prometheus",
-		"prometheus:9090/?token=s3cret":                        "prometheus:9090/",
-		"prometheus:9090/?token=a@s3cret":                      "...",
-		"git@github.com:acme/env.git":                          "...@github.com:acme/env.git",
-		"http://prometheus:9090\n12:00:00 shop was promoted":   `http://prometheus:9090\n12:00:00 shop was promoted`,
-		"http://prometheus/\u202e":                             "http://prometheus/%E2%80%AE",
-		"":                                                     "",
-		"?s3cret":                                              "",
-		"http://":                                              "http://",
-		"http://prometheus:9090/" + strings.Repeat("a", 20000): "http://prometheus:9090/" + strings.Repeat("a", maxLine-len("http://prometheus:9090/")) + "... (20023 bytes)",
+		"http://prometheus.istio-system:9090":                "http://prometheus.istio-system:9090",
+		"https://mimir:8080/prometheus/?token=s3cret#s3cret": "https://mimir:8080/prometheus/",
+		"http://me:s3cret@prometheus:9090/api":               "http://prometheus:9090/api",
+		"http://s3cret@prometheus":                           "http://prometheus",
+		"https://h/a%2Fb?s3cret":                             "https://h/a%2Fb",
+		"prometheus:9090":                                    "prometheus:9090",
+		"me:s3cret@prometheus:9090":                          "...@prometheus:9090",
+		"http://me:s3cret@prometheus:90 90":                  "...@prometheus:90 90",
+		"http://me:s3cr?et@prometheus":                       "...",
+		"http://me:s3cr#et@prometheus":                       "...",
+		"http://me:80/s3cret@prometheus":                     "...@prometheus",
+		"prometheus:9090/?token=s3cret":                      "prometheus:9090/",
+		"prometheus:9090/?token=a@s3cret":                    "...",
+		"git@github.com:acme/env.git":                        "...@github.com:acme/env.git",
+		"http://prometheus:9090\n12:00:00 shop was promoted": `http://prometheus:9090\n12:00:00 shop was promoted`,
+		"http://prometheus/\u202e":                           "http://prometheus/%E2%80%AE",
+		"":                                                   "",
+		"?s3cret":                                            "",
+		"http://":                                            "http://",
+		"http://prometheus:9090/" + strings.Repeat("a", 20000): "http://prometheus:9090/" +
+			strings.Repeat("a", maxLine-len("http://prometheus:9090/")) + "... (20023 bytes)",
 	} {
 		if got := Address(address); got != want {
 			t.Errorf("%q is shown as %q, want %q", address, got, want)
@@ -63,7 +64,8 @@ func FuzzLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, got := range []string{Line(text), Short(text), Address(text)} {
-			if strings.ContainsAny(got, "\n\r\x1b\u2028\u2029\u0085") || !utf8.ValidString(got) || len(got) > 4*maxLine+100 {
+			if strings.ContainsAny(got, "\n\r\x1b\u2028\u2029\u0085") || !utf8.ValidString(got) ||
+				len(got) > 4*maxLine+100 {
 				t.Errorf("%q is %q", text, got)
 			}
 			if Line(got) != got && len(got) <= maxLine {
@@ -73,14 +75,17 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
-// Whatever a secret is: it is not in what is shown of an address that has it before its host or behind its path.
+// Whatever a secret is: it is not in what is shown of an address that has it before its host or
+// behind its path.
 func FuzzAddress(f *testing.F) {
 	for _, secret := range []string{"s3cret", "a/b", "a?b", "a@b", "a#b", "a:b", "%41", " "} {
 		f.Add(secret)
 	}
 	const mark = "\u00a4\u00a4" // which no other part has
 	f.Fuzz(func(t *testing.T, secret string) {
-		for _, address := range []string{"http://me:" + mark + secret + "@prometheus:9090", "http://prometheus:9090/?" + mark + secret, "https://h/p#" + mark + secret} {
+		for _, address := range []string{
+			"http://me:" + mark + secret + "@prometheus:9090", "http://prometheus:9090/?" + mark + secret,
+			"https://h/p#" + mark + secret} {
 			if got := Address(address); strings.Contains(got, mark) || strings.Contains(got, "%C2%A4%C2%A4") {
 				t.Errorf("%q is shown as %q", address, got)
 			}

@@ -19,8 +19,8 @@ func OfCanary(o metav1.Object) bool {
 	return false
 }
 
-// Disown plans the write that takes Canaries away from the owners of an object, and leaves the others. From then on it is as if a release of the target
-// had made it.
+// Disown plans the write that takes Canaries away from the owners of an object, and leaves the
+// others. From then on it is as if a release of the target had made it.
 func Disown(kind kube.Kind, o *kube.Object, target string) kube.Write {
 	owners, _, _ := unstructured.NestedSlice(o.Object, "metadata", "ownerReferences")
 	var rest []any
@@ -35,5 +35,8 @@ func Disown(kind kube.Kind, o *kube.Object, target string) kube.Write {
 	if len(rest) > 0 {
 		change = kube.Operation{Op: "add", Path: path, Value: rest}
 	}
-	return kube.Write{Kind: kind, Name: o.GetName(), Patch: append([]kube.Operation{{Op: "test", Path: path, Value: owners}, change}, kube.Label(o, TargetLabel, target)...)}
+	return kube.Write{
+		Kind: kind, Name: o.GetName(),
+		Patch: append([]kube.Operation{{Op: "test", Path: path, Value: owners}, change},
+			kube.Label(o, TargetLabel, target)...)}
 }

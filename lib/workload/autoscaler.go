@@ -34,12 +34,16 @@ func forPrimary(autoscaler *kube.Object, primary string) map[string]any {
 	return spec
 }
 
-// NewAutoscaler is stable's autoscaler, made from the target's. The result has no name, kind and namespace.
+// NewAutoscaler is stable's autoscaler, made from the target's. The result has no name, kind and
+// namespace.
 func NewAutoscaler(autoscaler *kube.Object, target, primary string) map[string]any {
-	return map[string]any{"metadata": map[string]any{"labels": map[string]any{TargetLabel: target}}, "spec": forPrimary(autoscaler, primary)}
+	return map[string]any{
+		"metadata": map[string]any{"labels": map[string]any{TargetLabel: target}},
+		"spec":     forPrimary(autoscaler, primary)}
 }
 
-// MinReplicas is the least that an autoscaler keeps, but for what Hold has set; 1 when it does not say.
+// MinReplicas is the least that an autoscaler keeps, but for what Hold has set; 1 when it does not
+// say.
 func MinReplicas(autoscaler *kube.Object) int32 {
 	if was, held := heldSince(autoscaler); held {
 		least, _ := strconv.ParseInt(cmp.Or(was, "1"), 10, 32)
@@ -57,11 +61,12 @@ func least(autoscaler *kube.Object) int32 {
 	return int32(asInt(object(autoscaler.Object, "spec")["minReplicas"], 1))
 }
 
-// FloorAnnotation is on an autoscaler while a release keeps it from taking pods away: the least it kept before (empty where it did not say) and
-// what was set, as WAS/IS.
+// FloorAnnotation is on an autoscaler while a release keeps it from taking pods away: the least it
+// kept before (empty where it did not say) and what was set, as WAS/IS.
 const FloorAnnotation = "canary-tasks.dev/floor"
 
-// heldSince returns what an autoscaler kept before Hold. It is not held where somebody has set another number since.
+// heldSince returns what an autoscaler kept before Hold. It is not held where somebody has set
+// another number since.
 func heldSince(autoscaler *kube.Object) (was string, held bool) {
 	was, is, found := strings.Cut(autoscaler.GetAnnotations()[FloorAnnotation], "/")
 	return was, found && is == fmt.Sprint(least(autoscaler))
@@ -76,8 +81,9 @@ func setMin(spec map[string]any, replicas string) {
 	spec["minReplicas"] = n
 }
 
-// Hold plans the write that lets an autoscaler keep at least so many, as far as its maxReplicas goes, and notes what it kept before: the candidate's would
-// take pods away as long as there is little traffic, and stable's the room that going back needs. nil when it keeps them.
+// Hold plans the write that lets an autoscaler keep at least so many, as far as its maxReplicas
+// goes, and notes what it kept before: the candidate's would take pods away as long as there is
+// little traffic, and stable's the room that going back needs. nil when it keeps them.
 func Hold(autoscaler *kube.Object, replicas int32) *kube.Write {
 	replicas = min(replicas, MaxReplicas(autoscaler))
 	if least(autoscaler) >= replicas {
@@ -89,12 +95,14 @@ func Hold(autoscaler *kube.Object, replicas int32) *kube.Write {
 	} else if !held {
 		was = ""
 	}
-	patch := append([]kube.Operation{kube.Unchanged(autoscaler)}, kube.Annotate(autoscaler, FloorAnnotation, fmt.Sprintf("%s/%d", was, replicas))...)
+	patch := append([]kube.Operation{kube.Unchanged(autoscaler)},
+		kube.Annotate(autoscaler, FloorAnnotation, fmt.Sprintf("%s/%d", was, replicas))...)
 	patch = append(patch, kube.Operation{Op: "add", Path: "/spec/minReplicas", Value: replicas})
 	return &kube.Write{Kind: kube.HorizontalPodAutoscaler, Name: autoscaler.GetName(), Patch: patch}
 }
 
-// LetGo plans the write that ends Hold; nil where nothing is held. A number that somebody has set since stays.
+// LetGo plans the write that ends Hold; nil where nothing is held. A number that somebody has set
+// since stays.
 func LetGo(autoscaler *kube.Object) *kube.Write {
 	if _, noted := autoscaler.GetAnnotations()[FloorAnnotation]; !noted {
 		return nil

@@ -14,8 +14,8 @@ type Rollout struct {
 	Failed bool   // it will not get further by waiting: its own progress deadline is over
 }
 
-// RolloutOf tells whether all replicas of a Deployment are of its newest template and at least threshold percent of them serve. A
-// Deployment of no replicas does not serve.
+// RolloutOf tells whether all replicas of a Deployment are of its newest template and at least
+// threshold percent of them serve. A Deployment of no replicas does not serve.
 func RolloutOf(d *appsv1.Deployment, threshold int32) Rollout {
 	want := int32(1)
 	if d.Spec.Replicas != nil {
@@ -25,7 +25,8 @@ func RolloutOf(d *appsv1.Deployment, threshold int32) Rollout {
 	status := d.Status
 	switch {
 	case status.ObservedGeneration < d.Generation:
-		return Rollout{Text: "waiting for rollout to finish: observed deployment generation less than desired generation"}
+		return Rollout{Text: "waiting for rollout to finish: observed deployment generation less " +
+			"than desired generation"}
 	case want == 0:
 		return Rollout{Text: "it is scaled to zero"}
 	}
@@ -36,11 +37,16 @@ func RolloutOf(d *appsv1.Deployment, threshold int32) Rollout {
 	}
 	switch {
 	case status.UpdatedReplicas < want:
-		return Rollout{Text: fmt.Sprintf("waiting for rollout to finish: %d out of %d new replicas have been updated", status.UpdatedReplicas, want)}
+		return Rollout{Text: fmt.Sprintf(
+			"waiting for rollout to finish: %d out of %d new replicas have been updated", status.UpdatedReplicas, want)}
 	case status.Replicas > status.UpdatedReplicas:
-		return Rollout{Text: fmt.Sprintf("waiting for rollout to finish: %d old replicas are pending termination", status.Replicas-status.UpdatedReplicas)}
+		return Rollout{Text: fmt.Sprintf(
+			"waiting for rollout to finish: %d old replicas are pending termination",
+			status.Replicas-status.UpdatedReplicas)}
 	case status.AvailableReplicas < needed:
-		return Rollout{Text: fmt.Sprintf("waiting for rollout to finish: %d of %d (readyThreshold %d%%) updated replicas are available", status.AvailableReplicas, want, threshold)}
+		return Rollout{Text: fmt.Sprintf(
+			"waiting for rollout to finish: %d of %d (readyThreshold %d%%) updated replicas are available",
+			status.AvailableReplicas, want, threshold)}
 	}
 	return Rollout{Done: true}
 }

@@ -12,9 +12,10 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-// Selecting are the kinds of objects that select pods by their labels: one that selects the target's pods and not stable's no longer does
-// what it is for once stable has the traffic.
-var Selecting = []kube.Kind{kube.PodDisruptionBudget, kube.NetworkPolicy, kube.AuthorizationPolicy, kube.RequestAuthentication, kube.Sidecar}
+// Selecting are the kinds of objects that select pods by their labels: one that selects the
+// target's pods and not stable's no longer does what it is for once stable has the traffic.
+var Selecting = []kube.Kind{
+	kube.PodDisruptionBudget, kube.NetworkPolicy, kube.AuthorizationPolicy, kube.RequestAuthentication, kube.Sidecar}
 
 // where each kind has its selector, and whether an absent one selects all pods.
 var selectorOf = map[string]struct {
@@ -28,7 +29,8 @@ var selectorOf = map[string]struct {
 	"Sidecar":               {[]string{"spec", "workloadSelector"}, true},
 }
 
-// Uncovered names, as Kind/name, each object that selects pods with the target's labels and not those with stable's.
+// Uncovered names, as Kind/name, each object that selects pods with the target's labels and not
+// those with stable's.
 func Uncovered(objects []kube.Object, target, stable map[string]string) []string {
 	var names []string
 	for _, o := range objects {
@@ -69,8 +71,8 @@ func ForService(rules []kube.Object, service, namespace string) *kube.Object {
 	return nil
 }
 
-// CarryOver is a DestinationRule for another host with the traffic policy of one that there is; nil when it has none. The result has no
-// name, kind and namespace.
+// CarryOver is a DestinationRule for another host with the traffic policy of one that there is; nil
+// when it has none. The result has no name, kind and namespace.
 func CarryOver(rule *kube.Object, target, host string) map[string]any {
 	policy, found, _ := unstructured.NestedMap(rule.Object, "spec", "trafficPolicy")
 	if !found || len(policy) == 0 {
@@ -90,7 +92,11 @@ func Claims(services []kube.Object, but, host, namespace string) []string {
 		hosts, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "hosts")
 		gateways, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "gateways")
 		inMesh := len(gateways) == 0 || slices.Contains(gateways, "mesh")
-		if o.GetName() != but && inMesh && slices.ContainsFunc(hosts, func(h string) bool { return h == host || strings.HasPrefix(h, fmt.Sprintf("%s.%s", host, namespace)) }) {
+		if o.GetName() != but && inMesh &&
+			slices.ContainsFunc(
+				hosts, func(h string) bool {
+					return h == host || strings.HasPrefix(h, fmt.Sprintf("%s.%s", host, namespace))
+				}) {
 			names = append(names, "VirtualService/"+o.GetName())
 		}
 	}

@@ -30,7 +30,8 @@ func written(t *testing.T, v any) string {
 	return string(b)
 }
 
-// Whatever a Deployment is: stable can be made from it, which changes nothing of it, and its revision depends on nothing else.
+// Whatever a Deployment is: stable can be made from it, which changes nothing of it, and its
+// revision depends on nothing else.
 func FuzzTemplate(f *testing.F) {
 	f.Add(`{"metadata":{"labels":{"app":"shop"}},"spec":{"replicas":2,"selector":{"matchLabels":{"app":"shop"}},"template":{"metadata":{"labels":{"app":"shop"}},"spec":{` +
 		`"volumes":[{"configMap":{"name":"a"}},{"secret":{"secretName":"b","optional":true}},{"projected":{"sources":[{"secret":{"name":"c"}}]}},{"persistentVolumeClaim":{"claimName":"d"}}],` +
@@ -62,7 +63,8 @@ func FuzzTemplate(f *testing.F) {
 			RolloutOf(&typed, 100)
 			RevisionOf(&typed)
 			if selector, err := SelectorOf(&typed); err == nil {
-				if selector.Stable[selector.Key] == selector.Candidate[selector.Key] || len(selector.Stable) != len(selector.Candidate) {
+				if selector.Stable[selector.Key] == selector.Candidate[selector.Key] ||
+					len(selector.Stable) != len(selector.Candidate) {
 					t.Errorf("%+v", selector)
 				}
 				primary := NewPrimary(o, selector, revision, contents, 2, map[string]string{FenceAnnotation: "1"})
@@ -75,7 +77,8 @@ func FuzzTemplate(f *testing.F) {
 				}
 				stable := template.ForStable(selector, revision, contents)
 				for _, m := range stable.Mounts() {
-					if len(m.Name) > 253 || CopiedFor(m.Name) != revision && slices.Contains(mounts, m) && contents[Mount{Kind: m.Kind, Name: m.Name}] != nil {
+					if len(m.Name) > 253 || CopiedFor(m.Name) != revision && slices.Contains(mounts, m) &&
+						contents[Mount{Kind: m.Kind, Name: m.Name}] != nil {
 						t.Errorf("stable mounts %s", m)
 					}
 				}

@@ -1,5 +1,6 @@
-// Package workload knows the two copies of a workload, stable and candidate: how their objects are called, how one is made from the
-// other, what configuration they mount, which revision they are, and whether they serve.
+// Package workload knows the two copies of a workload, stable and candidate: how their objects are
+// called, how one is made from the other, what configuration they mount, which revision they are,
+// and whether they serve.
 //
 // All of it is pure: objects go in, objects and sentences come out.
 package workload
@@ -22,7 +23,8 @@ const (
 	TargetLabel        = "canary-tasks.dev/target"   // on everything made for a target: its name
 	RevisionAnnotation = "canary-tasks.dev/revision" // on stable's pods: the revision they serve
 	FenceAnnotation    = "canary-tasks.dev/fence"    // on stable: the epoch that may write
-	RouteAnnotation    = "canary-tasks.dev/route"    // on stable: the VirtualService and Service of its releases, should their record be lost
+	// on stable: the VirtualService and Service of its releases, should their record be lost
+	RouteAnnotation = "canary-tasks.dev/route"
 )
 
 // EpochOf reads the epoch out of a fence; 0 when there is none.
@@ -34,8 +36,8 @@ func EpochOf(fence string) int64 {
 	return epoch
 }
 
-// RouteFence is the annotation of a VirtualService with the epoch of a target that may write. Targets that share one have a fence each, so that
-// their releases do not end one another.
+// RouteFence is the annotation of a VirtualService with the epoch of a target that may write.
+// Targets that share one have a fence each, so that their releases do not end one another.
 func RouteFence(target string) string { return target + "." + FenceAnnotation }
 
 // Shared tells whether releases of other targets write an object as well.
@@ -48,7 +50,8 @@ func Shared(o metav1.Object, target string) bool {
 	return false
 }
 
-// Layout names the objects of a release. It is Flagger's, so that charts, dashboards and habits carry over.
+// Layout names the objects of a release. It is Flagger's, so that charts, dashboards and habits
+// carry over.
 type Layout struct {
 	Target         string // the Deployment that Git and Helm write: the candidate
 	Service        string // the Service that people call
@@ -71,8 +74,8 @@ func (l Layout) RouteNote(name string) string {
 	return string(note)
 }
 
-// Routed returns a layout with the Service and the VirtualService of a note, and the name of the HTTP route. Where the note does not
-// say, both have the target's name.
+// Routed returns a layout with the Service and the VirtualService of a note, and the name of the
+// HTTP route. Where the note does not say, both have the target's name.
 func (l Layout) Routed(note string) (Layout, string) {
 	var r route
 	if json.Unmarshal([]byte(note), &r) != nil {
@@ -94,10 +97,12 @@ func (l Layout) CanaryService() string { return l.Service + "-canary" }
 // Record is the ConfigMap with the release record.
 func (l Layout) Record() string { return l.Target + "-canary-release" }
 
-// selectorKeys are the labels of a selector that may tell stable from the candidate, the first that is there is taken (Flagger's list).
+// selectorKeys are the labels of a selector that may tell stable from the candidate, the first that
+// is there is taken (Flagger's list).
 var selectorKeys = []string{"app", "name", "app.kubernetes.io/name"}
 
-// Selector tells stable's pods from the candidate's: both carry the target's full matchLabels, and the value of one differs.
+// Selector tells stable's pods from the candidate's: both carry the target's full matchLabels, and
+// the value of one differs.
 type Selector struct {
 	Key       string
 	Candidate map[string]string
@@ -115,7 +120,9 @@ func SelectorOf(target *appsv1.Deployment) (Selector, error) {
 			continue
 		}
 		if len(labels[key])+len("-primary") > 63 {
-			return Selector{}, fmt.Errorf("its label %s=%s is longer than 55 characters, so that %s-primary is no label", key, labels[key], labels[key])
+			return Selector{},
+				fmt.Errorf("its label %s=%s is longer than 55 characters, so that %s-primary is no label", key,
+					labels[key], labels[key])
 		}
 		stable := maps.Clone(labels)
 		stable[key] += "-primary"
@@ -124,10 +131,13 @@ func SelectorOf(target *appsv1.Deployment) (Selector, error) {
 	return Selector{}, fmt.Errorf("its spec.selector.matchLabels have none of %s", strings.Join(selectorKeys, ", "))
 }
 
-// tracking are the prefixes of labels and annotations by which other tools recognise what is theirs; copies do not carry them.
+// tracking are the prefixes of labels and annotations by which other tools recognise what is
+// theirs; copies do not carry them.
 var tracking = []string{
-	"app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "argocd.argoproj.io/", "deployment.kubernetes.io/", "gitops.jenkins-x.io/",
-	"helm.sh/", "helm.toolkit.fluxcd.io/", "jenkins.io/", "kubectl.kubernetes.io/", "kustomize.toolkit.fluxcd.io/", "meta.helm.sh/",
+	"app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "argocd.argoproj.io/", "deployment.kubernetes.io/",
+	"gitops.jenkins-x.io/",
+	"helm.sh/", "helm.toolkit.fluxcd.io/", "jenkins.io/", "kubectl.kubernetes.io/", "kustomize.toolkit.fluxcd.io/",
+	"meta.helm.sh/",
 }
 
 // withoutTracking copies labels or annotations, but for those in keep, which a selector needs.
@@ -146,10 +156,12 @@ func withoutTracking(from map[string]string, keep map[string]string) map[string]
 var managers = []struct{ mark, name string }{
 	{"argocd.argoproj.io/instance", "Argo CD"}, {"argocd.argoproj.io/tracking-id", "Argo CD"},
 	{"kustomize.toolkit.fluxcd.io/name", "Flux"}, {"helm.toolkit.fluxcd.io/name", "Flux"},
-	{"gitops.jenkins-x.io/pipeline", "Jenkins X"}, {"jenkins.io/chart-release", "Jenkins X"}, {"meta.helm.sh/release-name", "Helm"},
+	{"gitops.jenkins-x.io/pipeline", "Jenkins X"}, {"jenkins.io/chart-release", "Jenkins X"},
+	{"meta.helm.sh/release-name", "Helm"},
 }
 
-// ManagedBy names the tool that applies an object again and again, by the marks it leaves; "" when there are none.
+// ManagedBy names the tool that applies an object again and again, by the marks it leaves; "" when
+// there are none.
 func ManagedBy(o metav1.Object) string {
 	for _, m := range managers {
 		if o.GetLabels()[m.mark] != "" || o.GetAnnotations()[m.mark] != "" {

@@ -11,10 +11,12 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-// ProtectedAnnotation is on a Service that is protected from being deleted with the chart that no longer has it: the annotations that were added for it.
+// ProtectedAnnotation is on a Service that is protected from being deleted with the chart that no
+// longer has it: the annotations that were added for it.
 const ProtectedAnnotation = "canary-tasks.dev/protected"
 
-// protection are the annotations of a live object by which tools leave it when it is no longer among what they apply.
+// protection are the annotations of a live object by which tools leave it when it is no longer
+// among what they apply.
 var protection = []struct{ annotation, value string }{
 	{"helm.sh/resource-policy", "keep"}, // Helm 3 reads it again before it deletes
 	{syncOptions, "Prune=false"},
@@ -24,7 +26,8 @@ var protection = []struct{ annotation, value string }{
 // syncOptions are several, by comma.
 const syncOptions = "argocd.argoproj.io/sync-options"
 
-// deletedBy are the labels by which Jenkins X, 3 and 2, finds what to delete; it sets them anew with the next apply of an object.
+// deletedBy are the labels by which Jenkins X, 3 and 2, finds what to delete; it sets them anew
+// with the next apply of an object.
 var deletedBy = []string{"gitops.jenkins-x.io/pipeline", "jenkins.io/chart-release"}
 
 // Protected tells whether a Service was protected.
@@ -73,7 +76,9 @@ func withoutProtection(has map[string]string) map[string]string {
 	for _, annotation := range split(has[ProtectedAnnotation]) {
 		left := ""
 		if annotation == syncOptions {
-			left = strings.Join(slices.DeleteFunc(split(has[annotation]), func(option string) bool { return option == "Prune=false" }), ",")
+			left = strings.Join(
+				slices.DeleteFunc(split(has[annotation]), func(option string) bool { return option == "Prune=false" }),
+				",")
 		}
 		if next[annotation] = left; left == "" {
 			delete(next, annotation)
@@ -94,7 +99,9 @@ func split(list string) []string {
 func Protect(service *unstructured.Unstructured, target string, labels map[string]string) kube.Write {
 	annotations := withProtection(service.GetAnnotations())
 	annotations[TargetLabel] = target
-	patch := []kube.Operation{kube.Unchanged(service), {Op: "add", Path: "/spec/selector", Value: labels}, {Op: "add", Path: "/metadata/annotations", Value: annotations}}
+	patch := []kube.Operation{
+		kube.Unchanged(service), {Op: "add", Path: "/spec/selector", Value: labels},
+		{Op: "add", Path: "/metadata/annotations", Value: annotations}}
 	for _, label := range deletedBy {
 		if service.GetLabels()[label] != "" {
 			patch = append(patch, kube.Operation{Op: "remove", Path: kube.LabelPath(label)})
@@ -103,16 +110,20 @@ func Protect(service *unstructured.Unstructured, target string, labels map[strin
 	return kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: patch}
 }
 
-// marks are those by which Helm 3 knows that an object may become a chart's: without them it refuses to apply one that is there.
-var marks = struct{ annotations, labels []string }{[]string{"meta.helm.sh/release-name", "meta.helm.sh/release-namespace"}, []string{"app.kubernetes.io/managed-by"}}
+// marks are those by which Helm 3 knows that an object may become a chart's: without them it
+// refuses to apply one that is there.
+var marks = struct{ annotations, labels []string }{
+	[]string{"meta.helm.sh/release-name", "meta.helm.sh/release-namespace"}, []string{"app.kubernetes.io/managed-by"}}
 
 // Led tells whether releases of a target have written a Service, or made it.
 func Led(service metav1.Object, target string) bool {
-	return service.GetAnnotations()[TargetLabel] != "" || Protected(service) || service.GetLabels()[TargetLabel] == target
+	return service.GetAnnotations()[TargetLabel] != "" || Protected(service) ||
+		service.GetLabels()[TargetLabel] == target
 }
 
-// SelectTarget plans the write that leads a Service back to the target's pods, and forgets that it ever led elsewhere. One that releases made gets the target's
-// marks of Helm, so that the chart can have it.
+// SelectTarget plans the write that leads a Service back to the target's pods, and forgets that it
+// ever led elsewhere. One that releases made gets the target's marks of Helm, so that the chart can
+// have it.
 func SelectTarget(service *unstructured.Unstructured, target metav1.Object, selects map[string]string) kube.Write {
 	annotations, labels := withoutProtection(service.GetAnnotations()), maps.Clone(service.GetLabels())
 	delete(annotations, TargetLabel)

@@ -16,15 +16,26 @@ func TestProtection(t *testing.T) {
 		has        map[string]string
 		with, back map[string]string
 	}{
-		{"nothing", nil, map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false", "kustomize.toolkit.fluxcd.io/prune": "disabled",
-			"canary-tasks.dev/protected": "helm.sh/resource-policy,argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune"}, map[string]string{}},
-		{"options, and kept already", map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false"},
-			map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false,Prune=false", "kustomize.toolkit.fluxcd.io/prune": "disabled",
-				"canary-tasks.dev/protected": "argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune"},
+		{"nothing", nil, map[string]string{
+			"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false",
+			"kustomize.toolkit.fluxcd.io/prune": "disabled",
+			"canary-tasks.dev/protected":        "helm.sh/resource-policy,argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune"}, map[string]string{}},
+		{"options, and kept already",
+			map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false"},
+			map[string]string{
+				"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false,Prune=false",
+				"kustomize.toolkit.fluxcd.io/prune": "disabled",
+				"canary-tasks.dev/protected":        "argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune"},
 			map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false"}},
-		{"all of it", map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false", "kustomize.toolkit.fluxcd.io/prune": "disabled"},
-			map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false", "kustomize.toolkit.fluxcd.io/prune": "disabled", "canary-tasks.dev/protected": "by others"},
-			map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false", "kustomize.toolkit.fluxcd.io/prune": "disabled"}},
+		{"all of it", map[string]string{
+			"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false",
+			"kustomize.toolkit.fluxcd.io/prune": "disabled"},
+			map[string]string{
+				"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false",
+				"kustomize.toolkit.fluxcd.io/prune": "disabled", "canary-tasks.dev/protected": "by others"},
+			map[string]string{
+				"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false",
+				"kustomize.toolkit.fluxcd.io/prune": "disabled"}},
 	} {
 		with := withProtection(c.has)
 		if diff := cmp.Diff(c.with, with); diff != "" {
@@ -45,7 +56,8 @@ func TestProtectedFromJenkinsX(t *testing.T) {
 	for _, label := range []string{"gitops.jenkins-x.io/pipeline", "jenkins.io/chart-release"} {
 		service := read(t, "{metadata: {name: shop, labels: {app: shop, "+label+": x}}}")
 		w := Protect(service, "shop", nil)
-		if got, want := w.Patch[len(w.Patch)-1], (kube.Operation{Op: "remove", Path: kube.LabelPath(label)}); got != want {
+		if got, want := w.Patch[len(w.Patch)-1],
+			(kube.Operation{Op: "remove", Path: kube.LabelPath(label)}); got != want {
 			t.Errorf("%v, want %v", got, want)
 		}
 		service.SetAnnotations(withProtection(nil))

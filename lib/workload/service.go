@@ -14,8 +14,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-// ServicePorts are the ports of the Services that a release makes: those of the Service that is there, or, where there is none, one port
-// (number, default 80) that leads to the target's first container port.
+// ServicePorts are the ports of the Services that a release makes: those of the Service that is
+// there, or, where there is none, one port (number, default 80) that leads to the target's first
+// container port.
 func ServicePorts(service *unstructured.Unstructured, target *appsv1.Deployment, port string) []any {
 	if service != nil {
 		ports := []any{}
@@ -51,8 +52,9 @@ func PortsOf(service *unstructured.Unstructured) []map[string]any {
 	return all
 }
 
-// FollowPorts plans the write that gives the Service of one version the ports of the Service that people call; nil where it has them. Where its pods are
-// given, and are not what those ports were made for, a port goes on leading where it does.
+// FollowPorts plans the write that gives the Service of one version the ports of the Service that
+// people call; nil where it has them. Where its pods are given, and are not what those ports were
+// made for, a port goes on leading where it does.
 func FollowPorts(service, called, pods *unstructured.Unstructured) *kube.Write {
 	has, want := PortsOf(service), PortsOf(called)
 	if pods != nil {
@@ -63,19 +65,24 @@ func FollowPorts(service, called, pods *unstructured.Unstructured) *kube.Write {
 	if reflect.DeepEqual(has, want) || len(want) == 0 {
 		return nil
 	}
-	return &kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: []kube.Operation{kube.Unchanged(service), {Op: "add", Path: "/spec/ports", Value: want}}}
+	return &kube.Write{
+		Kind: kube.Service, Name: service.GetName(),
+		Patch: []kube.Operation{kube.Unchanged(service), {Op: "add", Path: "/spec/ports", Value: want}}}
 }
 
-// TargetPort is where a port of the Service that people call is to lead of pods, whose own Service has others: to the same, by the new name where that is the same.
+// TargetPort is where a port of the Service that people call is to lead of pods, whose own Service
+// has others: to the same, by the new name where that is the same.
 func TargetPort(p map[string]any, has []map[string]any, pods *unstructured.Unstructured) any {
-	i := slices.IndexFunc(has, func(one map[string]any) bool { return one["port"] == p["port"] && one["protocol"] == p["protocol"] })
+	i := slices.IndexFunc(
+		has, func(one map[string]any) bool { return one["port"] == p["port"] && one["protocol"] == p["protocol"] })
 	if i < 0 || SamePort(pods, has[i]["targetPort"], p["targetPort"]) {
 		return p["targetPort"]
 	}
 	return has[i]["targetPort"]
 }
 
-// SamePort tells whether two targetPorts, names or numbers, are the same port of a Deployment's pods.
+// SamePort tells whether two targetPorts, names or numbers, are the same port of a Deployment's
+// pods.
 func SamePort(pods *unstructured.Unstructured, a, b any) bool {
 	number := func(target any) any {
 		for _, c := range list(object(object(object(pods.Object, "spec"), "template"), "spec"), "containers") {
@@ -90,7 +97,8 @@ func SamePort(pods *unstructured.Unstructured, a, b any) bool {
 	return a == b || number(a) == number(b)
 }
 
-// NewService is a Service that leads to the pods with these labels. The result has no name, kind and namespace.
+// NewService is a Service that leads to the pods with these labels. The result has no name, kind
+// and namespace.
 func NewService(target string, selects map[string]string, ports []any) map[string]any {
 	return map[string]any{
 		"metadata": map[string]any{"labels": map[string]any{TargetLabel: target}},
@@ -109,7 +117,9 @@ func SelectStable(service *unstructured.Unstructured, target string, labels map[
 	patch := []kube.Operation{
 		kube.Unchanged(service), {Op: "add", Path: "/spec/selector", Value: labels}}
 	// Noted on it, so that a tool which sets the selector back is told from one that never knew.
-	return kube.Write{Kind: kube.Service, Name: service.GetName(), Patch: append(patch, kube.Annotate(service, TargetLabel, target)...)}
+	return kube.Write{
+		Kind: kube.Service, Name: service.GetName(),
+		Patch: append(patch, kube.Annotate(service, TargetLabel, target)...)}
 }
 
 // SetBack tells whether a Service that was led to stable leads elsewhere again.

@@ -20,7 +20,8 @@ const (
 	KeptOut // the namespace asks for sidecars, and the pods for none
 )
 
-// InjectionOf reads the labels as Istio's injector does: a namespace that is disabled decides, then what the pods ask for, then the namespace.
+// InjectionOf reads the labels as Istio's injector does: a namespace that is disabled decides, then
+// what the pods ask for, then the namespace.
 func InjectionOf(namespace map[string]string, pods metav1.ObjectMeta) Injection {
 	if namespace["istio-injection"] == "disabled" {
 		return NotMeant
@@ -39,7 +40,10 @@ func InjectionOf(namespace map[string]string, pods metav1.ObjectMeta) Injection 
 	return NotMeant
 }
 
-// HasSidecar tells whether istio-proxy is in a pod: as a container, or as an init container that goes on running.
+// HasSidecar tells whether istio-proxy is in a pod: as a container, or as an init container that
+// goes on running.
 func HasSidecar(pod *corev1.Pod) bool {
-	return slices.ContainsFunc(append(slices.Clone(pod.Spec.InitContainers), pod.Spec.Containers...), func(c corev1.Container) bool { return c.Name == "istio-proxy" })
+	return slices.ContainsFunc(
+		append(slices.Clone(pod.Spec.InitContainers), pod.Spec.Containers...),
+		func(c corev1.Container) bool { return c.Name == "istio-proxy" })
 }

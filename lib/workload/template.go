@@ -16,7 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// Template is a pod template as the API server has it: fields that this program does not know stay in it.
+// Template is a pod template as the API server has it: fields that this program does not know stay
+// in it.
 type Template map[string]any
 
 // TemplateOf reads the pod template of a Deployment.
@@ -93,11 +94,12 @@ func (t Template) eachMount(f func(kind string, ref map[string]any, key string))
 	}
 }
 
-// Contents is the data of what is mounted, as the API server has it; one that is missing is not in it.
+// Contents is the data of what is mounted, as the API server has it; one that is missing is not in
+// it.
 type Contents map[Mount]map[string]any
 
-// Revision identifies what a template runs: a hash of its canonical JSON and of all that it mounts, in one, so that no single Secret can
-// be guessed from it.
+// Revision identifies what a template runs: a hash of its canonical JSON and of all that it mounts,
+// in one, so that no single Secret can be guessed from it.
 func (t Template) Revision(mounted Contents) string {
 	var parts []any
 	parts = append(parts, map[string]any(t))
@@ -112,14 +114,15 @@ func (t Template) Revision(mounted Contents) string {
 	return hex.EncodeToString(sum[:5])
 }
 
-// CopyName is the name of a mounted object's copy for stable: the revision makes it one that is never changed.
+// CopyName is the name of a mounted object's copy for stable: the revision makes it one that is
+// never changed.
 func CopyName(name, revision string) string {
 	tail := "-primary-" + revision
 	return name[:min(len(name), 253-len(tail))] + tail
 }
 
-// Equal reports whether two templates are the same as JSON: what was read from a record has other types for its numbers than what the API
-// server sent.
+// Equal reports whether two templates are the same as JSON: what was read from a record has other
+// types for its numbers than what the API server sent.
 func (t Template) Equal(other Template) bool {
 	a, errA := json.Marshal(t)
 	b, errB := json.Marshal(other)
@@ -156,7 +159,8 @@ func (c Contents) Without(mounts []Mount) Contents {
 
 var copyName = regexp.MustCompile(`-primary-([0-9a-f]{10})$`)
 
-// CopiedFor is the revision that a copy of a mounted object belongs to, by its name; empty where that is not the name of one.
+// CopiedFor is the revision that a copy of a mounted object belongs to, by its name; empty where
+// that is not the name of one.
 func CopiedFor(name string) string {
 	if m := copyName.FindStringSubmatch(name); m != nil {
 		return m[1]
@@ -164,8 +168,9 @@ func CopiedFor(name string) string {
 	return ""
 }
 
-// ForStable makes stable's pod template out of the candidate's: the selector's label tells them apart, the revision is noted, and what it
-// mounts are copies. copied says of which mounts there are copies.
+// ForStable makes stable's pod template out of the candidate's: the selector's label tells them
+// apart, the revision is noted, and what it mounts are copies. copied says of which mounts there
+// are copies.
 func (t Template) ForStable(s Selector, revision string, copied Contents) Template {
 	stable := Template(runtime.DeepCopyJSON(t))
 	if stable == nil { // nobody says that a record has one
@@ -213,7 +218,8 @@ func forStable(selector map[string]any, s Selector) {
 	}
 }
 
-// RevisionOf is the revision that stable's pods are made of; empty when it was not made by a release.
+// RevisionOf is the revision that stable's pods are made of; empty when it was not made by a
+// release.
 func RevisionOf(primary *appsv1.Deployment) string {
 	return primary.Spec.Template.Annotations[RevisionAnnotation]
 }
@@ -244,9 +250,10 @@ func list(from map[string]any, field string) []map[string]any {
 	return objects
 }
 
-// NewPrimary is the Deployment of stable, made from the target as it serves now, with notes as annotations. The result has no name, kind and
-// namespace.
-func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, copied Contents, replicas int32, notes map[string]string) map[string]any {
+// NewPrimary is the Deployment of stable, made from the target as it serves now, with notes as
+// annotations. The result has no name, kind and namespace.
+func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, copied Contents, replicas int32,
+	notes map[string]string) map[string]any {
 	spec := runtime.DeepCopyJSON(object(target.Object, "spec"))
 	spec["replicas"] = int64(replicas)
 	spec["selector"] = map[string]any{"matchLabels": strings2any(s.Stable)}
@@ -254,7 +261,9 @@ func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, 
 	spec["strategy"] = SafeStrategy(object(spec, "strategy"))
 	spec["revisionHistoryLimit"] = max(asInt(spec["revisionHistoryLimit"], 10), 3)
 	delete(spec, "paused")
-	labels := withoutTracking(target.GetLabels(), nil) // also those of its selector, which only pods need: who tracks by one of them would prune stable
+	// also those of its selector, which only pods need: who tracks by one of them would prune
+	// stable
+	labels := withoutTracking(target.GetLabels(), nil)
 	maps.Copy(labels, withoutTracking(s.Stable, nil))
 	labels[TargetLabel] = target.GetName()
 	return map[string]any{
@@ -269,7 +278,8 @@ func SafeStrategy(own map[string]any) map[string]any {
 	if surge == nil || fmt.Sprint(surge) == "0" || fmt.Sprint(surge) == "0%" {
 		surge = int64(1)
 	}
-	return map[string]any{"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": int64(0), "maxSurge": surge}}
+	return map[string]any{
+		"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": int64(0), "maxSurge": surge}}
 }
 
 func strings2any(from map[string]string) map[string]any {

@@ -100,7 +100,9 @@ func TestRevision(t *testing.T) {
 		t.Error("replicas change the revision")
 	}
 	for _, from := range []string{"shop:2", "anotherFieldOfTheFuture: [1]", "version: v2"} {
-		if got := TemplateOf(read(t, strings.Replace(manifest, from, from[:len(from)-1]+"x"+from[len(from)-1:], 1))).Revision(content); got == revision {
+		if got := TemplateOf(
+			read(t, strings.Replace(manifest, from, from[:len(from)-1]+"x"+from[len(from)-1:], 1))).Revision(
+			content); got == revision {
 			t.Errorf("%s does not change the revision", from)
 		}
 	}
@@ -118,7 +120,10 @@ func TestNewPrimary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := &kube.Object{Object: NewPrimary(target, selector, "abc", mounts("ConfigMap/files", "ConfigMap/settings", "Secret/certs", "Secret/keys"), 3, map[string]string{FenceAnnotation: "7"})}
+	got := &kube.Object{
+		Object: NewPrimary(
+			target, selector, "abc", mounts("ConfigMap/files", "ConfigMap/settings", "Secret/certs", "Secret/keys"), 3,
+			map[string]string{FenceAnnotation: "7"})}
 	want := read(t, `
 metadata:
   labels: {app: shop-primary, tier: front, team: web, canary-tasks.dev/target: shop}
@@ -159,7 +164,8 @@ spec:
 	}
 }
 
-// A selector may have the label by which Argo CD tells what is its own: it would prune a stable that has it.
+// A selector may have the label by which Argo CD tells what is its own: it would prune a stable
+// that has it.
 func TestPrimaryIsNobodyElses(t *testing.T) {
 	t.Parallel()
 	const instance = "app.kubernetes.io/instance"
@@ -168,11 +174,13 @@ func TestPrimaryIsNobodyElses(t *testing.T) {
 	if err != nil || selector.Stable[instance] != "shop" {
 		t.Fatalf("%v, %v", selector, err)
 	}
-	primary := &kube.Object{Object: NewPrimary(read(t, helm), selector, "abc", Contents{}, 3, map[string]string{FenceAnnotation: "7"})}
+	primary := &kube.Object{
+		Object: NewPrimary(read(t, helm), selector, "abc", Contents{}, 3, map[string]string{FenceAnnotation: "7"})}
 	if labels := primary.GetLabels(); labels[instance] != "" || labels["app"] != "shop-primary" {
 		t.Errorf("labels %v", labels)
 	}
-	if pods, _, _ := unstructured.NestedStringMap(primary.Object, "spec", "template", "metadata", "labels"); pods[instance] != "shop" {
+	if pods, _, _ := unstructured.NestedStringMap(
+		primary.Object, "spec", "template", "metadata", "labels"); pods[instance] != "shop" {
 		t.Errorf("its pods have %v, and its selector wants %v", pods, selector.Stable)
 	}
 }
@@ -210,15 +218,22 @@ func TestRolloutOf(t *testing.T) {
 		threshold    int32
 		want         Rollout
 	}{
-		{"all serve", "status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 3}", 100, Rollout{Done: true}},
-		{"as many as asked for", "status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2}", 60, Rollout{Done: true}},
-		{"one is missing", "status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2}", 100,
+		{"all serve", "status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 3}", 100,
+			Rollout{Done: true}},
+		{"as many as asked for",
+			"status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2}", 60,
+			Rollout{Done: true}},
+		{"one is missing", "status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2}",
+			100,
 			Rollout{Text: "waiting for rollout to finish: 2 of 3 (readyThreshold 100%) updated replicas are available"}},
 		{"not seen yet", "status: {observedGeneration: 1, replicas: 3, updatedReplicas: 3, availableReplicas: 3}", 100,
 			Rollout{Text: "waiting for rollout to finish: observed deployment generation less than desired generation"}},
-		{"an old one is left", "status: {observedGeneration: 2, replicas: 4, updatedReplicas: 3, availableReplicas: 4}", 100,
+		{"an old one is left", "status: {observedGeneration: 2, replicas: 4, updatedReplicas: 3, availableReplicas: 4}",
+			100,
 			Rollout{Text: "waiting for rollout to finish: 1 old replicas are pending termination"}},
-		{"its own deadline is over", "status: {observedGeneration: 2, conditions: [{type: Progressing, reason: ProgressDeadlineExceeded}, {type: ReplicaFailure, status: 'True', message: exceeded quota}]}", 100,
+		{"its own deadline is over",
+			"status: {observedGeneration: 2, conditions: [{type: Progressing, reason: ProgressDeadlineExceeded}, " +
+				"{type: ReplicaFailure, status: 'True', message: exceeded quota}]}", 100,
 			Rollout{Failed: true, Text: "deployment exceeded its progress deadline: exceeded quota"}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -237,11 +252,13 @@ func TestRolloutOf(t *testing.T) {
 func TestHold(t *testing.T) {
 	t.Parallel()
 	scaler := func(least any, note string) *kube.Object {
-		spec := map[string]any{"maxReplicas": int64(10), "scaleTargetRef": map[string]any{"kind": "Deployment", "name": "shop"}}
+		spec := map[string]any{
+			"maxReplicas": int64(10), "scaleTargetRef": map[string]any{"kind": "Deployment", "name": "shop"}}
 		if least != nil {
 			spec["minReplicas"] = least
 		}
-		o := &kube.Object{Object: map[string]any{"metadata": map[string]any{"name": "scale", "resourceVersion": "1"}, "spec": spec}}
+		o := &kube.Object{
+			Object: map[string]any{"metadata": map[string]any{"name": "scale", "resourceVersion": "1"}, "spec": spec}}
 		if note != "" {
 			o.SetAnnotations(map[string]string{FloorAnnotation: note})
 		}
@@ -264,13 +281,20 @@ func TestHold(t *testing.T) {
 		least       int32
 		hold, letGo string
 	}{
-		{"as it is", scaler(int64(2), ""), 2, `[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"2/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
-		{"does not say", scaler(nil, ""), 1, `[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
-		{"held lower", scaler(int64(5), "2/5"), 2, `[{"op":"add",` + path + `,"value":"2/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`,
-			`[{"op":"remove",` + path + `},{"op":"add","path":"/spec","value":{"maxReplicas":10,"minReplicas":2,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
+		{"as it is", scaler(int64(2), ""), 2,
+			`[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"2/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
+		{"does not say", scaler(nil, ""), 1,
+			`[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
+		{"held lower", scaler(int64(5), "2/5"), 2,
+			`[{"op":"add",` + path + `,"value":"2/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`,
+			`[{"op":"remove",` + path +
+				`},{"op":"add","path":"/spec","value":{"maxReplicas":10,"minReplicas":2,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
 		{"held", scaler(int64(7), "/7"), 1, "nothing",
-			`[{"op":"remove",` + path + `},{"op":"add","path":"/spec","value":{"maxReplicas":10,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
-		{"changed while held", scaler(int64(3), "2/7"), 3, `[{"op":"add",` + path + `,"value":"3/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`, `[{"op":"remove",` + path + `}]`},
+			`[{"op":"remove",` + path +
+				`},{"op":"add","path":"/spec","value":{"maxReplicas":10,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
+		{"changed while held", scaler(int64(3), "2/7"), 3,
+			`[{"op":"add",` + path + `,"value":"3/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`,
+			`[{"op":"remove",` + path + `}]`},
 	} {
 		if got := MinReplicas(c.autoscaler); got != c.least {
 			t.Errorf("%s: keeps %d by itself, want %d", c.desc, got, c.least)

@@ -85,19 +85,23 @@ func TestTektonFindsThemValid(t *testing.T) {
 		}
 		init := task(config.CanaryInit, steps)
 		for n := 1; n <= steps; n++ {
-			if name := fmt.Sprintf("weight-%d", n); !slices.ContainsFunc(init.Spec.Results, func(r pipelinev1.TaskResult) bool { return r.Name == name }) {
+			if name := fmt.Sprintf("weight-%d", n); !slices.ContainsFunc(
+				init.Spec.Results, func(r pipelinev1.TaskResult) bool { return r.Name == name }) {
 				t.Errorf("of %d steps: canary-init has no result %s", steps, name)
 			}
 		}
 	}
 }
 
-// Whatever a run comes to, what it began is undone once, and what began nothing runs nothing more. The statuses and results are those that Tekton has, by its
-// pipelinerunstate.go and pipelinerunresolution.go: a task that was skipped or not begun is None, one that was cancelled or over its time is Failed, and a
-// task of finally that asks for a result which there is not is skipped.
+// Whatever a run comes to, what it began is undone once, and what began nothing runs nothing more.
+// The statuses and results are those that Tekton has, by its pipelinerunstate.go and
+// pipelinerunresolution.go: a task that was skipped or not begun is None, one that was cancelled or
+// over its time is Failed, and a task of finally that asks for a result which there is not is
+// skipped.
 func TestWhatRuns(t *testing.T) {
 	t.Parallel()
-	for _, path := range []string{"pipelines/canary-release/canary-release.yaml", "examples/jenkins-x-v3/.lighthouse/jenkins-x/release.yaml"} {
+	for _, path := range []string{
+		"pipelines/canary-release/canary-release.yaml", "examples/jenkins-x-v3/.lighthouse/jenkins-x/release.yaml"} {
 		content, err := os.ReadFile(filepath.Join("../..", path))
 		if err != nil {
 			t.Fatal(err)
@@ -121,13 +125,25 @@ func TestWhatRuns(t *testing.T) {
 			promote bool              // begins, if all before it is done
 			finally string
 		}{
-			{"promoted", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "", "tasks.promote.status": "Succeeded"}, true, ""},
-			{"unchanged", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "unchanged"}, false, ""},
-			{"initialized", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "initialized"}, false, ""},
-			{"rejected, cancelled or over its time at a weight", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": ""}, true, "rollback"},
-			{"promotion failed", map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "", "tasks.promote.status": "Failed"}, true, "rollback"},
+			{"promoted", map[string]string{
+				"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "",
+				"tasks.promote.status": "Succeeded"}, true, ""},
+			{"unchanged", map[string]string{
+				"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "unchanged"}, false, ""},
+			{"initialized", map[string]string{
+				"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "initialized"}, false,
+				""},
+			{"rejected, cancelled or over its time at a weight",
+				map[string]string{"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": ""},
+				true, "rollback"},
+			{"promotion failed",
+				map[string]string{
+					"tasks.canary-init.status": "Succeeded", "tasks.canary-init.results.outcome": "",
+					"tasks.promote.status": "Failed"}, true, "rollback"},
 			{"canary-init failed", map[string]string{"tasks.canary-init.status": "Failed"}, false, "rollback-init"},
-			{"canary-init failed and left its results", map[string]string{"tasks.canary-init.status": "Failed", "tasks.canary-init.results.outcome": ""}, true, "rollback-init"},
+			{"canary-init failed and left its results",
+				map[string]string{"tasks.canary-init.status": "Failed", "tasks.canary-init.results.outcome": ""}, true,
+				"rollback-init"},
 			{"stopped before canary-init", map[string]string{}, false, "rollback-init"},
 		} {
 			runs := func(task pipelinev1.PipelineTask) bool {
@@ -137,7 +153,8 @@ func TestWhatRuns(t *testing.T) {
 				}
 				maps.Copy(known, c.has)
 				when := slices.Clone(task.When).ReplaceVariables(known, nil) // which changes what it has
-				missing := slices.ContainsFunc(when, func(w pipelinev1.WhenExpression) bool { return strings.Contains(w.Input, "$(") })
+				missing := slices.ContainsFunc(
+					when, func(w pipelinev1.WhenExpression) bool { return strings.Contains(w.Input, "$(") })
 				return !missing && when.AllowsExecution(nil)
 			}
 			var ran []string
@@ -159,13 +176,15 @@ func TestWhatRuns(t *testing.T) {
 				t.Errorf("%s: %s: %s begins: %v, want %v", path, c.desc, promote.Name, !c.promote, c.promote)
 			}
 		}
-		if a, b := spec.Finally[0], spec.Finally[1]; !reflect.DeepEqual(a.Params, b.Params) || !reflect.DeepEqual(a.TaskRef, b.TaskRef) {
+		if a, b := spec.Finally[0], spec.Finally[1]; !reflect.DeepEqual(a.Params, b.Params) ||
+			!reflect.DeepEqual(a.TaskRef, b.TaskRef) {
 			t.Errorf("%s: %s and %s are not the same but for when they run", path, a.Name, b.Name)
 		}
 	}
 }
 
-// Values reach a step through its environment only: none is part of a command, where it would be code.
+// Values reach a step through its environment only: none is part of a command, where it would be
+// code.
 func checkTask(t *testing.T, task *pipelinev1.Task) {
 	t.Helper()
 	step := task.Spec.Steps[0]
@@ -187,10 +206,12 @@ func checkTask(t *testing.T, task *pipelinev1.Task) {
 			t.Errorf("%s: parameter %s is used %d times", task.Name, p.Name, used["$(params."+p.Name+")"])
 		}
 	}
-	if limit := step.ComputeResources.Limits.Memory().Value(); limit < 128<<20 || limit > 512<<20 { // the program keeps within it
+	// the program keeps within it
+	if limit := step.ComputeResources.Limits.Memory().Value(); limit < 128<<20 || limit > 512<<20 {
 		t.Errorf("%s: a memory limit of %d bytes", task.Name, limit)
 	}
-	if s := task.Spec.StepTemplate.SecurityContext; !*s.RunAsNonRoot || !*s.ReadOnlyRootFilesystem || *s.AllowPrivilegeEscalation {
+	if s := task.Spec.StepTemplate.SecurityContext; !*s.RunAsNonRoot || !*s.ReadOnlyRootFilesystem ||
+		*s.AllowPrivilegeEscalation {
 		t.Errorf("%s: %+v", task.Name, s)
 	}
 }
@@ -211,7 +232,8 @@ func TestRules(t *testing.T) {
 			}
 		}
 	}
-	// With an account per step each has its own rules alone, and canary-init is told whose the others are.
+	// With an account per step each has its own rules alone, and canary-init is told whose the
+	// others are.
 	var run pipelinev1.PipelineRun
 	if content, err := asYAML(runByAccounts(maxSteps)); err != nil || yaml.UnmarshalStrict(content, &run) != nil {
 		t.Fatalf("%v", err)

@@ -1,5 +1,6 @@
-// Command generate writes the Tasks, the Pipeline, their Roles and their READMEs out of what the code knows: config.Parameters,
-// release.Permissions and report.Codes. Run it from the project's folder: make generate, or make pipeline STEPS=20 for a longer Pipeline.
+// Command generate writes the Tasks, the Pipeline, their Roles and their READMEs out of what the
+// code knows: config.Parameters, release.Permissions and report.Codes. Run it from the project's
+// folder: make generate, or make pipeline STEPS=20 for a longer Pipeline.
 package main
 
 import (

@@ -36,16 +36,29 @@ var about = map[string]struct {
 	title, text string
 	results     [][2]string
 }{
-	config.CanaryInit: {"canary init", "Checks a release, takes the lock of its target, makes or repairs the two copies of the workload and brings the candidate up.",
-		[][2]string{{"outcome", "initialized or unchanged where there is nothing to release, else empty"}, {"revision", "the revision that is released"}}},
-	config.ShiftWeight: {"shift weight", "Gives the candidate of a release a share of the traffic, once both versions serve.",
+	config.CanaryInit: {
+		"canary init", "Checks a release, takes the lock of its target, makes or repairs the two copies of the " +
+			"workload and brings the candidate up.",
+		[][2]string{{"outcome", "initialized or unchanged where there is nothing to release, else empty"},
+			{"revision", "the revision that is released"}}},
+	config.ShiftWeight: {
+		"shift weight", "Gives the candidate of a release a share of the traffic, once both versions serve.",
 		[][2]string{{"weight", "the candidate's weight in percent"}}},
-	config.Analyze: {"analyze", "Judges the candidate by what Prometheus counted since it got its weight, and takes its traffic away the moment it has failed.",
-		[][2]string{{"verdict", "pass, fail, inconclusive or error"}, {"reason", "why, out of a closed list; empty when it passed"}}},
-	config.Promote: {"promote", "Makes stable what was judged, gives it all the traffic and scales the candidate to zero. Says so where there is nothing to promote.",
+	config.Analyze: {"analyze",
+		"Judges the candidate by what Prometheus counted since it got its weight, and takes its traffic away " +
+			"the moment it has failed.",
+		[][2]string{{"verdict", "pass, fail, inconclusive or error"},
+			{"reason", "why, out of a closed list; empty when it passed"}}},
+	config.Promote: {"promote",
+		"Makes stable what was judged, gives it all the traffic and scales the candidate to zero. Says so where " +
+			"there is nothing to promote.",
 		[][2]string{{"outcome", "promoted, initialized or unchanged"}}},
-	config.Rollback: {"rollback", "Sends all traffic to stable, brings stable back to the revision it had and scales the candidate to zero. In a Pipeline's finally it undoes its own run; by hand, without runId, the last release.",
-		[][2]string{{"outcome", "how the release ended"}, {"git", "the commit, or the address of the pull request, that puts Git right; empty where there is none"}}},
+	config.Rollback: {
+		"rollback", "Sends all traffic to stable, brings stable back to the revision it had and scales the " +
+			"candidate to zero. In a Pipeline's finally it undoes its own run; by hand, without " +
+			"runId, the last release.",
+		[][2]string{{"outcome", "how the release ended"},
+			{"git", "the commit, or the address of the pull request, that puts Git right; empty where there is none"}}},
 }
 
 func labels(name string) metav1.ObjectMeta {
@@ -54,27 +67,31 @@ func labels(name string) metav1.ObjectMeta {
 
 // task is the Task of a step, for a Pipeline of at most so many weights.
 func task(step string, steps int) *pipelinev1.Task {
-	t := &pipelinev1.Task{TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "Task"}, ObjectMeta: labels(step)}
+	t := &pipelinev1.Task{
+		TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "Task"}, ObjectMeta: labels(step)}
 	t.Annotations = map[string]string{
-		"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/categories": "Deployment", "tekton.dev/tags": "canary, istio",
+		"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/categories": "Deployment",
+		"tekton.dev/tags":        "canary, istio",
 		"tekton.dev/displayName": about[step].title, "tekton.dev/platforms": "linux/amd64,linux/arm64",
 	}
-	// A label, because the webhook selects pods by labels. With an annotation istiod would be asked, and no step could
-	// start while it is unavailable.
+	// A label, because the webhook selects pods by labels. With an annotation istiod would be
+	// asked, and no step could start while it is unavailable.
 	t.Labels[workload.InjectLabel] = "false"
 	t.Spec.Description = about[step].text
 	s := pipelinev1.Step{
 		Name: step, Image: "ko://" + module + "/images/" + step, Command: []string{"/ko-app/" + step},
 		ComputeResources: corev1.ResourceRequirements{
-			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")},
-			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")},
+			Requests: corev1.ResourceList{
+				corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")},
+			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")},
 		},
 	}
 	if step == config.Rollback { // a clone of the environment repository is in memory
 		s.ComputeResources.Limits[corev1.ResourceMemory] = resource.MustParse("256Mi")
 	}
 	if step == config.CanaryInit {
-		t.Spec.Workspaces = []pipelinev1.WorkspaceDeclaration{{Name: source, Description: aboutSource, Optional: true, ReadOnly: true}}
+		t.Spec.Workspaces = []pipelinev1.WorkspaceDeclaration{
+			{Name: source, Description: aboutSource, Optional: true, ReadOnly: true}}
 		s.Env = append(s.Env, corev1.EnvVar{Name: "CANARY_SOURCE", Value: "$(workspaces." + source + ".path)"})
 	}
 	for _, p := range config.Of(step) {
@@ -87,16 +104,19 @@ func task(step string, steps int) *pipelinev1.Task {
 			optional, name := true, strings.ToLower(strings.TrimSuffix(p.Name, "Secret"))
 			t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
 				Secret: &corev1.SecretVolumeSource{SecretName: "$(params." + p.Name + ")", Optional: &optional}}})
-			s.VolumeMounts = append(s.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/etc/canary-tasks/" + name, ReadOnly: true})
+			s.VolumeMounts = append(
+				s.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/etc/canary-tasks/" + name, ReadOnly: true})
 			s.Env = append(s.Env, corev1.EnvVar{Name: variable, Value: "/etc/canary-tasks/" + name})
 			continue
 		}
 		s.Env = append(s.Env, corev1.EnvVar{Name: p.Env(), Value: "$(params." + p.Name + ")"})
 	}
 	for _, r := range results(step, steps) {
-		t.Spec.Results = append(t.Spec.Results, pipelinev1.TaskResult{Name: r[0], Type: pipelinev1.ResultsTypeString, Description: r[1]})
+		t.Spec.Results = append(
+			t.Spec.Results, pipelinev1.TaskResult{Name: r[0], Type: pipelinev1.ResultsTypeString, Description: r[1]})
 	}
-	s.Env = append(s.Env, corev1.EnvVar{Name: "CANARY_RESULTS", Value: "$(results." + t.Spec.Results[0].Name + ".path)"})
+	s.Env = append(s.Env,
+		corev1.EnvVar{Name: "CANARY_RESULTS", Value: "$(results." + t.Spec.Results[0].Name + ".path)"})
 	yes, no, user := true, false, int64(65532)
 	t.Spec.StepTemplate = &pipelinev1.StepTemplate{SecurityContext: &corev1.SecurityContext{
 		RunAsNonRoot: &yes, RunAsUser: &user, ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no,
@@ -107,7 +127,8 @@ func task(step string, steps int) *pipelinev1.Task {
 	return t
 }
 
-// source is the workspace that canary-init reads a specification from, in pipelines of people's own. Ours has none: tkn would ask everybody for it.
+// source is the workspace that canary-init reads a specification from, in pipelines of people's
+// own. Ours has none: tkn would ask everybody for it.
 const source, aboutSource = "source", "where specFile is: a clone, or a ConfigMap"
 
 // describe is what a parameter is, with the default that the step itself knows.
@@ -119,14 +140,19 @@ func describe(p config.Parameter) string {
 	return text
 }
 
-// mounts are the parameters that name a Secret: the step gets its folder, in a variable of its environment.
-var mounts = map[string]string{"prometheusSecret": "CANARY_PROMETHEUS_CONFIG", "gitSecret": "CANARY_GIT_SECRETS"} //nolint:gosec // names of variables
+// mounts are the parameters that name a Secret: the step gets its folder, in a variable of its
+// environment.
+var mounts = map[string]string{
+	"prometheusSecret": "CANARY_PROMETHEUS_CONFIG",
+	"gitSecret":        "CANARY_GIT_SECRETS"} //nolint:gosec // names of variables
 
 func results(step string, steps int) [][2]string {
 	all := slices.Clone(about[step].results)
 	if step == config.CanaryInit {
 		for n := 1; n <= max(steps, release.MaxWeights); n++ {
-			all = append(all, [2]string{fmt.Sprintf("weight-%d", n), "the candidate's weight number " + fmt.Sprint(n) + " in percent; empty where there is none"})
+			all = append(all, [2]string{
+				fmt.Sprintf("weight-%d", n),
+				"the candidate's weight number " + fmt.Sprint(n) + " in percent; empty where there is none"})
 		}
 	}
 	return all
@@ -146,12 +172,16 @@ func people() []config.Parameter {
 	return given
 }
 
-// pipeline chains the steps: each weight is a task that shifts and a task that judges, skipped where canary-init has no such weight.
+// pipeline chains the steps: each weight is a task that shifts and a task that judges, skipped
+// where canary-init has no such weight.
 func pipeline(steps int) *pipelinev1.Pipeline {
-	p := &pipelinev1.Pipeline{TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "Pipeline"}, ObjectMeta: labels("canary-release")}
-	p.Annotations = map[string]string{"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/displayName": "canary release",
+	p := &pipelinev1.Pipeline{
+		TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "Pipeline"}, ObjectMeta: labels("canary-release")}
+	p.Annotations = map[string]string{
+		"tekton.dev/pipelines.minVersion": "0.50.0", "tekton.dev/displayName": "canary release",
 		"tekton.dev/categories": "Deployment", "tekton.dev/tags": "canary, istio"}
-	p.Spec.Description = "Releases a new version of a Deployment through Istio: a growing share of the traffic, judged at each weight, then promoted, or rolled back and red."
+	p.Spec.Description = "Releases a new version of a Deployment through Istio: a growing share of the traffic, " +
+		"judged at each weight, then promoted, or rolled back and red."
 	for _, q := range people() {
 		spec := pipelinev1.ParamSpec{Name: q.Name, Type: pipelinev1.ParamTypeString, Description: describe(q)}
 		if q.Name != "target" {
@@ -188,19 +218,25 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		weight := fmt.Sprintf("$(tasks.canary-init.results.weight-%d)", n)
 		when := pipelinev1.WhenExpressions{{Input: weight, Operator: selection.NotIn, Values: []string{""}}}
 		shift, analyze := fmt.Sprintf("shift-%d", n), fmt.Sprintf("analyze-%d", n)
-		add(shift, fmt.Sprintf("weight %d: shift", n), config.ShiftWeight, after, pipelinev1.Param{Name: "weight", Value: *pipelinev1.NewStructuredValues(weight)}).When = when
+		add(shift, fmt.Sprintf("weight %d: shift", n), config.ShiftWeight, after,
+			pipelinev1.Param{Name: "weight", Value: *pipelinev1.NewStructuredValues(weight)}).When = when
 		add(analyze, fmt.Sprintf("weight %d: analyze", n), config.Analyze, shift).When = when
 		after = analyze
 	}
-	begun := pipelinev1.WhenExpression{Input: "$(tasks.canary-init.results.outcome)", Operator: selection.NotIn, Values: []string{string(release.Initialized), string(release.Unchanged)}}
+	begun := pipelinev1.WhenExpression{
+		Input: "$(tasks.canary-init.results.outcome)", Operator: selection.NotIn,
+		Values: []string{string(release.Initialized), string(release.Unchanged)}}
 	succeeded := func(task string, operator selection.Operator) pipelinev1.WhenExpression {
-		return pipelinev1.WhenExpression{Input: "$(tasks." + task + ".status)", Operator: operator, Values: []string{"Succeeded"}}
+		return pipelinev1.WhenExpression{
+			Input: "$(tasks." + task + ".status)", Operator: operator, Values: []string{"Succeeded"}}
 	}
 	add(config.Promote, "promote", config.Promote, after).When = pipelinev1.WhenExpressions{begun}
-	// Tekton leaves out a task of finally that asks for a result which there is not, so canary-init has one of its own for when it did not end well.
+	// Tekton leaves out a task of finally that asks for a result which there is not, so canary-init
+	// has one of its own for when it did not end well.
 	add(config.Rollback, "rollback", config.Rollback, "").When = pipelinev1.WhenExpressions{
 		succeeded(config.CanaryInit, selection.In), begun, succeeded(config.Promote, selection.NotIn)}
-	add("rollback-init", "rollback of canary init", config.Rollback, "").When = pipelinev1.WhenExpressions{succeeded(config.CanaryInit, selection.NotIn)}
+	add("rollback-init", "rollback of canary init", config.Rollback, "").When = pipelinev1.WhenExpressions{
+		succeeded(config.CanaryInit, selection.NotIn)}
 	last := len(p.Spec.Tasks) - 2
 	p.Spec.Finally, p.Spec.Tasks = p.Spec.Tasks[last:], p.Spec.Tasks[:last]
 	return p
@@ -208,9 +244,13 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 
 // runByAccounts is a run of the Pipeline in which each step has its own account.
 func runByAccounts(steps int) *pipelinev1.PipelineRun {
-	r := &pipelinev1.PipelineRun{TypeMeta: metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "PipelineRun"}, ObjectMeta: metav1.ObjectMeta{GenerateName: "canary-release-"}}
+	r := &pipelinev1.PipelineRun{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "tekton.dev/v1", Kind: "PipelineRun"},
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "canary-release-"}}
 	r.Spec.PipelineRef = &pipelinev1.PipelineRef{Name: "canary-release"}
-	r.Spec.Timeouts = &pipelinev1.TimeoutFields{Pipeline: &metav1.Duration{Duration: 75 * time.Minute}, Tasks: &metav1.Duration{Duration: 55 * time.Minute}, Finally: &metav1.Duration{Duration: 20 * time.Minute}}
+	r.Spec.Timeouts = &pipelinev1.TimeoutFields{
+		Pipeline: &metav1.Duration{Duration: 75 * time.Minute}, Tasks: &metav1.Duration{Duration: 55 * time.Minute},
+		Finally: &metav1.Duration{Duration: 20 * time.Minute}}
 	var accounts []string
 	for _, step := range config.StepNames[1:] {
 		accounts = append(accounts, step+"="+nameOf(step))
@@ -219,23 +259,31 @@ func runByAccounts(steps int) *pipelinev1.PipelineRun {
 		{Name: "stepAccounts", Value: *pipelinev1.NewStructuredValues(strings.Join(accounts, ","))}}
 	p := pipeline(steps)
 	for _, t := range append(p.Spec.Tasks, p.Spec.Finally...) {
-		r.Spec.TaskRunSpecs = append(r.Spec.TaskRunSpecs, pipelinev1.PipelineTaskRunSpec{PipelineTaskName: t.Name, ServiceAccountName: nameOf(t.TaskRef.Name)})
+		r.Spec.TaskRunSpecs = append(
+			r.Spec.TaskRunSpecs,
+			pipelinev1.PipelineTaskRunSpec{PipelineTaskName: t.Name, ServiceAccountName: nameOf(t.TaskRef.Name)})
 	}
 	return r
 }
 
-// access is a ServiceAccount with the rules that some steps need. What is optional is a Role of its own, which may be left out.
+// access is a ServiceAccount with the rules that some steps need. What is optional is a Role of its
+// own, which may be left out.
 func access(name string, steps ...string) []any {
-	objects := []any{&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: metav1.ObjectMeta{Name: name}}}
+	objects := []any{&corev1.ServiceAccount{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: metav1.ObjectMeta{Name: name}}}
 	role := func(name string, rules []rbacv1.PolicyRule) {
 		if len(rules) == 0 {
 			return
 		}
 		objects = append(objects,
-			&rbacv1.Role{TypeMeta: metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"}, ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules},
-			&rbacv1.RoleBinding{TypeMeta: metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "RoleBinding"}, ObjectMeta: metav1.ObjectMeta{Name: name},
-				RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: name}})
-		objects[len(objects)-1].(*rbacv1.RoleBinding).Subjects = []rbacv1.Subject{{Kind: "ServiceAccount", Name: objects[0].(*corev1.ServiceAccount).Name}}
+			&rbacv1.Role{TypeMeta: metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"},
+				ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules},
+			&rbacv1.RoleBinding{
+				TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "RoleBinding"},
+				ObjectMeta: metav1.ObjectMeta{Name: name},
+				RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: name}})
+		objects[len(objects)-1].(*rbacv1.RoleBinding).Subjects = []rbacv1.Subject{
+			{Kind: "ServiceAccount", Name: objects[0].(*corev1.ServiceAccount).Name}}
 	}
 	role(name, rules("", steps))
 	role(name+"-secrets", rules("secrets", steps))
@@ -262,7 +310,8 @@ func rules(role string, steps []string) []rbacv1.PolicyRule {
 	verbs := map[[2]string]map[string]bool{}
 	var order [][2]string
 	for _, p := range release.Permissions {
-		if p.InRole() != role || !slices.ContainsFunc(steps, func(s string) bool { return slices.Contains(p.Steps, s) }) {
+		if p.InRole() != role ||
+			!slices.ContainsFunc(steps, func(s string) bool { return slices.Contains(p.Steps, s) }) {
 			continue
 		}
 		key := [2]string{p.Group, p.Resource}
@@ -276,7 +325,9 @@ func rules(role string, steps []string) []rbacv1.PolicyRule {
 	}
 	var merged []rbacv1.PolicyRule
 	for _, key := range order {
-		merged = append(merged, rbacv1.PolicyRule{APIGroups: []string{key[0]}, Resources: []string{key[1]}, Verbs: slices.Sorted(maps.Keys(verbs[key]))})
+		merged = append(merged,
+			rbacv1.PolicyRule{
+				APIGroups: []string{key[0]}, Resources: []string{key[1]}, Verbs: slices.Sorted(maps.Keys(verbs[key]))})
 	}
 	return merged
 }
@@ -307,8 +358,11 @@ func asYAML(objects ...any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// before are the keys that come first in an object, as people write them; the others follow by their names.
-var before = []string{"apiVersion", "kind", "metadata", "name", "displayName", "type", "description", "default", "input", "operator", "image", "command",
+// before are the keys that come first in an object, as people write them; the others follow by
+// their names.
+var before = []string{
+	"apiVersion", "kind", "metadata", "name", "displayName", "type", "description", "default", "input", "operator",
+	"image", "command",
 	"taskRef", "runAfter", "when", "params", "workspaces", "results", "stepTemplate", "steps", "tasks", "finally"}
 
 // node orders the keys of objects.
@@ -323,7 +377,8 @@ func node(v any) *yaml.Node {
 			}
 			return len(before)
 		}
-		for _, key := range slices.SortedFunc(maps.Keys(v), func(a, b string) int { return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b)) }) {
+		for _, key := range slices.SortedFunc(
+			maps.Keys(v), func(a, b string) int { return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b)) }) {
 			n.Content = append(n.Content, node(key), node(v[key]))
 		}
 	case []any:

@@ -22,8 +22,9 @@ import (
 
 const kubernetesVersion, tektonVersion = "1.36.3", "1.15.0"
 
-// buildFlags are ko's own (CGO_ENABLED=0, -trimpath), so that packages shared between the parts, ko and the
-// project's images are compiled once. Without the version flags clients cannot parse the API server's version.
+// buildFlags are ko's own (CGO_ENABLED=0, -trimpath), so that packages shared between the parts, ko
+// and the project's images are compiled once. Without the version flags clients cannot parse the
+// API server's version.
 var buildFlags = []string{"-trimpath", "-ldflags", "-s -w" +
 	" -X k8s.io/component-base/version.gitVersion=v" + kubernetesVersion +
 	" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" +
@@ -36,7 +37,8 @@ type binary struct {
 	sources []string // folders of ours that it is made of, relative to the checkout
 }
 
-// binaries lists them in the order they are built: what takes long to link first, so that the packages of the others are compiled beside it.
+// binaries lists them in the order they are built: what takes long to link first, so that the
+// packages of the others are compiled beside it.
 var binaries = []binary{
 	{name: "kube-apiserver", pkg: "k8s.io/kubernetes/cmd/kube-apiserver"},
 	{name: "istiod", pkg: "istio.io/istio/pilot/cmd/pilot-discovery"},
@@ -65,12 +67,14 @@ const clusterModule = "test/cluster"
 // built says where each binary is.
 type built map[string]string
 
-// buildAll returns every binary, or those named, out of the cache where its inputs are unchanged, and says what it builds.
+// buildAll returns every binary, or those named, out of the cache where its inputs are unchanged,
+// and says what it builds.
 func buildAll(ctx context.Context, l layout, only []string, say func(format string, args ...any)) (built, error) {
 	if err := os.MkdirAll(filepath.Join(l.cache, "bin"), 0o755); err != nil {
 		return nil, err
 	}
-	unlock, err := lock(filepath.Join(l.cache, "bin", "lock"), func() { say("waiting for another checkout that is building") })
+	unlock, err := lock(
+		filepath.Join(l.cache, "bin", "lock"), func() { say("waiting for another checkout that is building") })
 	if err != nil {
 		return nil, err
 	}
@@ -96,9 +100,11 @@ func buildAll(ctx context.Context, l layout, only []string, say func(format stri
 	return paths, err
 }
 
-// buildMissing builds programs with one command, so that the go command keeps the processors busy: while one program
-// is linked, the packages of the next are compiled, each once. It says how far it is.
-func buildMissing(ctx context.Context, l layout, programs []binary, paths built, say func(format string, args ...any)) error {
+// buildMissing builds programs with one command, so that the go command keeps the processors busy:
+// while one program is linked, the packages of the next are compiled, each once. It says how far it
+// is.
+func buildMissing(
+	ctx context.Context, l layout, programs []binary, paths built, say func(format string, args ...any)) error {
 	folder := filepath.Join(l.cache, "bin", "unfinished") // which nobody else uses: the lock is held
 	if err := errors.Join(os.RemoveAll(folder), os.Mkdir(folder, 0o755)); err != nil {
 		return err
@@ -118,7 +124,8 @@ func buildMissing(ctx context.Context, l layout, programs []binary, paths built,
 	begin := time.Now()
 	progress := func() {
 		done, _ := os.ReadDir(folder)
-		say("%d packages are compiled, %d of %d programs are built, %s", said.compiled(), len(done), len(programs), seconds(time.Since(begin)))
+		say("%d packages are compiled, %d of %d programs are built, %s", said.compiled(), len(done), len(programs),
+			seconds(time.Since(begin)))
 	}
 	ended := make(chan struct{})
 	var telling sync.WaitGroup
@@ -152,7 +159,8 @@ func buildMissing(ctx context.Context, l layout, programs []binary, paths built,
 	return nil
 }
 
-// buildOutput takes what "go build -v" prints: a line with its path alone for each package that it compiles, and what goes wrong.
+// buildOutput takes what "go build -v" prints: a line with its path alone for each package that it
+// compiles, and what goes wrong.
 type buildOutput struct {
 	mu       sync.Mutex
 	unended  []byte

@@ -15,7 +15,8 @@ import (
 )
 
 // smallProxy is what a sidecar or a gateway asks for: the machine has few cores for many of them.
-var smallProxy = map[string]any{"requests": map[string]any{"cpu": "5m", "memory": "32Mi"}, "limits": map[string]any{"cpu": "2", "memory": "512Mi"}}
+var smallProxy = map[string]any{
+	"requests": map[string]any{"cpu": "5m", "memory": "32Mi"}, "limits": map[string]any{"cpu": "2", "memory": "512Mi"}}
 
 // injection returns Istio's sidecar templates and injection webhook, as its own chart has them.
 func injection(ctx context.Context, l layout) (string, error) {
@@ -42,7 +43,8 @@ func ingressGateway(ctx context.Context, l layout) (string, error) {
 
 // renderIstio renders a chart of Istio's module for the namespace istio-system: all of it, or the
 // templates that are named.
-func renderIstio(ctx context.Context, l layout, folder, release string, values map[string]any, only ...string) (string, error) {
+func renderIstio(ctx context.Context, l layout, folder, release string, values map[string]any, only ...string) (
+	string, error) {
 	istio, err := moduleFolder(ctx, l, "istio.io/istio")
 	if err != nil {
 		return "", err

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// What the modules share must have one version, or it is compiled once for each, and so is all that imports it.
+// What the modules share must have one version, or it is compiled once for each, and so is all that
+// imports it.
 func TestModulesAgree(t *testing.T) {
 	t.Parallel()
 	versions := func(path string) map[string]string {
@@ -49,7 +50,9 @@ func TestModulesAgree(t *testing.T) {
 func TestWhatTheGoCommandPrints(t *testing.T) {
 	t.Parallel()
 	var o buildOutput
-	for _, part := range []string{"go: downloading k8s.io/api v1\nk8s.io/a", "pi/core/v1\nk8s.io/client-go\n# k8s.io/client-go\nx.go:3:1: unde", "fined: y\n"} {
+	for _, part := range []string{
+		"go: downloading k8s.io/api v1\nk8s.io/a", "pi/core/v1\nk8s.io/client-go\n# k8s.io/client-go\nx.go:3:1: unde",
+		"fined: y\n"} {
 		if n, err := o.Write([]byte(part)); n != len(part) || err != nil {
 			t.Fatal(n, err)
 		}
@@ -97,7 +100,8 @@ func TestSupervisorKeepsOrderAndRestarts(t *testing.T) {
 	var order []string
 	sleep := func() *exec.Cmd { return exec.Command("sleep", "1000") }
 	_, current := supervised(t,
-		part{name: "second", after: []string{"first"}, do: func(context.Context) error { order = append(order, "second"); return nil }},
+		part{name: "second", after: []string{"first"},
+			do: func(context.Context) error { order = append(order, "second"); return nil }},
 		part{name: "first", do: func(context.Context) error {
 			time.Sleep(20 * time.Millisecond)
 			order = append(order, "first")

@@ -32,12 +32,14 @@ func up(ctx context.Context, l layout) error {
 		return useGiven(ctx, l, given, say)
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("the cluster needs root (network, cgroups, containers); or set KUBECONFIG to use one you have")
+		return errors.New(
+			"the cluster needs root (network, cgroups, containers); or set KUBECONFIG to use one you have")
 	}
 	if err := os.MkdirAll(l.cache, 0o755); err != nil {
 		return err
 	}
-	unlock, err := lock(filepath.Join(l.cache, "lock"), func() { say("waiting for another cluster command that is at work") })
+	unlock, err := lock(
+		filepath.Join(l.cache, "lock"), func() { say("waiting for another cluster command that is at work") })
 	if err != nil {
 		return err
 	}
@@ -148,7 +150,9 @@ func follow(ctx context.Context, l layout, say func(string, ...any)) error {
 	said := map[string]bool{}
 	for begin, lastSaid := time.Now(), time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted; what was started goes on, `make cluster` again takes it up and `make cluster-down` ends it")
+			return fmt.Errorf(
+				"interrupted; what was started goes on, `make cluster` again takes it up and " +
+					"`make cluster-down` ends it")
 		}
 		s, err := readStatus(l)
 		if err != nil {
@@ -221,15 +225,18 @@ func printStatus(w io.Writer, l layout) error {
 	state := "starting"
 	switch {
 	case !s.alive():
-		state = fmt.Sprintf("not supervised (%d processes are left); `make cluster` starts it anew", len(ownProcesses()))
+		state = fmt.Sprintf(
+			"not supervised (%d processes are left); `make cluster` starts it anew", len(ownProcesses()))
 	case s.Failed != "":
 		state = "failed: " + s.Failed
 	case s.Ready:
 		state = "ready"
 	}
-	fmt.Fprintf(w, "cluster: %s\nstarted from: %s\nlogs: %s\n\n%-26s %-10s %8s %8s %8s\n", state, s.Checkout, l.logs(), "part", "state", "seconds", "pid", "restarts")
+	fmt.Fprintf(w, "cluster: %s\nstarted from: %s\nlogs: %s\n\n%-26s %-10s %8s %8s %8s\n", state, s.Checkout, l.logs(),
+		"part", "state", "seconds", "pid", "restarts")
 	for _, p := range s.Parts {
-		fmt.Fprintf(w, "%-26s %-10s %8.1f %8s %8d\n", p.Name, p.State, p.Seconds, strings.TrimPrefix(fmt.Sprint(p.Pid), "0"), p.Restarts)
+		fmt.Fprintf(w, "%-26s %-10s %8.1f %8s %8d\n", p.Name, p.State, p.Seconds,
+			strings.TrimPrefix(fmt.Sprint(p.Pid), "0"), p.Restarts)
 	}
 	return nil
 }
@@ -245,7 +252,8 @@ func printEnv(w io.Writer, l layout) error {
 			}
 			dirs = append(dirs, filepath.Dir(path))
 		}
-		fmt.Fprintf(w, "export KO_CONFIG_PATH=%q PATH=%q:\"$PATH\"\n", filepath.Join(l.checkout, "ko.yaml"), strings.Join(dirs, ":"))
+		fmt.Fprintf(w, "export KO_CONFIG_PATH=%q PATH=%q:\"$PATH\"\n", filepath.Join(l.checkout, "ko.yaml"),
+			strings.Join(dirs, ":"))
 		return nil
 	}
 	if s, err := readStatus(l); err != nil || !s.Ready || !s.alive() {
@@ -260,7 +268,8 @@ export PATH=%q:"$PATH" GOFLAGS=%q
 	return nil
 }
 
-// givenCluster returns the kubeconfig of a cluster that the user named, or "" for the one that is started here.
+// givenCluster returns the kubeconfig of a cluster that the user named, or "" for the one that is
+// started here.
 func givenCluster(l layout) string {
 	if given := os.Getenv("KUBECONFIG"); given != l.kubeconfig() {
 		return given
@@ -268,7 +277,8 @@ func givenCluster(l layout) string {
 	return ""
 }
 
-// useGiven looks whether the cluster that the user named has what the scenarios need, and builds only the commands.
+// useGiven looks whether the cluster that the user named has what the scenarios need, and builds
+// only the commands.
 func useGiven(ctx context.Context, l layout, kubeconfig string, say func(string, ...any)) error {
 	bins, err := buildAll(ctx, l, tools, say)
 	if err != nil {
@@ -276,7 +286,8 @@ func useGiven(ctx context.Context, l layout, kubeconfig string, say func(string,
 	}
 	var missing []string
 	if os.Getenv("KO_DOCKER_REPO") == "" {
-		missing = append(missing, "KO_DOCKER_REPO is not set: name the registry that this cluster pulls from, for the images that ko builds")
+		missing = append(missing,
+			"KO_DOCKER_REPO is not set: name the registry that this cluster pulls from, for the images that ko builds")
 	}
 	for _, crd := range []string{"virtualservices.networking.istio.io", "pipelineruns.tekton.dev"} {
 		cmd := exec.CommandContext(ctx, bins["kubectl"], "--kubeconfig", kubeconfig, "get", "crd", crd)
@@ -285,10 +296,12 @@ func useGiven(ctx context.Context, l layout, kubeconfig string, say func(string,
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("the cluster of KUBECONFIG=%s cannot be used:\n  %s", kubeconfig, strings.Join(missing, "\n  "))
+		return fmt.Errorf(
+			"the cluster of KUBECONFIG=%s cannot be used:\n  %s", kubeconfig, strings.Join(missing, "\n  "))
 	}
 	say("using the cluster of KUBECONFIG=%s; nothing was started", kubeconfig)
-	say("skipped on this cluster: scenarios that call pods by their addresses, which works only on a node; each says so")
+	say("skipped on this cluster: scenarios that call pods by their addresses, which works only " +
+		"on a node; each says so")
 	return nil
 }
 

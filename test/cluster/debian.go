@@ -48,7 +48,9 @@ func installPackages(ctx context.Context, l layout, say func(format string, args
 	}
 	release, _ := os.ReadFile("/etc/os-release")
 	if !bytes.Contains(release, []byte("debian")) || os.Geteuid() != 0 {
-		return fmt.Errorf("packages are missing: install %s (on Debian: apt-get install --no-install-recommends %[1]s)", strings.Join(missing, " "))
+		return fmt.Errorf(
+			"packages are missing: install %s (on Debian: apt-get install --no-install-recommends %[1]s)",
+			strings.Join(missing, " "))
 	}
 	say("installing %s", strings.Join(missing, ", "))
 	// The packages' own services must not start: the cluster runs its own, on its own addresses.

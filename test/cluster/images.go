@@ -39,7 +39,8 @@ var tektonImages = map[string]string{
 	"workingdirinit": registryAddr + "/workingdirinit:latest",
 }
 
-// serveRegistry serves an image registry on loopback until ctx ends; blobs are on disk, manifests in memory.
+// serveRegistry serves an image registry on loopback until ctx ends; blobs are on disk, manifests
+// in memory.
 func serveRegistry(ctx context.Context, l layout) error {
 	if err := os.MkdirAll(l.data("registry"), 0o755); err != nil {
 		return err
@@ -77,7 +78,9 @@ func pushImages(ctx context.Context, l layout, bins built) error {
 		if arch == runtime.GOARCH {
 			base = img
 		}
-		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+		index = mutate.AppendManifests(
+			index, mutate.IndexAddendum{
+				Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
 	}
 	tag, err := name.ParseReference(baseImage)
 	if err != nil {
@@ -114,7 +117,8 @@ type file struct {
 	content []byte
 }
 
-// makeBase makes what a distroless base has that our images use: CA certificates, /tmp, and user 65532.
+// makeBase makes what a distroless base has that our images use: CA certificates, /tmp, and user
+// 65532.
 func makeBase(arch string) (v1.Image, error) {
 	certs, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt")
 	if err != nil {
@@ -124,7 +128,8 @@ func makeBase(arch string) (v1.Image, error) {
 		func(c *v1.ConfigFile) { c.OS, c.Architecture, c.Config.User = "linux", arch, "65532" },
 		file{tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil},
 		file{tar.Header{Name: "home/nonroot/", Typeflag: tar.TypeDir, Mode: 0o700, Uid: 65532, Gid: 65532}, nil},
-		file{tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n")},
+		file{tar.Header{Name: "etc/passwd", Mode: 0o644},
+			[]byte("root:x:0:0::/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n")},
 		file{tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nnonroot:x:65532:\n")},
 		file{tar.Header{Name: "etc/ssl/certs/ca-certificates.crt", Mode: 0o644}, certs},
 	)
@@ -132,8 +137,8 @@ func makeBase(arch string) (v1.Image, error) {
 
 const shell = "/bin/sh"
 
-// makeShell makes what a base with a shell has beyond that: the /bin/sh of this machine, with the libraries that it loads.
-// It takes the place of the public image that ko-shell.yaml names.
+// makeShell makes what a base with a shell has beyond that: the /bin/sh of this machine, with the
+// libraries that it loads. It takes the place of the public image that ko-shell.yaml names.
 func makeShell(base v1.Image) (v1.Image, error) {
 	paths, err := loadedBy(shell)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// The addresses of the cluster. Nearly all of them are on a bridge of its own, so that the parts collide with
-// nothing that the machine already runs.
+// The addresses of the cluster. Nearly all of them are on a bridge of its own, so that the parts
+// collide with nothing that the machine already runs.
 const (
 	bridge       = "ctasks0"
 	nodeName     = "canary-tasks"
@@ -28,7 +28,8 @@ const (
 	apiServer    = "https://" + nodeIP + ":6443"
 )
 
-// layout says where things are on disk. One cluster a machine: the folder is fixed, whichever checkout starts it.
+// layout says where things are on disk. One cluster a machine: the folder is fixed, whichever
+// checkout starts it.
 type layout struct {
 	cache    string // survives: built binaries under a hash of their inputs
 	run      string // of the running cluster; made anew at each start

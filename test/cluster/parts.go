@@ -24,7 +24,8 @@ import (
 //go:embed manifests
 var manifests embed.FS
 
-// inputs is what a cluster is started from: the binaries, and one hash of them and of this program itself.
+// inputs is what a cluster is started from: the binaries, and one hash of them and of this program
+// itself.
 type inputs struct {
 	Hash     string `json:"hash"`
 	Binaries built  `json:"binaries"`
@@ -38,18 +39,20 @@ func currentInputs(l layout, bins built) (inputs, error) {
 	if named, err := os.Stat(bins["envoy"]); err == nil { // ENVOY may name another file by the same path
 		fmt.Fprintln(h, named.Size(), named.ModTime())
 	}
-	err := filepath.WalkDir(filepath.Join(l.checkout, clusterModule), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") {
+	err := filepath.WalkDir(
+		filepath.Join(l.checkout, clusterModule), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			content, err := os.ReadFile(path)
+			h.Write(content)
 			return err
-		}
-		content, err := os.ReadFile(path)
-		h.Write(content)
-		return err
-	})
+		})
 	return inputs{hex.EncodeToString(h.Sum(nil))[:16], bins}, err
 }
 
-// clusterParts is the whole cluster: every part, what it needs first, how it is started and when it is ready.
+// clusterParts is the whole cluster: every part, what it needs first, how it is started and when it
+// is ready.
 func clusterParts(l layout, bins built) []part {
 	kubectl := func(ctx context.Context, stdin string, args ...string) error {
 		cmd := exec.CommandContext(ctx, bins["kubectl"], append([]string{"--kubeconfig", l.kubeconfig()}, args...)...)
@@ -81,63 +84,80 @@ func clusterParts(l layout, bins built) []part {
 			"KUBECONFIG=" + l.conf(kubeconfig), "SYSTEM_NAMESPACE=" + namespace, "KUBERNETES_MIN_VERSION=v1.28.0",
 			"CONFIG_DEFAULTS_NAME=config-defaults", "CONFIG_LOGGING_NAME=config-logging",
 			"CONFIG_OBSERVABILITY_NAME=config-observability", "CONFIG_FEATURE_FLAGS_NAME=feature-flags",
-			"CONFIG_SPIRE=config-spire", "CONFIG_LEADERELECTION_NAME=" + electionConfig, "METRICS_DOMAIN=tekton.dev/" + component,
-			fmt.Sprintf("PROBES_PORT=%d", port), fmt.Sprintf("PROFILING_PORT=%d", port+1), fmt.Sprintf("METRICS_PROMETHEUS_PORT=%d", port+2),
+			"CONFIG_SPIRE=config-spire", "CONFIG_LEADERELECTION_NAME=" + electionConfig,
+			"METRICS_DOMAIN=tekton.dev/" + component,
+			fmt.Sprintf("PROBES_PORT=%d", port), fmt.Sprintf("PROFILING_PORT=%d", port+1),
+			fmt.Sprintf("METRICS_PROMETHEUS_PORT=%d", port+2),
 			"METRICS_PROMETHEUS_HOST=" + nodeIP, "POD_NAME=" + component,
 		}, more...)
 	}
 
 	return []part{
 		{name: "network", do: makeNetwork},
-		{name: "files", do: func(context.Context) error { return errors.Join(makePKI(l), writeConf(l), linkTools(l, bins)) }},
+		{name: "files", do: func(context.Context) error {
+			return errors.Join(makePKI(l), writeConf(l), linkTools(l, bins))
+		}},
 		{name: "etcd", after: []string{"files"},
 			command: process(nil, "etcd", "--data-dir", l.data("etcd"), "--unsafe-no-fsync",
 				"--listen-client-urls", "http://"+etcdAddr, "--advertise-client-urls", "http://"+etcdAddr,
 				"--listen-peer-urls", "http://"+etcdPeerAddr, "--initial-advertise-peer-urls", "http://"+etcdPeerAddr,
 				"--initial-cluster", "default=http://"+etcdPeerAddr,
-				// The API server's cache learns from it how new it is: without, a watch of a quiet resource fails with "Too large resource version".
+				// The API server's cache learns from it how new it is: without, a watch of a quiet
+				// resource fails with "Too large resource version".
 				"--experimental-watch-progress-notify-interval", "500ms"),
 			ready: answers("http://" + etcdAddr + "/health")},
-		{name: "registry", after: []string{"files"}, do: func(ctx context.Context) error { return serveRegistry(ctx, l) }},
-		{name: "images", after: []string{"registry"}, do: func(ctx context.Context) error { return pushImages(ctx, l, bins) }},
+		{name: "registry", after: []string{"files"},
+			do: func(ctx context.Context) error { return serveRegistry(ctx, l) }},
+		{name: "images", after: []string{"registry"},
+			do: func(ctx context.Context) error { return pushImages(ctx, l, bins) }},
 		{name: "containerd", after: []string{"files"},
 			command: process(nil, "containerd", "--config", l.conf("containerd.toml")),
 			ready:   exists(l.containerdSocket())},
 
 		{name: "kube-apiserver", after: []string{"etcd", "network"},
 			command: process(nil, "kube-apiserver",
-				"--etcd-servers", "http://"+etcdAddr, "--bind-address", nodeIP, "--advertise-address", nodeIP, "--secure-port", "6443",
+				"--etcd-servers", "http://"+etcdAddr, "--bind-address", nodeIP, "--advertise-address", nodeIP,
+				"--secure-port", "6443",
 				"--service-cluster-ip-range", serviceCIDR, "--authorization-mode", "Node,RBAC",
 				"--enable-admission-plugins", "NodeRestriction", "--allow-privileged", "--profiling=false",
 				"--kubelet-preferred-address-types", "InternalIP",
-				"--client-ca-file", l.pki("ca.crt"), "--tls-cert-file", l.pki("apiserver.crt"), "--tls-private-key-file", l.pki("apiserver.key"),
-				"--kubelet-client-certificate", l.pki("apiserver-kubelet.crt"), "--kubelet-client-key", l.pki("apiserver-kubelet.key"),
+				"--client-ca-file", l.pki("ca.crt"), "--tls-cert-file", l.pki("apiserver.crt"),
+				"--tls-private-key-file", l.pki("apiserver.key"),
+				"--kubelet-client-certificate", l.pki("apiserver-kubelet.crt"), "--kubelet-client-key",
+				l.pki("apiserver-kubelet.key"),
 				"--kubelet-certificate-authority", l.pki("ca.crt"),
 				"--requestheader-client-ca-file", l.pki("ca.crt"), "--requestheader-allowed-names", frontProxy,
 				"--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
 				"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
-				"--proxy-client-cert-file", l.pki(frontProxy+".crt"), "--proxy-client-key-file", l.pki(frontProxy+".key"),
+				"--proxy-client-cert-file", l.pki(frontProxy+".crt"), "--proxy-client-key-file",
+				l.pki(frontProxy+".key"),
 				"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
-				"--service-account-key-file", l.pki("service-accounts.crt"), "--service-account-signing-key-file", l.pki("service-accounts.key")),
+				"--service-account-key-file", l.pki("service-accounts.crt"), "--service-account-signing-key-file",
+				l.pki("service-accounts.key")),
 			ready: func(ctx context.Context) error { return kubectl(ctx, "", "get", "--raw", "/readyz") }},
 		{name: "kube-controller-manager", after: []string{"kube-apiserver"},
-			command: process(nil, "kube-controller-manager", "--kubeconfig", l.conf("controllers.yaml"), "--bind-address", nodeIP,
+			command: process(nil, "kube-controller-manager", "--kubeconfig", l.conf("controllers.yaml"),
+				"--bind-address", nodeIP,
 				"--leader-elect=false", "--use-service-account-credentials", "--root-ca-file", l.pki("ca.crt"),
 				"--service-account-private-key-file", l.pki("service-accounts.key"), "--cluster-cidr", podCIDR,
 				"--horizontal-pod-autoscaler-sync-period", "2s"),
 			// Without its default service account a namespace has no pods.
 			ready: func(ctx context.Context) error { return kubectl(ctx, "", "get", "serviceaccount", "default") }},
 		{name: "kube-scheduler", after: []string{"kube-apiserver"},
-			command: process(nil, "kube-scheduler", "--kubeconfig", l.conf("scheduler.yaml"), "--bind-address", nodeIP, "--leader-elect=false")},
+			command: process(nil, "kube-scheduler", "--kubeconfig", l.conf("scheduler.yaml"), "--bind-address", nodeIP,
+				"--leader-elect=false")},
 		{name: "kube-proxy", after: []string{"kube-apiserver"},
-			// masquerade-all: without the kernel's br_netfilter, an answer between two pods of one bridge would go around the translation.
-			command: process(nil, "kube-proxy", "--kubeconfig", l.conf("proxy.yaml"), "--proxy-mode", "iptables", "--masquerade-all",
+			// masquerade-all: without the kernel's br_netfilter, an answer between two pods of one
+			// bridge would go around the translation.
+			command: process(nil, "kube-proxy", "--kubeconfig", l.conf("proxy.yaml"), "--proxy-mode", "iptables",
+				"--masquerade-all",
 				"--cluster-cidr", podCIDR, "--hostname-override", nodeName, "--conntrack-max-per-core", "0",
 				"--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0",
 				"--healthz-bind-address", nodeIP+":10256", "--metrics-bind-address", nodeIP+":10249"),
 			ready: answers("http://" + nodeIP + ":10256/livez")},
 		{name: "kubelet", after: []string{"kube-apiserver", "containerd", "images"},
-			command: process(nil, "kubelet", "--config", l.conf("kubelet.yaml"), "--kubeconfig", l.conf("kubelet-api.yaml"),
+			command: process(nil, "kubelet", "--config", l.conf("kubelet.yaml"), "--kubeconfig",
+				l.conf("kubelet-api.yaml"),
 				"--root-dir", l.data("kubelet"), "--hostname-override", nodeName, "--node-ip", nodeIP,
 				"--containerd", l.containerdSocket()), // for cAdvisor, by which usage is a container's
 			ready: func(ctx context.Context) error {
@@ -156,22 +176,29 @@ func clusterParts(l layout, bins built) []part {
 			return poll(ctx, partTimeout, func(ctx context.Context) error { return apply(ctx, yaml) })
 		}},
 		{name: "metrics-server", after: []string{"objects", "kubelet", "kube-proxy"},
-			command: process(nil, "metrics-server", "--kubeconfig", l.conf("metrics.yaml"), "--authentication-kubeconfig", l.conf("metrics.yaml"),
+			command: process(nil, "metrics-server", "--kubeconfig", l.conf("metrics.yaml"),
+				"--authentication-kubeconfig", l.conf("metrics.yaml"),
 				"--authorization-kubeconfig", l.conf("metrics.yaml"), "--bind-address", nodeIP, "--secure-port", "4443",
 				"--tls-cert-file", l.pki("metrics-server.crt"), "--tls-private-key-file", l.pki("metrics-server.key"),
-				"--kubelet-certificate-authority", l.pki("ca.crt"), "--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "10s", "--kubelet-request-timeout", "5s"),
+				"--kubelet-certificate-authority", l.pki("ca.crt"), "--kubelet-preferred-address-types", "InternalIP",
+				"--metric-resolution", "10s", "--kubelet-request-timeout", "5s"),
 			ready: func(ctx context.Context) error {
-				return kubectl(ctx, "", "wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io", "--timeout=2s")
+				return kubectl(ctx, "", "wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io",
+					"--timeout=2s")
 			}},
 		{name: "istiod", after: []string{"objects", "kube-proxy"},
 			command: process([]string{
-				"POD_NAME=istiod-0", "POD_NAMESPACE=istio-system", "SERVICE_ACCOUNT=istiod", "REVISION=default", "CLUSTER_ID=Kubernetes",
-				"PILOT_CERT_PROVIDER=istiod", "ISTIOD_CUSTOM_HOST=istiod.istio-system.svc", "INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector",
-				// Upstream's Envoy has none of istio-proxy's own filters and would refuse a listener with one.
+				"POD_NAME=istiod-0", "POD_NAMESPACE=istio-system", "SERVICE_ACCOUNT=istiod", "REVISION=default",
+				"CLUSTER_ID=Kubernetes",
+				"PILOT_CERT_PROVIDER=istiod", "ISTIOD_CUSTOM_HOST=istiod.istio-system.svc",
+				"INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector",
+				// Upstream's Envoy has none of istio-proxy's own filters and would refuse a
+				// listener with one.
 				"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false", "PILOT_DISABLE_MX_ALPN=true",
 			}, "istiod", "discovery", "--kubeconfig", l.conf("istiod.yaml"), "--namespace", "istio-system",
 				"--httpAddr", nodeIP+":15080", "--grpcAddr", nodeIP+":15010", "--secureGRPCAddr", nodeIP+":15012",
-				"--httpsAddr", nodeIP+":15017", "--monitoringAddr", nodeIP+":15014", "--ctrlz_address", nodeIP, "--keepaliveMaxServerConnectionAge", "24h"),
+				"--httpsAddr", nodeIP+":15017", "--monitoringAddr", nodeIP+":15014", "--ctrlz_address", nodeIP,
+				"--keepaliveMaxServerConnectionAge", "24h"),
 			ready: answers("http://" + nodeIP + ":15080/ready")},
 		{name: "istiod-webhook", after: []string{"istiod"}, ready: func(ctx context.Context) error {
 			err := kubectl(ctx, invalidVirtualService, "create", "--dry-run=server", "-f", "-")
@@ -184,7 +211,8 @@ func clusterParts(l layout, bins built) []part {
 				return err
 			}
 		}},
-		{name: "ingress-gateway", after: []string{"istiod-webhook", "kubelet", "dns", "kube-controller-manager", "kube-scheduler"},
+		{name: "ingress-gateway",
+			after: []string{"istiod-webhook", "kubelet", "dns", "kube-controller-manager", "kube-scheduler"},
 			do: func(ctx context.Context) error {
 				yaml, err := ingressGateway(ctx, l)
 				if err != nil {
@@ -193,27 +221,35 @@ func clusterParts(l layout, bins built) []part {
 				return poll(ctx, partTimeout, func(ctx context.Context) error { return apply(ctx, yaml) })
 			},
 			ready: func(ctx context.Context) error {
-				return kubectl(ctx, "", "rollout", "status", "-n", "istio-system", "deployment/istio-ingressgateway", "--timeout=2s")
+				return kubectl(ctx, "", "rollout", "status", "-n", "istio-system", "deployment/istio-ingressgateway",
+					"--timeout=2s")
 			}},
 		{name: "tekton-webhook", after: []string{"objects", "kube-proxy"},
-			command: process(knative("webhook.yaml", "tekton-pipelines", "config-leader-election-webhook", "pipeline", 18080,
-				"WEBHOOK_SERVICE_NAME=tekton-pipelines-webhook", "WEBHOOK_SECRET_NAME=webhook-certs", "WEBHOOK_PORT=8443",
+			command: process(knative(
+				"webhook.yaml", "tekton-pipelines", "config-leader-election-webhook", "pipeline", 18080,
+				"WEBHOOK_SERVICE_NAME=tekton-pipelines-webhook", "WEBHOOK_SECRET_NAME=webhook-certs",
+				"WEBHOOK_PORT=8443",
 				"WEBHOOK_ADMISSION_CONTROLLER_NAME=webhook.pipeline.tekton.dev"), "tekton-webhook"),
 			ready: func(ctx context.Context) error {
 				return kubectl(ctx, validTask, "create", "--dry-run=server", "-f", "-")
 			}},
 		{name: "tekton-controller", after: []string{"tekton-webhook"},
-			command: process(knative("controller.yaml", "tekton-pipelines", "config-leader-election-controller", "pipeline", 18090), "tekton-controller",
+			command: process(knative(
+				"controller.yaml", "tekton-pipelines", "config-leader-election-controller", "pipeline", 18090),
+				"tekton-controller",
 				"-entrypoint-image", tektonImages["entrypoint"], "-nop-image", tektonImages["nop"],
-				"-workingdirinit-image", tektonImages["workingdirinit"], "-sidecarlogresults-image", tektonImages["nop"],
+				"-workingdirinit-image", tektonImages["workingdirinit"], "-sidecarlogresults-image",
+				tektonImages["nop"],
 				"-shell-image", tektonImages["nop"], "-shell-image-win", tektonImages["nop"]),
 			ready: answers("http://127.0.0.1:18090/readiness")},
 		{name: "tekton-resolvers", after: []string{"tekton-webhook"},
-			command: process(knative("resolvers.yaml", "tekton-pipelines-resolvers", "config-leader-election-resolvers", "resolution", 18100,
+			command: process(knative(
+				"resolvers.yaml", "tekton-pipelines-resolvers", "config-leader-election-resolvers", "resolution", 18100,
 				"ARTIFACT_HUB_API=https://artifacthub.io/"), "tekton-resolvers"),
 			ready: answers("http://" + nodeIP + ":18102/metrics")}, // it serves no probes
 		{name: "prometheus", after: []string{"objects"},
-			command: process(nil, "prometheus", "--config.file", l.conf("prometheus.yaml"), "--storage.tsdb.path", l.data("prometheus"),
+			command: process(nil, "prometheus", "--config.file", l.conf("prometheus.yaml"), "--storage.tsdb.path",
+				l.data("prometheus"),
 				"--web.listen-address", prometheus, "--log.level", "warn"),
 			ready: answers("http://" + prometheus + "/-/ready")},
 	}
@@ -227,8 +263,8 @@ const validTask = `{"apiVersion": "tekton.dev/v1", "kind": "Task",
 "metadata": {"generateName": "valid-", "namespace": "default"},
 "spec": {"steps": [{"name": "nothing", "image": "nothing", "command": ["nothing"]}]}}`
 
-// clusterObjects returns the YAML of everything that is applied before Tekton and istiod start: what their
-// own modules ship, without the Deployments, and our Services that lead to them.
+// clusterObjects returns the YAML of everything that is applied before Tekton and istiod start:
+// what their own modules ship, without the Deployments, and our Services that lead to them.
 func clusterObjects(ctx context.Context, l layout) (string, error) {
 	tekton, err := moduleFolder(ctx, l, "github.com/tektoncd/pipeline")
 	if err != nil {
@@ -240,7 +276,8 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 	}
 	var files []string
 	for _, pattern := range []string{
-		"100-namespace/*.yaml", "resolvers/100-namespace.yaml", "300-crds/*.yaml", "20*.yaml", "500-webhooks.yaml", "config-*.yaml",
+		"100-namespace/*.yaml", "resolvers/100-namespace.yaml", "300-crds/*.yaml", "20*.yaml", "500-webhooks.yaml",
+		"config-*.yaml",
 		"clusterrole-aggregate-*.yaml", "resolvers/20*.yaml", "resolvers/*config*.yaml",
 	} {
 		found, err := filepath.Glob(filepath.Join(tekton, "config", pattern))
@@ -277,7 +314,9 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		yaml.WriteString(strings.NewReplacer("${NODE_IP}", nodeIP, "${DNS_IP}", dnsServiceIP, "${CA}", base64.StdEncoding.EncodeToString(ca)).Replace(string(content)) + "\n---\n")
+		yaml.WriteString(strings.NewReplacer(
+			"${NODE_IP}", nodeIP, "${DNS_IP}", dnsServiceIP, "${CA}", base64.StdEncoding.EncodeToString(ca)).Replace(
+			string(content)) + "\n---\n")
 	}
 	// istiod looks for its templates when it starts, and would inject nothing.
 	templates, err := injection(ctx, l)
@@ -288,16 +327,19 @@ func clusterObjects(ctx context.Context, l layout) (string, error) {
 	return yaml.String(), nil
 }
 
-// checkMachine reports what this machine lacks for Services and sidecars, before anything is started.
+// checkMachine reports what this machine lacks for Services and sidecars, before anything is
+// started.
 func checkMachine(ctx context.Context) error {
 	if out, err := exec.CommandContext(ctx, "/usr/sbin/iptables", "-t", "nat", "-S").CombinedOutput(); err != nil {
-		return fmt.Errorf("iptables does not work here, which Services and sidecars need: load the kernel's NAT modules (iptables -t nat -S: %w%s)", err, said(out))
+		return fmt.Errorf(
+			"iptables does not work here, which Services and sidecars need: load the kernel's NAT modules "+
+				"(iptables -t nat -S: %w%s)", err, said(out))
 	}
 	return raiseInotify()
 }
 
-// maxInotify is how many instances the pods of the cluster may have together. Each sidecar takes some, and the
-// kernel's default of 128 ends with about 45 of them.
+// maxInotify is how many instances the pods of the cluster may have together. Each sidecar takes
+// some, and the kernel's default of 128 ends with about 45 of them.
 const maxInotify = 8192
 
 // raiseInotify raises the kernel's limit where it is lower.
@@ -311,7 +353,9 @@ func raiseInotify() error {
 		return nil
 	}
 	if err := os.WriteFile(path, []byte(strconv.Itoa(maxInotify)), 0o644); err != nil {
-		return fmt.Errorf("sidecars need more inotify instances than this machine allows: run sysctl fs.inotify.max_user_instances=%d (%w)", maxInotify, err)
+		return fmt.Errorf(
+			"sidecars need more inotify instances than this machine allows: run sysctl "+
+				"fs.inotify.max_user_instances=%d (%w)", maxInotify, err)
 	}
 	return nil
 }

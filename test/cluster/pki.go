@@ -105,15 +105,17 @@ func writePEM(path, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
 
-// makePKI writes everything by which the parts know each other. Tekton and istiod run outside the cluster but as the
-// service accounts they have inside it, so that the roles they ship with are what they work under.
+// makePKI writes everything by which the parts know each other. Tekton and istiod run outside the
+// cluster but as the service accounts they have inside it, so that the roles they ship with are
+// what they work under.
 func makePKI(l layout) error {
 	ca, err := newAuthority(l)
 	if err != nil {
 		return err
 	}
 	if err := ca.issue("apiserver", "kube-apiserver", nil, nodeIP, apiServiceIP, "127.0.0.1", "localhost",
-		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"); err != nil {
+		"kubernetes", "kubernetes.default", "kubernetes.default.svc",
+		"kubernetes.default.svc.cluster.local"); err != nil {
 		return err
 	}
 	if err := ca.issue("apiserver-kubelet", "kube-apiserver", []string{"system:masters"}); err != nil {

@@ -27,7 +27,8 @@ func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image
 	const nft, legacy = "/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"
 	extensions, err := filepath.Glob("/usr/lib*/*/xtables/*.so")
 	if err != nil || len(extensions) == 0 {
-		return nil, errors.New("iptables' extensions are not in /usr/lib/*/xtables: install iptables as Debian packages it")
+		return nil, errors.New(
+			"iptables' extensions are not in /usr/lib/*/xtables: install iptables as Debian packages it")
 	}
 	var paths []string
 	for _, program := range slices.Concat([]string{bins["envoy"], nft, legacy}, extensions) {
@@ -40,24 +41,30 @@ func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image
 	paths = append(paths, nft, legacy)
 	paths = append(paths, extensions...)
 	slices.Sort(paths)
-	sources := map[string]string{"/usr/local/bin/envoy": bins["envoy"], "/usr/local/bin/pilot-agent": bins["pilot-agent"]}
+	sources := map[string]string{
+		"/usr/local/bin/envoy": bins["envoy"], "/usr/local/bin/pilot-agent": bins["pilot-agent"]}
 	for _, path := range slices.Compact(paths) {
 		sources[path] = path
 	}
-	sources["/var/lib/istio/envoy/envoy_bootstrap_tmpl.json"] = filepath.Join(istio, "tools/packaging/common/envoy_bootstrap.json")
+	sources["/var/lib/istio/envoy/envoy_bootstrap_tmpl.json"] = filepath.Join(
+		istio, "tools/packaging/common/envoy_bootstrap.json")
 	sources["/etc/ssl/certs/ca-certificates.crt"] = "/etc/ssl/certs/ca-certificates.crt"
 	files := []file{
 		{tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil},
 		{tar.Header{Name: "run/", Typeflag: tar.TypeDir, Mode: 0o755}, nil},
 		{tar.Header{Name: "etc/istio/proxy/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
 		{tar.Header{Name: "var/lib/istio/data/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
-		{tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/root:/sbin/nologin\nistio-proxy:x:1337:1337::/:/sbin/nologin\n")},
+		{tar.Header{Name: "etc/passwd", Mode: 0o644},
+			[]byte("root:x:0:0::/root:/sbin/nologin\nistio-proxy:x:1337:1337::/:/sbin/nologin\n")},
 		{tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nistio-proxy:x:1337:\n")},
 	}
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, verb := range []string{"", "-save", "-restore"} {
-			for name, to := range map[string]string{family + verb: nft, family + "-nft" + verb: nft, family + "-legacy" + verb: legacy} {
-				files = append(files, file{tar.Header{Name: "usr/sbin/" + name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}, nil})
+			for name, to := range map[string]string{
+				family + verb: nft, family + "-nft" + verb: nft, family + "-legacy" + verb: legacy} {
+				files = append(files,
+					file{tar.Header{Name: "usr/sbin/" + name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777},
+						nil})
 			}
 		}
 	}
@@ -72,7 +79,9 @@ func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image
 	return addLayer(empty.Image, func(c *v1.ConfigFile) {
 		c.OS, c.Architecture = "linux", arch
 		c.Config.Entrypoint = []string{"/usr/local/bin/pilot-agent"}
-		c.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ISTIO_META_ISTIO_PROXY_SHA=envoy:" + envoyVersion}
+		c.Config.Env = []string{
+			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			"ISTIO_META_ISTIO_PROXY_SHA=envoy:" + envoyVersion}
 	}, files...)
 }
 
@@ -96,7 +105,8 @@ func loadedBy(program string) ([]string, error) {
 	for len(needs) > 0 && err == nil {
 		name := needs[0]
 		needs = needs[1:]
-		i := slices.IndexFunc(folders, func(folder string) bool { _, err := os.Stat(filepath.Join(folder, name)); return err == nil })
+		i := slices.IndexFunc(
+			folders, func(folder string) bool { _, err := os.Stat(filepath.Join(folder, name)); return err == nil })
 		if i < 0 {
 			return nil, fmt.Errorf("%s needs %s, which is in none of %v", program, name, folders)
 		}

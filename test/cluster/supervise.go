@@ -59,7 +59,8 @@ func readStatus(l layout) (status, error) {
 	return s, json.Unmarshal(b, &s)
 }
 
-// supervisor starts parts in the order of what they need, side by side where it can, and keeps them running.
+// supervisor starts parts in the order of what they need, side by side where it can, and keeps them
+// running.
 type supervisor struct {
 	l         layout
 	processes sync.WaitGroup // the loops that keep processes running
@@ -67,8 +68,8 @@ type supervisor struct {
 	s         status
 }
 
-// supervise is the background process: it makes the cluster's mount namespace a place of its own, starts every part
-// and stays until it is told to end.
+// supervise is the background process: it makes the cluster's mount namespace a place of its own,
+// starts every part and stays until it is told to end.
 func supervise(ctx context.Context, l layout) error {
 	if err := joinCgroup(); err != nil {
 		return err
@@ -103,7 +104,8 @@ func newSupervisor(l layout, parts []part) *supervisor {
 	return sv
 }
 
-// run starts the parts and keeps them running until ctx ends; then it waits until they have ended too.
+// run starts the parts and keeps them running until ctx ends; then it waits until they have ended
+// too.
 func (sv *supervisor) run(ctx context.Context, parts []part) {
 	ready := map[string]chan struct{}{}
 	for _, p := range parts {
@@ -171,8 +173,10 @@ func (sv *supervisor) bringUp(running context.Context, stop context.CancelCauseF
 	return poll(running, partTimeout, p.ready)
 }
 
-// keepRunning runs the part's process, again and again, until ctx ends. It gives up on one that cannot start.
-func (sv *supervisor) keepRunning(ctx context.Context, giveUp context.CancelCauseFunc, i int, p part, logFile *os.File) {
+// keepRunning runs the part's process, again and again, until ctx ends. It gives up on one that
+// cannot start.
+func (sv *supervisor) keepRunning(
+	ctx context.Context, giveUp context.CancelCauseFunc, i int, p part, logFile *os.File) {
 	defer logFile.Close()
 	for crashes := 0; ; crashes++ {
 		cmd := p.command()

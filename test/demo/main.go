@@ -1,7 +1,9 @@
-// Command demo shows a release on the cluster of `make cluster`, as people run one: six releases, each started with tkn and followed in
-// its log, under 100 requests a second. A promotion is a commit in an environment repository on a real Git server of this machine, as Jenkins X
-// makes it; what applies it, Jenkins X' boot job, is played by this program. Every cell of the table at its end is what the generator counted, what the PipelineRun says or what
-// the API server has. It ends with 1 when a release ended otherwise than it should.
+// Command demo shows a release on the cluster of `make cluster`, as people run one: six releases,
+// each started with tkn and followed in its log, under 100 requests a second. A promotion is a
+// commit in an environment repository on a real Git server of this machine, as Jenkins X makes it;
+// what applies it, Jenkins X' boot job, is played by this program. Every cell of the table at its
+// end is what the generator counted, what the PipelineRun says or what the API server has. It ends
+// with 1 when a release ended otherwise than it should.
 package main
 
 import (
@@ -47,7 +49,8 @@ type story struct {
 	faults  string
 	traffic bool
 	again   bool // the same revision once more: nothing is committed or applied
-	// threshold is how many failed checks end the release, and bounds how long it waits for requests; "" is 2.
+	// threshold is how many failed checks end the release, and bounds how long it waits for
+	// requests; "" is 2.
 	threshold string
 	merged    bool // nothing is committed: what the last release left in the repository is applied
 
@@ -59,12 +62,18 @@ type story struct {
 }
 
 var stories = []story{
-	{title: "first version", version: "1.0.0", traffic: true, wantGreen: true, wantOutcome: "initialized", wantServes: "1.0.0", wantGit: "1.0.0"},
-	{title: "healthy", version: "2.0.0", traffic: true, wantGreen: true, wantOutcome: "promoted", wantServes: "2.0.0", wantGit: "2.0.0"},
-	{title: "fails 20 % of its requests", version: "3.0.0", faults: "fail=0.2", traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
-	{title: "the same once more", version: "3.0.0", again: true, traffic: true, wantOutcome: "rejected", wantServes: "2.0.0", wantGit: "2.0.0"},
-	{title: "what Git was put back to", merged: true, traffic: true, wantGreen: true, wantOutcome: "unchanged", wantServes: "2.0.0", wantGit: "2.0.0"},
-	{title: "healthy, no traffic", version: "4.0.0", threshold: "1", wantOutcome: "inconclusive", wantServes: "2.0.0", wantGit: "2.0.0", wantReason: "no requests"},
+	{title: "first version", version: "1.0.0", traffic: true, wantGreen: true, wantOutcome: "initialized",
+		wantServes: "1.0.0", wantGit: "1.0.0"},
+	{title: "healthy", version: "2.0.0", traffic: true, wantGreen: true, wantOutcome: "promoted", wantServes: "2.0.0",
+		wantGit: "2.0.0"},
+	{title: "fails 20 % of its requests", version: "3.0.0", faults: "fail=0.2", traffic: true, wantOutcome: "rejected",
+		wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "the same once more", version: "3.0.0", again: true, traffic: true, wantOutcome: "rejected",
+		wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "what Git was put back to", merged: true, traffic: true, wantGreen: true, wantOutcome: "unchanged",
+		wantServes: "2.0.0", wantGit: "2.0.0"},
+	{title: "healthy, no traffic", version: "4.0.0", threshold: "1", wantOutcome: "inconclusive", wantServes: "2.0.0",
+		wantGit: "2.0.0", wantReason: "no requests"},
 }
 
 // row is how a release ended.
@@ -93,25 +102,29 @@ func main() {
 }
 
 func run(ctx context.Context) (wrong bool, err error) {
-	if _, err := command(ctx, "", "kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--wait"); err != nil {
+	if _, err := command(
+		ctx, "", "kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--wait"); err != nil {
 		return false, err
 	}
 	if err := apply(ctx, meshNamespace); err != nil {
 		return false, err
 	}
 	say("building the images and applying the Tasks, the Pipeline and its Role")
-	resolved, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-R", "-f", "tasks", "-f", "pipelines")
+	resolved, err := command(
+		ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-R", "-f", "tasks", "-f", "pipelines")
 	if err != nil {
 		return false, err
 	}
 	if err := apply(ctx, resolved); err != nil {
 		return false, err
 	}
-	app, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "examples/release/deployment.yaml")
+	app, err := command(
+		ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "examples/release/deployment.yaml")
 	if err != nil {
 		return false, err
 	}
-	if _, err := command(ctx, "", "kubectl", "apply", "-n", namespace, "-f", "examples/release/service.yaml"); err != nil {
+	if _, err := command(
+		ctx, "", "kubectl", "apply", "-n", namespace, "-f", "examples/release/service.yaml"); err != nil {
 		return false, err
 	}
 	d, end, err := environment(ctx)
@@ -145,7 +158,8 @@ func run(ctx context.Context) (wrong bool, err error) {
 func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 	if !s.again && !s.merged {
 		say("Git: %s has version %s", helmfile, s.version)
-		if err := d.git.Commit(ctx, helmfile, fmt.Sprintf(releases, s.version), "chore: promote shop to version "+s.version); err != nil {
+		if err := d.git.Commit(
+			ctx, helmfile, fmt.Sprintf(releases, s.version), "chore: promote shop to version "+s.version); err != nil {
 			return r, err
 		}
 	}
@@ -155,7 +169,9 @@ func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 		}
 	}
 	if s.wantOutcome == "initialized" { // there is nothing to send requests to before
-		if _, err := command(ctx, "", "kubectl", "rollout", "status", "deployment", target, "-n", namespace, "--timeout=120s"); err != nil {
+		if _, err := command(
+			ctx, "", "kubectl", "rollout", "status", "deployment", target, "-n", namespace,
+			"--timeout=120s"); err != nil {
 			return r, err
 		}
 		if err := d.answers(ctx); err != nil {
@@ -175,7 +191,9 @@ func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 		return r, err
 	}
 	begin := time.Now()
-	cmd := exec.CommandContext(ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks", "--use-param-defaults", "--showlog",
+	cmd := exec.CommandContext(
+		ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks",
+		"--use-param-defaults", "--showlog",
 		"--prefix-name", "release-"+strings.ReplaceAll(cmp.Or(s.version, "merged"), ".", "-"),
 		"--pipeline-timeout", "60m", "--tasks-timeout", "50m", "--finally-timeout", "10m",
 		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold="+cmp.Or(s.threshold, "2"), "-p", "drain=1s",
@@ -203,7 +221,8 @@ func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 		samples := traffic.Samples()
 		r.last = load.Count(samples[max(len(samples)-lastRequests, 0):])
 		counts := load.Count(samples)
-		r.answers, r.failed = counts.String(), counts.Failed()-counts[load.Answer{Version: s.version, Status: http.StatusInternalServerError}]
+		r.answers, r.failed = counts.String(),
+			counts.Failed()-counts[load.Answer{Version: s.version, Status: http.StatusInternalServerError}]
 		r.shares = d.shares(samples)
 		for _, line := range r.shares {
 			say("  %s", line)
@@ -244,25 +263,31 @@ type demo struct {
 	splits *route.History
 }
 
-// meshNamespace is the application's namespace: its pods get sidecars, and take nothing but mutual TLS.
-const meshNamespace = `{apiVersion: v1, kind: Namespace, metadata: {name: ` + namespace + `, labels: {istio-injection: enabled}}}
+// meshNamespace is the application's namespace: its pods get sidecars, and take nothing but mutual
+// TLS.
+const meshNamespace = `{apiVersion: v1, kind: Namespace, metadata: {name: ` + namespace +
+	`, labels: {istio-injection: enabled}}}
 ---
 {apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default}, spec: {mtls: {mode: STRICT}}}
 `
 
 // startCaller starts a pod that sends the demo's requests, with a sidecar of its own.
 func startCaller(ctx context.Context) (load.Caller, error) {
-	client, err := command(ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "test/e2e/testdata/client.yaml")
+	client, err := command(
+		ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "test/e2e/testdata/client.yaml")
 	if err != nil {
 		return load.Caller{}, err
 	}
 	if err := apply(ctx, client); err != nil {
 		return load.Caller{}, err
 	}
-	if _, err := command(ctx, "", "kubectl", "rollout", "status", "deployment/client", "-n", namespace, "--timeout=120s"); err != nil {
+	if _, err := command(
+		ctx, "", "kubectl", "rollout", "status", "deployment/client", "-n", namespace, "--timeout=120s"); err != nil {
 		return load.Caller{}, err
 	}
-	ip, err := command(ctx, "", "kubectl", "get", "pods", "-n", namespace, "-l", "app=client", "-o", "jsonpath={.items[0].status.podIP}")
+	ip, err := command(
+		ctx, "", "kubectl", "get", "pods", "-n", namespace, "-l", "app=client", "-o",
+		"jsonpath={.items[0].status.podIP}")
 	return load.Caller{Address: net.JoinHostPort(strings.TrimSpace(ip), "8081")}, err
 }
 
@@ -293,8 +318,10 @@ func environment(ctx context.Context) (*demo, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	_, err = command(ctx, "", "kubectl", "create", "secret", "generic", "canary-tasks-git", "-n", namespace, "--type=kubernetes.io/basic-auth",
-		"--from-literal=username="+gittest.User, "--from-literal=password="+gittest.Password, "--from-literal=insecure=true")
+	_, err = command(ctx, "", "kubectl", "create", "secret", "generic", "canary-tasks-git", "-n", namespace,
+		"--type=kubernetes.io/basic-auth",
+		"--from-literal=username="+gittest.User, "--from-literal=password="+gittest.Password,
+		"--from-literal=insecure=true")
 	return &demo{git: git}, func() { git.Close(); _ = os.RemoveAll(folder) }, err
 }
 
@@ -315,15 +342,18 @@ func (d *demo) boot(ctx context.Context) error {
 		}
 	}
 	app := strings.ReplaceAll(d.app, "1.0.0", version)
-	return apply(ctx, strings.Replace(app, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", faults), 1))
+	return apply(ctx, strings.Replace(
+		app, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", faults), 1))
 }
 
-// answers waits until a caller in the mesh reaches the application, which it does a moment after its pods are ready.
+// answers waits until a caller in the mesh reaches the application, which it does a moment after
+// its pods are ready.
 func (d *demo) answers(ctx context.Context) error {
-	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		status, _ := d.caller.Ask(ctx, address)
-		return status == http.StatusOK, nil
-	})
+	return wait.PollUntilContextTimeout(
+		ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+			status, _ := d.caller.Ask(ctx, address)
+			return status == http.StatusOK, nil
+		})
 }
 
 // shares says, for each split that requests were divided by, how many each version answered.
@@ -370,7 +400,9 @@ func (r *row) look(ctx context.Context) error {
 		return err
 	}
 	r.outcome, r.reason = release.Outcome, release.Reason
-	nothing, err := command(ctx, "", "kubectl", "get", "-n", namespace, "taskruns", "-l", "tekton.dev/pipelineRun="+r.run+",tekton.dev/pipelineTask=canary-init",
+	nothing, err := command(
+		ctx, "", "kubectl", "get", "-n", namespace, "taskruns", "-l",
+		"tekton.dev/pipelineRun="+r.run+",tekton.dev/pipelineTask=canary-init",
 		"-o", `jsonpath={.items[*].status.results[?(@.name=="outcome")].value}`)
 	if err != nil {
 		return err
@@ -396,7 +428,9 @@ func (r *row) look(ctx context.Context) error {
 		weights = append(weights, fmt.Sprint(d.Weight))
 	}
 	r.weights = strings.Join(weights, "/")
-	serves, err := command(ctx, "", "kubectl", "get", "-n", namespace, "deployment", target+"-primary", "-o", `jsonpath={.spec.template.spec.containers[0].env[?(@.name=="VERSION")].value}`)
+	serves, err := command(
+		ctx, "", "kubectl", "get", "-n", namespace, "deployment", target+"-primary", "-o",
+		`jsonpath={.spec.template.spec.containers[0].env[?(@.name=="VERSION")].value}`)
 	r.serves = strings.TrimSpace(serves)
 	return err
 }
@@ -452,7 +486,8 @@ func table(rows []row) {
 		if len(r.wrong) > 0 {
 			verdict = "NO: " + strings.Join(r.wrong, "; ")
 		}
-		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\n", i+1, stories[i].title, r.status, r.outcome, r.weights, r.serves, r.git, r.took.Seconds(), r.answers, verdict)
+		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\n", i+1, stories[i].title, r.status, r.outcome,
+			r.weights, r.serves, r.git, r.took.Seconds(), r.answers, verdict)
 	}
 	_ = w.Flush()
 	for i, r := range rows {

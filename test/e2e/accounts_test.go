@@ -91,13 +91,16 @@ func TestCredentialsOfPrometheus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) })}
+	foreign := &http.Server{
+		ReadHeaderTimeout: time.Second,
+		Handler:           http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) })}
 	go func() { _ = foreign.Serve(listener) }()
 	t.Cleanup(func() { _ = foreign.Close() })
 	address := "http://" + listener.Addr().String()
 
 	folder := t.TempDir()
-	for name, text := range map[string]string{"http.yaml": "authorization: {credentials_file: token}", "token": "t0ken"} {
+	for name, text := range map[string]string{
+		"http.yaml": "authorization: {credentials_file: token}", "token": "t0ken"} {
 		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +110,8 @@ func TestCredentialsOfPrometheus(t *testing.T) {
 	if s.prometheus != "" {
 		named = "http://" + s.prometheus
 	}
-	spec := "CANARY_SPEC={apiVersion: flagger.app/v1beta1, kind: Canary, spec: {targetRef: {kind: Deployment, name: shop}, metricsServer: '" + address +
+	spec := "CANARY_SPEC={apiVersion: flagger.app/v1beta1, kind: Canary, spec: {targetRef: {kind: Deployment, name: " +
+		"shop}, metricsServer: '" + address +
 		"', analysis: {metrics: [{name: request-success-rate, thresholdRange: {min: 99}}]}}}"
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.must(0, "is initialized", "canary-init", "one", secrets)
@@ -127,7 +131,8 @@ func TestCredentialsOfPrometheus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.kube.CoreV1().ConfigMaps(s.ns).Patch(t.Context(), record.Name, types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
+	if _, err := s.kube.CoreV1().ConfigMaps(s.ns).Patch(
+		t.Context(), record.Name, types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	s.must(3, "not for "+address, "analyze", "two", secrets, "CANARY_PROMETHEUS="+named)

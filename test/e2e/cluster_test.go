@@ -48,7 +48,8 @@ func connect(t *testing.T) *cluster {
 		t.Fatalf("KUBECONFIG=%q names no cluster (run it by `make e2e`): %v", os.Getenv("KUBECONFIG"), err)
 	}
 	return &cluster{
-		kube: kubernetes.NewForConfigOrDie(config), istio: istio.NewForConfigOrDie(config), tekton: tekton.NewForConfigOrDie(config),
+		kube: kubernetes.NewForConfigOrDie(config), istio: istio.NewForConfigOrDie(config),
+		tekton:  tekton.NewForConfigOrDie(config),
 		gateway: os.Getenv("CANARY_TEST_GATEWAY"), prometheus: os.Getenv("CANARY_TEST_PROMETHEUS"),
 	}
 }
@@ -57,12 +58,16 @@ func connect(t *testing.T) *cluster {
 func (c *cluster) namespace(t *testing.T, prefix string) string {
 	t.Helper()
 	ns, err := c.kube.CoreV1().Namespaces().Create(t.Context(),
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-", Labels: map[string]string{"istio-injection": "enabled"}}}, metav1.CreateOptions{})
+		&corev1.Namespace{
+			ObjectMeta: metav1.ObjectMeta{
+				GenerateName: prefix + "-", Labels: map[string]string{"istio-injection": "enabled"}}},
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := c.kube.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{}); err != nil {
+		if err := c.kube.CoreV1().Namespaces().Delete(
+			context.Background(), ns.Name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -72,7 +77,8 @@ func (c *cluster) namespace(t *testing.T, prefix string) string {
 // strict lets workloads of a namespace take nothing but mutual TLS.
 func (c *cluster) strict(t *testing.T, namespace string) {
 	t.Helper()
-	run(t, "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default}, spec: {mtls: {mode: STRICT}}}",
+	run(t, "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default}, spec: "+
+		"{mtls: {mode: STRICT}}}",
 		"kubectl", "apply", "-n", namespace, "-f", "-")
 }
 

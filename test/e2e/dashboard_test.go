@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// dashboard asks Prometheus all that the panels of the dashboard do, of the last ten minutes: none is empty.
+// dashboard asks Prometheus all that the panels of the dashboard do, of the last ten minutes: none
+// is empty.
 func (s *shop) dashboard() {
 	s.t.Helper()
 	text, err := os.ReadFile("../../examples/grafana/canary.json")
@@ -28,7 +29,8 @@ func (s *shop) dashboard() {
 	if err := json.Unmarshal(text, &d); err != nil || len(d.Panels) == 0 {
 		s.t.Fatalf("%d panels, %v", len(d.Panels), err)
 	}
-	chosen := strings.NewReplacer("$__rate_interval", "20s", "$namespace", s.ns, "$primary", "shop-primary", "$canary", "shop")
+	chosen := strings.NewReplacer(
+		"$__rate_interval", "20s", "$namespace", s.ns, "$primary", "shop-primary", "$canary", "shop")
 	now := time.Now().Unix()
 	for _, panel := range d.Panels {
 		for _, target := range panel.Targets {
@@ -38,7 +40,9 @@ func (s *shop) dashboard() {
 					Result []struct{ Values [][2]any }
 				}
 			}
-			send(s.t, http.MethodGet, fmt.Sprintf("http://%s/api/v1/query_range?start=%d&end=%d&step=5&query=%s", s.prometheus, now-600, now, url.QueryEscape(query)), &answer)
+			send(s.t, http.MethodGet,
+				fmt.Sprintf("http://%s/api/v1/query_range?start=%d&end=%d&step=5&query=%s", s.prometheus, now-600, now,
+					url.QueryEscape(query)), &answer)
 			numbers := 0
 			for _, series := range answer.Data.Result {
 				for _, point := range series.Values {

@@ -24,7 +24,8 @@ import (
 
 var stepNames = []string{"canary-init", "shift-weight", "analyze", "promote", "rollback"}
 
-// TestFigures measures what a release costs and prints it as a table: `make figures`. It is no part of `make e2e`; nothing here fails for being slow.
+// TestFigures measures what a release costs and prints it as a table: `make figures`. It is no part
+// of `make e2e`; nothing here fails for being slow.
 func TestFigures(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -44,26 +45,33 @@ func TestFigures(t *testing.T) {
 			t.Fatal(err)
 		}
 		wall := s.lastRun()
-		add(fmt.Sprintf("healthy release, 3 x %s: wall by observation", interval), "%.0f s / %.0f s = %.2f", wall.Seconds(), 3*interval.Seconds(), wall.Seconds()/(3*interval.Seconds()))
-		for _, m := range regexp.MustCompile(`\d (\S+) took [\d.]+ s and (\d+) requests to the API server`).FindAllStringSubmatch(out, -1) {
+		add(fmt.Sprintf("healthy release, 3 x %s: wall by observation", interval), "%.0f s / %.0f s = %.2f",
+			wall.Seconds(), 3*interval.Seconds(), wall.Seconds()/(3*interval.Seconds()))
+		for _, m := range regexp.MustCompile(
+			`\d (\S+) took [\d.]+ s and (\d+) requests to the API server`).FindAllStringSubmatch(out, -1) {
 			calls[m[1]] = m[2]
 		}
 	}
 	sidecar := func(promQL string) float64 {
-		value, found := s.query(t, fmt.Sprintf("avg(%s)", fmt.Sprintf(promQL, fmt.Sprintf(`{namespace=%q,pod=~"shop-primary-.*",container="istio-proxy"}`, s.ns))), "")[""]
+		value, found := s.query(
+			t, fmt.Sprintf("avg(%s)",
+				fmt.Sprintf(promQL,
+					fmt.Sprintf(`{namespace=%q,pod=~"shop-primary-.*",container="istio-proxy"}`, s.ns))), "")[""]
 		if !found {
 			t.Fatalf("Prometheus has no %s of sidecars", promQL)
 		}
 		return value
 	}
 	add(fmt.Sprintf("a sidecar of stable's two, at %d requests/s to both", rate), "%.0f MB of memory, %.0f m of CPU",
-		sidecar("container_memory_working_set_bytes%s")/1e6, 1000*sidecar("rate(container_cpu_usage_seconds_total%s[1m])"))
+		sidecar("container_memory_working_set_bytes%s")/1e6,
+		1000*sidecar("rate(container_cpu_usage_seconds_total%s[1m])"))
 	s.version(v1, "fail=0.2")
 	out, err := s.release()
 	if err == nil {
 		t.Fatal("a version that fails is green")
 	}
-	for _, m := range regexp.MustCompile(`\d (rollback) took [\d.]+ s and (\d+) requests`).FindAllStringSubmatch(out, -1) {
+	for _, m := range regexp.MustCompile(`\d (rollback) took [\d.]+ s and (\d+) requests`).FindAllStringSubmatch(
+		out, -1) {
 		calls[m[1]] = m[2]
 	}
 	if m := regexp.MustCompile(`taken away (\d+) ms after the verdict`).FindStringSubmatch(out); m != nil {
@@ -71,12 +79,15 @@ func TestFigures(t *testing.T) {
 	}
 	memory := map[string]float64{}
 	s.version("5.0.0", "")
-	for _, step := range []struct{ name, run, value string }{{"canary-init", "a", ""}, {"shift-weight", "a", "CANARY_WEIGHT=40"}, {"analyze", "a", ""}, {"promote", "a", ""}, {"rollback", "", ""}} {
+	for _, step := range []struct{ name, run, value string }{
+		{"canary-init", "a", ""}, {"shift-weight", "a", "CANARY_WEIGHT=40"}, {"analyze", "a", ""}, {"promote", "a", ""},
+		{"rollback", "", ""}} {
 		memory[step.name] = s.memory(step.name, step.run, step.value)
 	}
 	sizes := s.imageSizes()
 	for _, step := range stepNames {
-		add(step, "image %.1f MB; %s requests to the API server; first of them after %s; %.0f MB of memory at most", sizes[step]/1e6, calls[step], s.startsIn(step).Round(time.Millisecond), memory[step]/1e6)
+		add(step, "image %.1f MB; %s requests to the API server; first of them after %s; %.0f MB of memory at most",
+			sizes[step]/1e6, calls[step], s.startsIn(step).Round(time.Millisecond), memory[step]/1e6)
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
@@ -110,11 +121,13 @@ func (s *shop) imageSizes() map[string]float64 {
 		host, name, _ := strings.Cut(image, "/")
 		name, digest, _ := strings.Cut(name, "@")
 		name, _, _ = strings.Cut(name, ":")
-		req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "http://"+host+"/v2/"+name+"/manifests/"+digest, nil)
+		req, err := http.NewRequestWithContext(
+			s.t.Context(), http.MethodGet, "http://"+host+"/v2/"+name+"/manifests/"+digest, nil)
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		req.Header.Set("Accept", "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json")
+		req.Header.Set("Accept",
+			"application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json")
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			s.t.Fatal(err)
@@ -131,7 +144,8 @@ func (s *shop) imageSizes() map[string]float64 {
 	return sizes
 }
 
-// startsIn is how long a step's program takes from its start to its first request: the median of eleven starts on this machine.
+// startsIn is how long a step's program takes from its start to its first request: the median of
+// eleven starts on this machine.
 func (s *shop) startsIn(step string) time.Duration {
 	s.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -140,7 +154,9 @@ func (s *shop) startsIn(step string) time.Duration {
 	}
 	defer listener.Close()
 	nowhere := filepath.Join(s.t.TempDir(), "nowhere")
-	for _, args := range [][]string{{"set-cluster", "none", "--server", "http://" + listener.Addr().String()}, {"set-context", "none", "--cluster", "none"}, {"use-context", "none"}} {
+	for _, args := range [][]string{
+		{"set-cluster", "none", "--server", "http://" + listener.Addr().String()},
+		{"set-context", "none", "--cluster", "none"}, {"use-context", "none"}} {
 		run(s.t, "", "kubectl", append([]string{"--kubeconfig", nowhere, "config"}, args...)...)
 	}
 	var delays []time.Duration
@@ -170,7 +186,8 @@ func (s *shop) startsIn(step string) time.Duration {
 
 var peak = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
 
-// memory runs a step's program and returns how many bytes it had in memory at most, read every 20 ms.
+// memory runs a step's program and returns how many bytes it had in memory at most, read every 20
+// ms.
 func (s *shop) memory(step, runID string, values ...string) float64 {
 	s.t.Helper()
 	cmd := s.command(step, runID, values...)

@@ -27,7 +27,9 @@ func (s *shop) flagger() (end func()) {
 	}
 	_, port, _ := net.SplitHostPort(free.Addr().String())
 	free.Close()
-	cmd := exec.CommandContext(s.t.Context(), program(s.t, "flagger", "github.com/fluxcd/flagger/cmd/flagger"), "-kubeconfig", os.Getenv("KUBECONFIG"), "-namespace", s.ns,
+	cmd := exec.CommandContext(
+		s.t.Context(), program(s.t, "flagger", "github.com/fluxcd/flagger/cmd/flagger"), "-kubeconfig",
+		os.Getenv("KUBECONFIG"), "-namespace", s.ns,
 		"-mesh-provider", "istio", "-metrics-server", "http://"+s.prometheus, "-port", port)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -51,14 +53,16 @@ func (s *shop) flagger() (end func()) {
 	return end
 }
 
-// What a real Flagger made serves on: while it is taken over, when its Canary is deleted, and at the next release.
+// What a real Flagger made serves on: while it is taken over, when its Canary is deleted, and at
+// the next release.
 func TestFromFlagger(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
 	serveCanaries(t)
 	end := s.flagger()
 	run(t, flaggersCanary, "kubectl", "apply", "-n", s.ns, "-f", "-")
-	run(t, "", "kubectl", "wait", "canary/shop", "-n", s.ns, "--for=jsonpath={.status.phase}=Initialized", "--timeout=180s")
+	run(t, "", "kubectl", "wait", "canary/shop", "-n", s.ns, "--for=jsonpath={.status.phase}=Initialized",
+		"--timeout=180s")
 	traffic := s.traffic(s.caller(t, s.ns))
 	pods := s.pods(t, s.ns, "shop-primary")
 	end()
@@ -68,9 +72,13 @@ func TestFromFlagger(t *testing.T) {
 	s.must(0, "no longer belong to a Canary of Flagger's", "canary-init", "first", "CANARY_CANARY=shop")
 	run(t, "", "kubectl", "delete", "canary/shop", "-n", s.ns)
 	time.Sleep(10 * time.Second) // the garbage collector's
-	const made = "deployment.apps/shop deployment.apps/shop-primary service/shop service/shop-canary service/shop-primary virtualservice.networking.istio.io/shop " +
+	const made = "deployment.apps/shop deployment.apps/shop-primary service/shop service/shop-canary " +
+		"service/shop-primary virtualservice.networking.istio.io/shop " +
 		"destinationrule.networking.istio.io/shop-canary destinationrule.networking.istio.io/shop-primary"
-	if got := strings.Join(strings.Fields(run(t, "", "kubectl", "get", "deployments,services,virtualservices,destinationrules", "-n", s.ns, "-l", "app!=client", "-o", "name")), " "); got != made {
+	if got := strings.Join(
+		strings.Fields(run(
+			t, "", "kubectl", "get", "deployments,services,virtualservices,destinationrules", "-n", s.ns, "-l",
+			"app!=client", "-o", "name")), " "); got != made {
 		t.Errorf("after the Canary was deleted there is\n%s, want\n%s", got, made)
 	}
 	if diff := cmp.Diff(pods, s.pods(t, s.ns, "shop-primary")); diff != "" {

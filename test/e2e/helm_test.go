@@ -44,7 +44,8 @@ func program(t *testing.T, name, pkg string) string {
 	return path
 }
 
-// upgrade is what Jenkins X does at a promotion: this version of the chart, with its canary turned on or off.
+// upgrade is what Jenkins X does at a promotion: this version of the chart, with its canary turned
+// on or off.
 func (c *chart) upgrade(version string, canary string) {
 	c.t.Helper()
 	path := filepath.Join(c.folder, "Chart.yaml")
@@ -61,11 +62,15 @@ func (c *chart) upgrade(version string, canary string) {
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Logf("%s", run(c.t, "", c.helm, "upgrade", "--install", "shop", c.folder, "-n", c.ns, "--set", "canary.enabled="+canary, "--set", "canary.host="+c.host, "--set", "image.repository="+c.repository+"@sha256", "--set-string", "image.tag="+c.digest,
+	c.t.Logf("%s", run(
+		c.t, "", c.helm, "upgrade", "--install", "shop", c.folder, "-n", c.ns, "--set", "canary.enabled="+canary,
+		"--set", "canary.host="+c.host, "--set", "image.repository="+c.repository+"@sha256", "--set-string",
+		"image.tag="+c.digest,
 		"--set", "canary.analysis.interval=10s", "--set", "canary.analysis.threshold=2"))
 }
 
-// Helm as people have it: an application that serves gets its canary, has two releases, and loses the canary again; no request fails.
+// Helm as people have it: an application that serves gets its canary, has two releases, and loses
+// the canary again; no request fails.
 func TestHelm(t *testing.T) {
 	c := connect(t)
 	c.needsPods(t)
@@ -80,8 +85,10 @@ func TestHelm(t *testing.T) {
 
 	// the canary is turned on: the chart has no Service any more
 	for range 2 {
-		out := run(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "mode=prepare", "-p", "runId=prepare-shop",
-			"-p", "hosts="+h.host, "-p", "gateways=shop,mesh", "--use-param-defaults", "--skip-optional-workspace", "--showlog")
+		out := run(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop",
+			"-p", "mode=prepare", "-p", "runId=prepare-shop",
+			"-p", "hosts="+h.host, "-p", "gateways=shop,mesh", "--use-param-defaults", "--skip-optional-workspace",
+			"--showlog")
 		if !strings.Contains(out, "shop."+s.ns+" is prepared") {
 			t.Fatalf("prepare:\n%s", out)
 		}
@@ -96,7 +103,8 @@ func TestHelm(t *testing.T) {
 	}
 	release("is unchanged", "40")
 
-	// who asks from outside, by the host and through the gateway of the chart, gets each version by its weight
+	// who asks from outside, by the host and through the gateway of the chart, gets each version by
+	// its weight
 	outside := s.trafficTo(h.host, outside{s.gateway}, rate)
 	h.upgrade(v2, "true")
 	release("promoted: stable runs revision", "20,40,60")
@@ -112,18 +120,22 @@ func TestHelm(t *testing.T) {
 	}
 	run(t, "", "kubectl", "wait", "canary/shop", "-n", s.ns, "--for=condition=promoted", "--timeout=5s")
 	events := run(t, "", "kubectl", "get", "events", "-n", s.ns, "--field-selector", "involvedObject.kind=Canary")
-	for _, says := range []string{"New revision detected! Scaling up shop", "Starting canary analysis for shop", "Advance shop." + s.ns + " canary weight 40", "Promotion completed! Scaling down shop"} {
+	for _, says := range []string{
+		"New revision detected! Scaling up shop", "Starting canary analysis for shop",
+		"Advance shop." + s.ns + " canary weight 40", "Promotion completed! Scaling down shop"} {
 		if !strings.Contains(events, says) {
 			t.Errorf("no event of the Canary says %q:\n%s", says, events)
 		}
 	}
 
-	// and it is turned off again: first the application serves by itself, then the chart has its Service back
+	// and it is turned off again: first the application serves by itself, then the chart has its
+	// Service back
 	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "examples/account-per-step/rollback.yaml")
 	s.kubeconfig = s.account("canary-rollback")
 	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=10s")
 	h.upgrade(v3, "false")
-	if out := run(t, "", "kubectl", "get", "service", "shop", "-n", s.ns, "-o", `jsonpath={.spec.selector.app} {.metadata.annotations.meta\.helm\.sh/release-name} {.metadata.annotations.helm\.sh/resource-policy}`); strings.TrimSpace(out) != "shop shop" {
+	if out := run(t, "", "kubectl", "get", "service", "shop", "-n", s.ns, "-o",
+		`jsonpath={.spec.selector.app} {.metadata.annotations.meta\.helm\.sh/release-name} {.metadata.annotations.helm\.sh/resource-policy}`); strings.TrimSpace(out) != "shop shop" {
 		t.Errorf("the Service: %s", out)
 	}
 	run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop", "--timeout=90s")
@@ -132,7 +144,8 @@ func TestHelm(t *testing.T) {
 	if last := load.Count(samples[len(samples)-100:]); last.Of(v3) != 100 {
 		t.Errorf("the last 100 requests: %s", last)
 	}
-	if out := run(t, "", "kubectl", "get", "deployments,services,virtualservices", "-n", s.ns, "-l", "app!=client", "-o", "name"); out != "deployment.apps/shop\nservice/shop\n" {
+	if out := run(t, "", "kubectl", "get", "deployments,services,virtualservices", "-n", s.ns, "-l", "app!=client",
+		"-o", "name"); out != "deployment.apps/shop\nservice/shop\n" {
 		t.Errorf("left:\n%s", out)
 	}
 }

@@ -27,15 +27,19 @@ func (s *shop) jenkinsX2(file string) []jenkinsx2.Container {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	all, err := jenkinsx2.Released([]byte(strings.NewReplacer("registry.example.com/canary-tasks", os.Getenv("KO_DOCKER_REPO"), "jx-production", s.ns).Replace(string(text))))
+	all, err := jenkinsx2.Released(
+		[]byte(strings.NewReplacer(
+			"registry.example.com/canary-tasks", os.Getenv("KO_DOCKER_REPO"), "jx-production", s.ns).Replace(
+			string(text))))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return all
 }
 
-// build runs our steps of the example's jenkins-x.yml as Jenkins X 2 makes them: containers of one pod, one after the other, each by /bin/sh -c.
-// It returns their log and whether the build is green. What Jenkins X' own steps do before is the scenario's.
+// build runs our steps of the example's jenkins-x.yml as Jenkins X 2 makes them: containers of one
+// pod, one after the other, each by /bin/sh -c. It returns their log and whether the build is
+// green. What Jenkins X' own steps do before is the scenario's.
 func (s *shop) build(number int) (log string, green bool) {
 	s.t.Helper()
 	run := &pipelinev1.TaskRun{ObjectMeta: metav1.ObjectMeta{Name: "environment-" + strconv.Itoa(number)}}
@@ -45,8 +49,10 @@ func (s *shop) build(number int) (log string, green bool) {
 		if !strings.Contains(c.Line, "/ko-app/") {
 			continue
 		}
-		step := pipelinev1.Step{Name: c.Name, Image: c.Image, Command: []string{"/bin/sh", "-c"}, Args: []string{c.Line}}
-		step.Env = []corev1.EnvVar{{Name: "JOB_NAME", Value: "acme/environment/master"}, {Name: "BUILD_NUMBER", Value: strconv.Itoa(number)}}
+		step := pipelinev1.Step{
+			Name: c.Name, Image: c.Image, Command: []string{"/bin/sh", "-c"}, Args: []string{c.Line}}
+		step.Env = []corev1.EnvVar{
+			{Name: "JOB_NAME", Value: "acme/environment/master"}, {Name: "BUILD_NUMBER", Value: strconv.Itoa(number)}}
 		for name, value := range c.Env {
 			step.Env = append(step.Env, corev1.EnvVar{Name: name, Value: value})
 		}
@@ -69,7 +75,8 @@ func (s *shop) build(number int) (log string, green bool) {
 	return log, done.Status.GetCondition(apis.ConditionSucceeded).IsTrue()
 }
 
-// asTektonBot is a kubeconfig of the account that pipelines of Jenkins X have, with no more rights than the example gives it.
+// asTektonBot is a kubeconfig of the account that pipelines of Jenkins X have, with no more rights
+// than the example gives it.
 func (s *shop) asTektonBot() string {
 	s.t.Helper()
 	jx := s.namespace(s.t, "jx")
@@ -78,9 +85,11 @@ func (s *shop) asTektonBot() string {
 		s.t.Fatal(err)
 	}
 	run(s.t, "", "kubectl", "create", "serviceaccount", "tekton-bot", "-n", jx)
-	run(s.t, strings.NewReplacer("jx-production", s.ns, "namespace: jx\n", "namespace: "+jx+"\n").Replace(string(text)), "kubectl", "apply", "-f", "-")
+	run(s.t, strings.NewReplacer("jx-production", s.ns, "namespace: jx\n", "namespace: "+jx+"\n").Replace(string(text)),
+		"kubectl", "apply", "-f", "-")
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(path, []byte(run(s.t, "", "kubectl", "config", "view", "--raw", "--minify")), 0o600); err != nil {
+	if err := os.WriteFile(
+		path, []byte(run(s.t, "", "kubectl", "config", "view", "--raw", "--minify")), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	token := strings.TrimSpace(run(s.t, "", "kubectl", "create", "token", "tekton-bot", "-n", jx))
@@ -89,12 +98,14 @@ func (s *shop) asTektonBot() string {
 	return path
 }
 
-// Jenkins X 2 knows no Tasks and has no finally: the images in the variant with a shell, of which the one that fails rolls back.
+// Jenkins X 2 knows no Tasks and has no finally: the images in the variant with a shell, of which
+// the one that fails rolls back.
 func TestJenkinsX2(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
 	serveCanaries(t)
-	run(t, "", "env", "KO_DEFAULTBASEIMAGE="+os.Getenv("CANARY_TEST_SHELL_BASE"), "make", "release-shell", "VERSION=v0.1.0")
+	run(t, "", "env", "KO_DEFAULTBASEIMAGE="+os.Getenv("CANARY_TEST_SHELL_BASE"), "make", "release-shell",
+		"VERSION=v0.1.0")
 	run(t, flaggersCanary, "kubectl", "apply", "-n", s.ns, "-f", "-")
 
 	if log, green := s.build(1); !green || !strings.Contains(log, "is initialized") {
@@ -111,11 +122,13 @@ func TestJenkinsX2(t *testing.T) {
 
 	s.version(v3, "fail=1")
 	log, green := s.build(3)
-	if green || !strings.Contains(log, "rolling back before this step exits with code 1") || !strings.Contains(log, "rolled back (rejected)") {
+	if green || !strings.Contains(log, "rolling back before this step exits with code 1") ||
+		!strings.Contains(log, "rolled back (rejected)") {
 		t.Error("a bad version's build is green, or it was not rolled back")
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
-	s.shares(noneFailed(t, "a promotion and a rollback by Jenkins X 2", traffic, load.Answer{Version: v3, Status: 500}), v2, 20, 40, 60)
+	s.shares(noneFailed(t, "a promotion and a rollback by Jenkins X 2", traffic, load.Answer{Version: v3, Status: 500}),
+		v2, 20, 40, 60)
 
 	// the form with one step, which starts the Pipeline
 	all := s.jenkinsX2("jenkins-x-tkn.yml")
@@ -126,7 +139,8 @@ func TestJenkinsX2(t *testing.T) {
 	}
 	s.version("4.0.0", "")
 	traffic = s.traffic(s.caller(t, s.ns))
-	if out, err := try(t, "", "/bin/sh", "-c", line); err != nil || !strings.Contains(out, "promoted: stable runs revision") {
+	if out, err := try(t, "", "/bin/sh", "-c", line); err != nil ||
+		!strings.Contains(out, "promoted: stable runs revision") {
 		t.Errorf("%s\nof a good version: %v\n%s", line, err, out)
 	}
 	noneFailed(t, "a promotion by the form with one step", traffic)

@@ -49,12 +49,14 @@ func (s *shop) judged() judgement {
 	return checks[len(checks)-1]
 }
 
-// faults are set in all pods of Deployments of ours, at the same time: a second in which one version alone fails would be its fault.
+// faults are set in all pods of Deployments of ours, at the same time: a second in which one
+// version alone fails would be its fault.
 func (s *shop) faults(faults string, deployments ...string) {
 	s.t.Helper()
 	var pods []string
 	for _, name := range deployments {
-		selector := run(s.t, "", "kubectl", "get", "deployment", name, "-n", s.ns, "-o", "jsonpath={.spec.selector.matchLabels.app}")
+		selector := run(s.t, "", "kubectl", "get", "deployment", name, "-n", s.ns, "-o",
+			"jsonpath={.spec.selector.matchLabels.app}")
 		pods = append(pods, s.pods(s.t, s.ns, selector)...)
 	}
 	for _, ip := range pods {
@@ -92,13 +94,16 @@ func (s *shop) ended(name string) (string, *apis.Condition) {
 	return out, condition
 }
 
-// speaksHTTP2 gives the Service's port the name by which proxies speak HTTP/2 to the pods, which gRPC needs.
+// speaksHTTP2 gives the Service's port the name by which proxies speak HTTP/2 to the pods, which
+// gRPC needs.
 func (s *shop) speaksHTTP2() {
 	s.t.Helper()
-	run(s.t, "", "kubectl", "patch", "service", "shop", "-n", s.ns, "--type=json", "-p", `[{"op":"replace","path":"/spec/ports/0/name","value":"http2"}]`)
+	run(s.t, "", "kubectl", "patch", "service", "shop", "-n", s.ns, "--type=json", "-p",
+		`[{"op":"replace","path":"/spec/ports/0/name","value":"http2"}]`)
 }
 
-// Each way in which a candidate can be bad, or unknown, ends by its own name, with all traffic on stable.
+// Each way in which a candidate can be bad, or unknown, ends by its own name, with all traffic on
+// stable.
 func TestJudge(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -116,13 +121,20 @@ func TestJudge(t *testing.T) {
 		reason   string // or several, by |
 		says     string
 	}{
-		{desc: "a fifth of the answers fail", faults: "fail=0.2", outcome: "rejected", reason: "failing", says: "failing: request-success-rate: the candidate is beyond the limit and worse than stable"},
-		{desc: "all answers fail", faults: "fail=1", outcome: "rejected", reason: "all failing", says: "rejected: all failing"},
-		{desc: "it is slow", faults: "slow=700ms", params: []string{"requestDuration=500ms"}, outcome: "rejected", reason: "slow", says: "rejected: slow: request-duration"},
-		{desc: "it hangs", faults: "hang=1", params: []string{"requestDuration=1s"}, outcome: "rejected", reason: "none answered", says: "rejected: none answered: the callers of"},
-		{desc: "it answers gRPC with status 14", faults: "grpc=14", protocol: "grpc", outcome: "rejected", reason: "failing|all failing", says: "; its answers: 200 gRPC 14 (Unavailable)"},
-		{desc: "its endpoints are gone", then: func() { s.faults("ready=false", "shop") }, outcome: "rejected", reason: "failing|all failing", says: "503 UH (no healthy upstream)"},
-		{desc: "nobody sends requests", quiet: true, outcome: "inconclusive", reason: "no requests", says: "inconclusive: no requests: neither stable nor the candidate got any"},
+		{desc: "a fifth of the answers fail", faults: "fail=0.2", outcome: "rejected", reason: "failing",
+			says: "failing: request-success-rate: the candidate is beyond the limit and worse than stable"},
+		{desc: "all answers fail", faults: "fail=1", outcome: "rejected", reason: "all failing",
+			says: "rejected: all failing"},
+		{desc: "it is slow", faults: "slow=700ms", params: []string{"requestDuration=500ms"}, outcome: "rejected",
+			reason: "slow", says: "rejected: slow: request-duration"},
+		{desc: "it hangs", faults: "hang=1", params: []string{"requestDuration=1s"}, outcome: "rejected",
+			reason: "none answered", says: "rejected: none answered: the callers of"},
+		{desc: "it answers gRPC with status 14", faults: "grpc=14", protocol: "grpc", outcome: "rejected",
+			reason: "failing|all failing", says: "; its answers: 200 gRPC 14 (Unavailable)"},
+		{desc: "its endpoints are gone", then: func() { s.faults("ready=false", "shop") }, outcome: "rejected",
+			reason: "failing|all failing", says: "503 UH (no healthy upstream)"},
+		{desc: "nobody sends requests", quiet: true, outcome: "inconclusive", reason: "no requests",
+			says: "inconclusive: no requests: neither stable nor the candidate got any"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			s := *s
@@ -130,7 +142,9 @@ func TestJudge(t *testing.T) {
 			s.version(strconv.Itoa(i+2)+".0.0", c.faults)
 			var traffic *load.Run
 			if !c.quiet {
-				traffic = start(t, from, load.Plan{URL: "http://shop." + s.ns + "/", Rate: rate, For: 5 * time.Minute, Timeout: 2 * time.Second, Protocol: c.protocol})
+				traffic = start(t, from,
+					load.Plan{URL: "http://shop." + s.ns + "/", Rate: rate, For: 5 * time.Minute,
+						Timeout: 2 * time.Second, Protocol: c.protocol})
 				defer traffic.Stop()
 			}
 			name := s.begin(nil, append(c.params, "threshold=3")...)
@@ -153,7 +167,8 @@ func TestJudge(t *testing.T) {
 			traffic.Stop()
 			bad, last := served(traffic.Samples())
 			scrapes := got.To.Sub(bad).Seconds() / scrapeInterval.Seconds()
-			t.Logf("%.1f scrapes from the end of the first bad answer to the verdict's last; the candidate's last answer was asked for %s after it", scrapes, last.Sub(bad).Round(100*time.Millisecond))
+			t.Logf("%.1f scrapes from the end of the first bad answer to the verdict's last; the candidate's last "+
+				"answer was asked for %s after it", scrapes, last.Sub(bad).Round(100*time.Millisecond))
 			if !got.Early || scrapes > 2.1 { // they are not quite regular
 				t.Errorf("it took %.1f scrapes, early %v", scrapes, got.Early)
 			}
@@ -182,7 +197,8 @@ func signal(t *testing.T, pid int, signal syscall.Signal) {
 	}
 }
 
-// served says when the candidate's first bad answer came, and when the last request was sent that it answered.
+// served says when the candidate's first bad answer came, and when the last request was sent that
+// it answered.
 func served(samples []load.Sample) (bad, last time.Time) {
 	for _, one := range samples {
 		if one.Version == v1 || one.Version == "" {
@@ -213,7 +229,8 @@ func TestNotItsFault(t *testing.T) {
 		s.faults("fail=0.5", "shop", "shop-primary")
 		time.Sleep(30 * time.Second)
 		s.faults("", "shop", "shop-primary")
-		if out, _ := s.ended(name); !strings.Contains(out, "environment: both versions are beyond the limit") || strings.Contains(out, ": rejected:") {
+		if out, _ := s.ended(name); !strings.Contains(out, "environment: both versions are beyond the limit") ||
+			strings.Contains(out, ": rejected:") {
 			t.Errorf("judged %+v", s.judged())
 		}
 		s.want(serves{"100/0", "1.0.0 x2", v2 + " x0", "inconclusive"})
@@ -230,7 +247,8 @@ func TestNotItsFault(t *testing.T) {
 		s.faults("fail=0.5", "shop", "shop-primary")
 		s.atWeight("100/0")
 		s.faults("", "shop-primary") // as it is when what the candidate did to both ends with its traffic
-		if out, condition := s.ended(name); !condition.IsFalse() || !strings.Contains(out, "stable recovered at once when the candidate was taken away") {
+		if out, condition := s.ended(name); !condition.IsFalse() ||
+			!strings.Contains(out, "stable recovered at once when the candidate was taken away") {
 			t.Errorf("judged %+v", s.judged())
 		}
 		s.want(serves{"100/0", v2 + " x2", "2.1.0 x0", "rejected"})

@@ -64,13 +64,15 @@ func TestEveryKindOfCaller(t *testing.T) {
 	sending := func() traffics {
 		all := traffics{}
 		for kind, plan := range map[string]load.Plan{
-			"new connections": {Rate: 50}, "kept connections": {Rate: 30, Protocol: "keepalive"}, "HTTP/2": {Rate: 20, Protocol: "http2"},
-			"gRPC": {Rate: 20, Protocol: "grpc"}, "streams": {Rate: 1, Protocol: "stream", Timeout: 30 * time.Second},
+			"new connections": {Rate: 50}, "kept connections": {Rate: 30, Protocol: "keepalive"},
+			"HTTP/2": {Rate: 20, Protocol: "http2"},
+			"gRPC":   {Rate: 20, Protocol: "grpc"}, "streams": {Rate: 1, Protocol: "stream", Timeout: 30 * time.Second},
 		} {
 			plan.URL, plan.For = "http://shop."+s.ns+"/", 10*time.Minute
 			all[kind] = s.send(from, plan)
 		}
-		all["at the gateway"] = s.send(outside{s.gateway}, load.Plan{URL: "http://" + s.host() + "/", Rate: 80, For: 10 * time.Minute})
+		all["at the gateway"] = s.send(
+			outside{s.gateway}, load.Plan{URL: "http://" + s.host() + "/", Rate: 80, For: 10 * time.Minute})
 		return all
 	}
 	params := []string{"stepWeights=20,60", "requestDuration=1s", "hosts=" + s.host(), "gateways=shop,mesh"}
@@ -100,7 +102,8 @@ func TestEveryKindOfCaller(t *testing.T) {
 func (s *shop) spec() map[string]any {
 	s.t.Helper()
 	var o struct{ Spec map[string]any }
-	if err := json.Unmarshal([]byte(run(s.t, "", "kubectl", "get", "virtualservice", "shop", "-n", s.ns, "-o", "json")), &o); err != nil {
+	if err := json.Unmarshal(
+		[]byte(run(s.t, "", "kubectl", "get", "virtualservice", "shop", "-n", s.ns, "-o", "json")), &o); err != nil {
 		s.t.Fatal(err)
 	}
 	return o.Spec
@@ -112,12 +115,15 @@ func TestTrafficPolicies(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
 	from := s.caller(t, s.ns)
-	const ejects = "{outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 120s, maxEjectionPercent: 100}}"
-	s.apply("{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop}, spec: {host: shop, trafficPolicy: " + ejects + "}}")
+	const ejects = "{outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 120s, " +
+		"maxEjectionPercent: 100}}"
+	s.apply("{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop}, spec: " +
+		"{host: shop, trafficPolicy: " + ejects + "}}")
 	policy := func(policy string) {
 		t.Helper()
 		for _, name := range []string{"shop", "shop-primary", "shop-canary"} {
-			run(t, "", "kubectl", "patch", "destinationrule", name, "-n", s.ns, "--type=json", "-p", "[{op: replace, path: /spec/trafficPolicy, value: "+policy+"}]")
+			run(t, "", "kubectl", "patch", "destinationrule", name, "-n", s.ns, "--type=json", "-p",
+				"[{op: replace, path: /spec/trafficPolicy, value: "+policy+"}]")
 		}
 		time.Sleep(2 * time.Second)
 	}
@@ -130,25 +136,31 @@ func TestTrafficPolicies(t *testing.T) {
 		then                 func(t *testing.T, samples []load.Sample)
 	}{
 		{
-			desc: "outlier detection ejects the candidate's pods", faults: "fail=1", outcome: "rejected", says: "503 UH (no healthy upstream)",
+			desc: "outlier detection ejects the candidate's pods", faults: "fail=1", outcome: "rejected",
+			says:   "503 UH (no healthy upstream)",
 			policy: "", // the one that the application has, which its copies got
 		},
 		{
-			desc: "a pool of one connection overflows", faults: "slow=400ms", plan: load.Plan{Rate: 40}, outcome: "rejected", says: "503 UO",
-			policy: "{connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1, maxRequestsPerConnection: 1}}}",
+			desc: "a pool of one connection overflows", faults: "slow=400ms", plan: load.Plan{Rate: 40},
+			outcome: "rejected", says: "503 UO",
+			policy: "{connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1, " +
+				"maxRequestsPerConnection: 1}}}",
 		},
 		{
-			desc: "a pool of one connection is enough", plan: load.Plan{Rate: 40}, outcome: "promoted", says: "promoted", params: []string{"stepWeights=50"},
+			desc: "a pool of one connection is enough", plan: load.Plan{Rate: 40}, outcome: "promoted",
+			says: "promoted", params: []string{"stepWeights=50"},
 			policy: "{connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 10}}}",
 		},
 		{
-			desc: "consistent hashing by a header", plan: load.Plan{Header: http.Header{"X-User": {"ann"}}}, outcome: "promoted", says: "promoted",
+			desc: "consistent hashing by a header", plan: load.Plan{Header: http.Header{"X-User": {"ann"}}},
+			outcome: "promoted", says: "promoted",
 			policy: "{loadBalancer: {consistentHash: {httpHeaderName: x-user}}}",
 			then: func(t *testing.T, samples []load.Sample) {
 				at, pods := s.splits.During("80/20", samples), map[string]map[string]int{}
 				for i, one := range at {
 					set := one.Pod[:max(0, strings.LastIndex(one.Pod, "-"))] // the pod's ReplicaSet
-					if pods[set] == nil && len(pods) == 2 {                  // stable's next one: it is promoted, and pods come and go
+					// stable's next one: it is promoted, and pods come and go
+					if pods[set] == nil && len(pods) == 2 {
 						at = at[:i]
 						break
 					}
@@ -197,7 +209,8 @@ func TestTrafficPolicies(t *testing.T) {
 			s.want(serves{"100/0", stable, version + " x0", c.outcome})
 			policies := map[string]bool{}
 			for _, name := range []string{"shop", "shop-primary", "shop-canary"} {
-				policies[run(t, "", "kubectl", "get", "destinationrule", name, "-n", s.ns, "-o", "jsonpath={.spec.trafficPolicy}")] = true
+				policies[run(t, "", "kubectl", "get", "destinationrule", name, "-n", s.ns, "-o",
+					"jsonpath={.spec.trafficPolicy}")] = true
 			}
 			if len(policies) != 1 || policies[""] {
 				t.Errorf("the policies are not what they were: %v", policies)
@@ -276,7 +289,8 @@ headers: {response: {set: {x-route: main}}}, route: [{destination: {host: shop}}
 	t.Logf("%s; %d took 60 ms or more", counts, slow)
 	mirrored := 0.0
 	eventually(t, 30*time.Second, func() string {
-		mirrored = s.query(t, fmt.Sprintf(`sum(istio_requests_total{reporter="destination",destination_workload="audit",destination_workload_namespace=%q})`, s.ns), "")[""]
+		mirrored = s.query(
+			t, fmt.Sprintf(`sum(istio_requests_total{reporter="destination",destination_workload="audit",destination_workload_namespace=%q})`, s.ns), "")[""]
 		if mirrored < float64(len(samples))/40 {
 			return fmt.Sprintf("%.0f of %d requests were mirrored", mirrored, len(samples))
 		}
@@ -285,7 +299,8 @@ headers: {response: {set: {x-route: main}}}, route: [{destination: {host: shop}}
 	t.Logf("%.0f were mirrored", mirrored)
 	injected := counts[load.Answer{Status: 555}]
 	if failed := counts.Failed() - injected; failed != 0 || injected == 0 || slow < len(samples)/20 {
-		t.Errorf("%d requests failed beside the %d of the route's own fault, %d of %d were delayed", failed, injected, slow, len(samples))
+		t.Errorf("%d requests failed beside the %d of the route's own fault, %d of %d were delayed", failed, injected,
+			slow, len(samples))
 	}
 }
 
@@ -324,7 +339,8 @@ func TestIstiodIsAway(t *testing.T) {
 			return fmt.Sprintf("%v: %s", err, out)
 		}
 		for line := range strings.Lines(string(out)) {
-			if strings.Contains(line, "shift-2") && strings.Contains(line, "the proxies keep the weights that they have") {
+			if strings.Contains(line, "shift-2") &&
+				strings.Contains(line, "the proxies keep the weights that they have") {
 				waits = line
 				return ""
 			}
@@ -382,7 +398,8 @@ mutations: {response_mutations: [{remove: x-pod}]}}}}}]}}`)
 	}
 	// the policy is in force: nobody else gets an answer
 	s.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: other}}")
-	run(t, "", "kubectl", "patch", "deployment", "client", "-n", s.ns, "-p", `{"spec":{"template":{"spec":{"serviceAccountName":"other"}}}}`)
+	run(t, "", "kubectl", "patch", "deployment", "client", "-n", s.ns, "-p",
+		`{"spec":{"template":{"spec":{"serviceAccountName":"other"}}}}`)
 	other := s.callerNow(t, s.ns)
 	if status, body := other.Ask(t.Context(), "http://shop."+s.ns+"/"); status != http.StatusForbidden {
 		t.Errorf("another account is answered %d %s", status, body)
@@ -396,12 +413,14 @@ func TestOutsideTheMesh(t *testing.T) {
 	s.needsPods(t)
 	run(t, "", "kubectl", "delete", "peerauthentication", "default", "-n", s.ns)
 	s.caller(t, s.ns)
-	run(t, "", "kubectl", "patch", "deployment", "client", "-n", s.ns, "-p", `{"spec":{"template":{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}}}}}`)
+	run(t, "", "kubectl", "patch", "deployment", "client", "-n", s.ns, "-p",
+		`{"spec":{"template":{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}}}}}`)
 	from := s.callerNow(t, s.ns)
 	s.must(0, "is initialized", "canary-init", "first")
 	traffic := s.traffic(from)
 	s.version(v2, "")
-	if out, err := s.release("stepWeights=20"); err == nil || !strings.Contains(out, "callers without a sidecar, which follow no weight") {
+	if out, err := s.release("stepWeights=20"); err == nil ||
+		!strings.Contains(out, "callers without a sidecar, which follow no weight") {
 		t.Errorf("asked from outside alone: %v", err)
 	}
 	s.want(serves{"100/0", "1.0.0 x2", "2.0.0 x0", "inconclusive"})
@@ -417,7 +436,8 @@ func TestSidecarIsMissing(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
 	s.must(0, "is initialized", "canary-init", "first")
-	run(t, "", "kubectl", "patch", "deployment", "shop", "-n", s.ns, "-p", `{"spec":{"template":{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}}}}}`)
+	run(t, "", "kubectl", "patch", "deployment", "shop", "-n", s.ns, "-p",
+		`{"spec":{"template":{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}}}}}`)
 	before := s.settled()
 	s.must(2, "kept out of the mesh by sidecar.istio.io/inject=false", "canary-init", "second")
 	if after := s.versions(); cmp.Diff(before, after) != "" {
@@ -426,14 +446,16 @@ func TestSidecarIsMissing(t *testing.T) {
 
 	// The pods of a candidate come up without one, as where the webhook is left out: they serve,
 	// and stable's pods get theirs.
-	run(t, "", "kubectl", "patch", "deployment", "shop", "-n", s.ns, "--type=json", "-p", `[{"op":"remove","path":"/spec/template/metadata/labels/sidecar.istio.io~1inject"}]`)
+	run(t, "", "kubectl", "patch", "deployment", "shop", "-n", s.ns, "--type=json", "-p",
+		`[{"op":"remove","path":"/spec/template/metadata/labels/sidecar.istio.io~1inject"}]`)
 	traffic := s.traffic(s.caller(t, s.ns))
 	s.version(v2, "")
 	run(t, "", "kubectl", "label", "namespace", s.ns, "istio-injection=disabled", "--overwrite")
 	s.must(0, "is up beside stable", "canary-init", "third")
 	run(t, "", "kubectl", "label", "namespace", s.ns, "istio-injection=enabled", "--overwrite")
 	sidecars := func(app string) string {
-		return run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "app="+app, "-o", `jsonpath={.items[0].spec.initContainers[*].name}`)
+		return run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "app="+app, "-o",
+			`jsonpath={.items[0].spec.initContainers[*].name}`)
 	}
 	if got := sidecars("shop"); got != "" {
 		t.Errorf("the candidate has %s", got)
@@ -468,22 +490,28 @@ func TestOlderSidecars(t *testing.T) {
 	s.must(0, "is initialized", "canary-init", "first")
 	const level = `"logLevel": "%s"`
 	values := func() string {
-		return run(t, "", "kubectl", "get", "configmap", "istio-sidecar-injector", "-n", "istio-system", "-o", `jsonpath={.data.values}`)
+		return run(t, "", "kubectl", "get", "configmap", "istio-sidecar-injector", "-n", "istio-system", "-o",
+			`jsonpath={.data.values}`)
 	}
 	set := func(from, to string) {
 		t.Helper()
-		body, err := json.Marshal(map[string]any{"data": map[string]string{"values": strings.ReplaceAll(values(), fmt.Sprintf(level, from), fmt.Sprintf(level, to))}})
+		body, err := json.Marshal(
+			map[string]any{"data": map[string]string{
+				"values": strings.ReplaceAll(values(), fmt.Sprintf(level, from), fmt.Sprintf(level, to))}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("kubectl", "patch", "configmap", "istio-sidecar-injector", "-n", "istio-system", "--type=merge", "-p", string(body)).CombinedOutput(); err != nil {
+		if out, err := exec.Command(
+			"kubectl", "patch", "configmap", "istio-sidecar-injector", "-n", "istio-system", "--type=merge", "-p",
+			string(body)).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
 	set("warning", "error")
 	defer set("error", "warning")
 	levels := func(app string) string {
-		return run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "app="+app, "-o", `jsonpath={range .items[*]}{.spec.initContainers[?(@.name=="istio-proxy")].args}{end}`)
+		return run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "app="+app, "-o",
+			`jsonpath={range .items[*]}{.spec.initContainers[?(@.name=="istio-proxy")].args}{end}`)
 	}
 	if got := levels("shop-primary"); !strings.Contains(got, "proxyLogLevel=warning") {
 		t.Errorf("stable's sidecars: %s", got)

@@ -28,7 +28,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/test/route"
 )
 
-// shop is an application in a namespace of its own, with the Tasks, the Pipeline and the shipped Role beside it.
+// shop is an application in a namespace of its own, with the Tasks, the Pipeline and the shipped
+// Role beside it.
 type shop struct {
 	*cluster
 	t          *testing.T
@@ -39,7 +40,8 @@ type shop struct {
 
 const v3 = "3.0.0"
 
-// newShop brings version 1 up, as an application without canary releases that takes nothing but mutual TLS.
+// newShop brings version 1 up, as an application without canary releases that takes nothing but
+// mutual TLS.
 func newShop(t *testing.T) *shop {
 	t.Helper()
 	c := connect(t)
@@ -84,8 +86,11 @@ func (s *shop) version(version, faults string) {
 // release starts the Pipeline as a person would, and returns its log; the error is tkn's exit code.
 func (s *shop) release(params ...string) (string, error) {
 	s.t.Helper()
-	out, err := try(s.t, "", "tkn", append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults", "--showlog",
-		"--exit-with-pipelinerun-error", "--pipeline-timeout", "30m", "--tasks-timeout", "20m", "--finally-timeout", "10m"}, asParams(params)...)...)
+	out, err := try(s.t, "", "tkn",
+		append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults",
+			"--showlog",
+			"--exit-with-pipelinerun-error", "--pipeline-timeout", "30m", "--tasks-timeout", "20m", "--finally-timeout",
+			"10m"}, asParams(params)...)...)
 	s.t.Logf("the log of the PipelineRun:\n%s", out)
 	return out, err
 }
@@ -93,7 +98,9 @@ func (s *shop) release(params ...string) (string, error) {
 // begin starts the Pipeline and returns the name of the run.
 func (s *shop) begin(timeouts []string, params ...string) string {
 	s.t.Helper()
-	args := append([]string{"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults", "--output", "name"}, timeouts...)
+	args := append([]string{
+		"pipeline", "start", "canary-release", "-n", s.ns, "-s", "canary-tasks", "--use-param-defaults", "--output",
+		"name"}, timeouts...)
 	name := strings.TrimSpace(run(s.t, "", "tkn", append(args, asParams(params)...)...))
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
@@ -104,7 +111,8 @@ func (s *shop) begin(timeouts []string, params ...string) string {
 	return name
 }
 
-// asParams are quick values for what a scenario leaves open. How long answers take on a machine that runs a whole cluster says nothing of a version.
+// asParams are quick values for what a scenario leaves open. How long answers take on a machine
+// that runs a whole cluster says nothing of a version.
 func asParams(params []string) []string {
 	var args []string
 	for _, quick := range []string{"target=shop", "interval=10s", "threshold=2", "drain=3s", "requestDuration=2s"} {
@@ -134,7 +142,8 @@ var buildSteps = sync.OnceValues(func() (string, error) {
 	return folder, err
 })
 
-// command is the program of a step, to be run on this machine with the rights of its ServiceAccount.
+// command is the program of a step, to be run on this machine with the rights of its
+// ServiceAccount.
 func (s *shop) command(name, runID string, values ...string) *exec.Cmd {
 	s.t.Helper()
 	folder, err := buildSteps()
@@ -142,13 +151,16 @@ func (s *shop) command(name, runID string, values ...string) *exec.Cmd {
 		s.t.Fatal(err)
 	}
 	cmd := exec.CommandContext(s.t.Context(), filepath.Join(folder, name))
-	cmd.Env = []string{"KUBECONFIG=" + s.kubeconfig, "CANARY_TARGET=shop", "CANARY_NAMESPACE=" + s.ns, "CANARY_RUN_ID=" + runID, "CANARY_RUN_NAME=" + runID}
+	cmd.Env = []string{
+		"KUBECONFIG=" + s.kubeconfig, "CANARY_TARGET=shop", "CANARY_NAMESPACE=" + s.ns, "CANARY_RUN_ID=" + runID,
+		"CANARY_RUN_NAME=" + runID}
 	if name == "canary-init" {
 		address := "http://prometheus.istio-system:9090"
 		if s.prometheus != "" {
 			address = "http://" + s.prometheus
 		}
-		cmd.Env = append(cmd.Env, "CANARY_INTERVAL=10s", "CANARY_THRESHOLD=2", "CANARY_DRAIN=1s", "CANARY_REQUEST_DURATION=2s", "CANARY_PROMETHEUS="+address, "CANARY_STEP_WEIGHTS=40", "CANARY_ON_BUSY=fail")
+		cmd.Env = append(cmd.Env, "CANARY_INTERVAL=10s", "CANARY_THRESHOLD=2", "CANARY_DRAIN=1s",
+			"CANARY_REQUEST_DURATION=2s", "CANARY_PROMETHEUS="+address, "CANARY_STEP_WEIGHTS=40", "CANARY_ON_BUSY=fail")
 	}
 	cmd.Env = append(cmd.Env, values...)
 	return cmd
@@ -222,7 +234,8 @@ func (s *shop) want(want serves) {
 // traffic sends requests until it is stopped.
 func (s *shop) traffic(from sender) *load.Run { return s.trafficTo("shop."+s.ns, from, rate) }
 
-// trafficTo begins to send so many requests a second to a host, once it answers: proxies learn of it a moment after its pods are ready.
+// trafficTo begins to send so many requests a second to a host, once it answers: proxies learn of
+// it a moment after its pods are ready.
 func (s *shop) trafficTo(host string, from sender, rate int) *load.Run {
 	s.t.Helper()
 	return s.send(from, load.Plan{URL: "http://" + host + "/", Rate: rate, For: 20 * time.Minute})
@@ -243,7 +256,8 @@ func (s *shop) send(from sender, plan load.Plan) *load.Run {
 // few is how many requests a claim of none that failed is made of, at least.
 const few = 3000
 
-// noneFailed ends traffic once there was enough of it, and finds no request that failed but those that the candidate answered itself, as allowed.
+// noneFailed ends traffic once there was enough of it, and finds no request that failed but those
+// that the candidate answered itself, as allowed.
 func noneFailed(t *testing.T, desc string, traffic *load.Run, allowed ...load.Answer) []load.Sample {
 	t.Helper()
 	eventually(t, 2*few/rate*time.Second, func() string {
@@ -265,7 +279,8 @@ func noneFailed(t *testing.T, desc string, traffic *load.Run, allowed ...load.An
 	t.Logf("%s: %s", desc, counts)
 	if failed != 0 {
 		bad := slices.DeleteFunc(slices.Clone(samples), func(s load.Sample) bool { return s.Status == http.StatusOK })
-		t.Errorf("%s: %d of %d requests failed, the first that did not succeed: %v", desc, failed, counts.Total(), bad[:min(len(bad), 5)])
+		t.Errorf("%s: %d of %d requests failed, the first that did not succeed: %v", desc, failed, counts.Total(),
+			bad[:min(len(bad), 5)])
 	}
 	return samples
 }
@@ -286,8 +301,9 @@ func (s *shop) shares(samples []load.Sample, candidate string, weights ...int) {
 		if len(at) < 500 {
 			t.Errorf("at %d %% there were %d requests only", w, len(at))
 		}
-		// While stable rolls to what was judged, it answers with the candidate's version, too: only a share that is too small is wrong. Four
-		// standard deviations are exceeded by chance once in thirty thousand runs.
+		// While stable rolls to what was judged, it answers with the candidate's version, too: only
+		// a share that is too small is wrong. Four standard deviations are exceeded by chance once
+		// in thirty thousand runs.
 		n, p := float64(len(at)), float64(w)/100
 		if float64(seen) < n*p-4*math.Sqrt(n*p*(1-p)) {
 			t.Errorf("at %d %% the candidate answered %d of %d", w, seen, len(at))
@@ -295,8 +311,8 @@ func (s *shop) shares(samples []load.Sample, candidate string, weights ...int) {
 	}
 }
 
-// A release as people run it, under load: an application is taken over, a version is promoted, one that fails is taken back, and one that
-// nobody asks for is not promoted.
+// A release as people run it, under load: an application is taken over, a version is promoted, one
+// that fails is taken back, and one that nobody asks for is not promoted.
 func TestRelease(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -324,7 +340,8 @@ func TestRelease(t *testing.T) {
 		t.Fatalf("a version that fails: %v", err)
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
-	if out, err := s.release(); err == nil || !strings.Contains(out, "was rejected at") || !strings.Contains(out, "nothing of this run to undo") {
+	if out, err := s.release(); err == nil || !strings.Contains(out, "was rejected at") ||
+		!strings.Contains(out, "nothing of this run to undo") {
 		t.Fatalf("the same once more: %v", err)
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
@@ -355,7 +372,8 @@ func TestCancelledAtAWeight(t *testing.T) {
 		how  []string
 		want serves
 	}{
-		{"gracefully, so that finally runs", []string{"--grace", "CancelledRunFinally"}, serves{"100/0", "1.0.0 x2", v2 + " x0", "aborted"}},
+		{"gracefully, so that finally runs", []string{"--grace", "CancelledRunFinally"},
+			serves{"100/0", "1.0.0 x2", v2 + " x0", "aborted"}},
 		{"plainly: no finally runs", nil, serves{"100/0", "1.0.0 x2", v3 + " x2", ""}},
 		{"by timeouts.pipeline: no finally runs", []string{timeout}, serves{"100/0", "1.0.0 x2", "4.0.0 x2", ""}},
 	} {
@@ -368,7 +386,9 @@ func TestCancelledAtAWeight(t *testing.T) {
 			traffic := s.traffic(from)
 			name := s.begin(timeouts, interval, "stepWeights=20,40")
 			eventually(t, 2*time.Minute, func() string {
-				out := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "tekton.dev/pipelineTask=analyze-2,tekton.dev/pipelineRun="+name, "-o", "jsonpath={.items[*].status.phase}")
+				out := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l",
+					"tekton.dev/pipelineTask=analyze-2,tekton.dev/pipelineRun="+name, "-o",
+					"jsonpath={.items[*].status.phase}")
 				if out != "Running" {
 					return "analyze-2 does not run yet: " + out
 				}
@@ -382,7 +402,8 @@ func TestCancelledAtAWeight(t *testing.T) {
 				run(t, "", "tkn", append([]string{"pipelinerun", "cancel", "-n", s.ns, name}, c.how...)...)
 			}
 			eventually(t, 2*time.Minute, func() string {
-				out := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l", "tekton.dev/pipelineTask=analyze-2,tekton.dev/pipelineRun="+name, "-o",
+				out := run(t, "", "kubectl", "get", "pods", "-n", s.ns, "-l",
+					"tekton.dev/pipelineTask=analyze-2,tekton.dev/pipelineRun="+name, "-o",
 					`jsonpath={range .items[*]}{.status.phase}{.metadata.deletionTimestamp}{end}`)
 				if out == "Running" {
 					return "analyze-2 was not told to end yet"
@@ -411,7 +432,9 @@ func TestCancelledAtAWeight(t *testing.T) {
 func (s *shop) versions() map[string]string {
 	s.t.Helper()
 	versions := map[string]string{}
-	out := run(s.t, "", "kubectl", "get", "deployments,services,configmaps,secrets,virtualservices,destinationrules,horizontalpodautoscalers", "-n", s.ns, "-o",
+	out := run(s.t, "", "kubectl", "get",
+		"deployments,services,configmaps,secrets,virtualservices,destinationrules,horizontalpodautoscalers", "-n", s.ns,
+		"-o",
 		`jsonpath={range .items[*]}{.kind}/{.metadata.name}={.metadata.resourceVersion}{"\n"}{end}`)
 	for line := range strings.Lines(out) {
 		name, version, _ := strings.Cut(strings.TrimSpace(line), "=")
@@ -422,14 +445,15 @@ func (s *shop) versions() map[string]string {
 	return versions
 }
 
-// settled are the versions once the Deployments' controller has written what it has to: when no pod is being ended any more, which it counts, and nothing
-// changed for five seconds.
+// settled are the versions once the Deployments' controller has written what it has to: when no pod
+// is being ended any more, which it counts, and nothing changed for five seconds.
 func (s *shop) settled() map[string]string {
 	s.t.Helper()
 	before := s.versions()
 	eventually(s.t, time.Minute, func() string {
 		time.Sleep(5 * time.Second)
-		if ending := run(s.t, "", "kubectl", "get", "pods", "-n", s.ns, "-o", "jsonpath={.items[*].metadata.deletionTimestamp}"); ending != "" {
+		if ending := run(s.t, "", "kubectl", "get", "pods", "-n", s.ns, "-o",
+			"jsonpath={.items[*].metadata.deletionTimestamp}"); ending != "" {
 			return "pods are being ended"
 		}
 		last := before
@@ -449,7 +473,8 @@ func TestNothingChangesTwice(t *testing.T) {
 	run(t, `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: scale}, spec: {minReplicas: 2, maxReplicas: 4,
 scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{type: External, external: {metric: {name: queue}, target: {type: AverageValue, averageValue: 30}}}]}}`,
 		"kubectl", "apply", "-n", s.ns, "-f", "-") // which nobody measures: it would write what it has seen
-	run(t, "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop}, spec: {host: shop, trafficPolicy: {connectionPool: {http: {maxRetries: 3}}}}}",
+	run(t, "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop}, spec: {host: shop, "+
+		"trafficPolicy: {connectionPool: {http: {maxRetries: 3}}}}}",
 		"kubectl", "apply", "-n", s.ns, "-f", "-")
 	twice := func(code int, says, name, runID string, values ...string) {
 		t.Helper()
@@ -478,7 +503,8 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "aborted"})
 }
 
-// A newer revision takes the place of an older one in mid-release; the older run ends red and changes nothing more.
+// A newer revision takes the place of an older one in mid-release; the older run ends red and
+// changes nothing more.
 func TestANewerRevisionTakesOver(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -488,10 +514,13 @@ func TestANewerRevisionTakesOver(t *testing.T) {
 	older := s.begin(nil, "stepWeights=40", "interval=60s")
 	s.atWeight("60/40")
 	s.version(v3, "")
-	if out, err := s.release("stepWeights=40"); err != nil || !strings.Contains(out, "run "+older+", which released revision") || !strings.Contains(out, "promoted: stable runs revision") {
+	if out, err := s.release("stepWeights=40"); err != nil ||
+		!strings.Contains(out, "run "+older+", which released revision") ||
+		!strings.Contains(out, "promoted: stable runs revision") {
 		t.Errorf("the newer run: %v", err)
 	}
-	if out, condition := s.ended(older); !condition.IsFalse() || !strings.Contains(out, "superseded") || !strings.Contains(out, "nothing of this run to undo") {
+	if out, condition := s.ended(older); !condition.IsFalse() || !strings.Contains(out, "superseded") ||
+		!strings.Contains(out, "nothing of this run to undo") {
 		t.Errorf("the older run ended as %+v", condition)
 	}
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
@@ -507,7 +536,8 @@ func TestANewerRevisionTakesOver(t *testing.T) {
 	}
 }
 
-// laterField adds a field to the VirtualServices that the cluster serves, as a later Istio would, and returns its name.
+// laterField adds a field to the VirtualServices that the cluster serves, as a later Istio would,
+// and returns its name.
 func (s *shop) laterField() string {
 	s.t.Helper()
 	const crd, name = "virtualservices.networking.istio.io", "ofALaterIstio"
@@ -515,13 +545,16 @@ func (s *shop) laterField() string {
 	patch := func(op, value string) string {
 		var operations []string
 		for i := range versions {
-			operations = append(operations, fmt.Sprintf(`{"op":%q,"path":"/spec/versions/%d/schema/openAPIV3Schema/properties/spec/properties/http/items/properties/%s"%s}`, op, i, name, value))
+			operations = append(
+				operations, fmt.Sprintf(
+					`{"op":%q,"path":"/spec/versions/%d/schema/openAPIV3Schema/properties/spec/properties/http/items/properties/%s"%s}`, op, i, name, value))
 		}
 		return "[" + strings.Join(operations, ",") + "]"
 	}
 	run(s.t, "", "kubectl", "patch", "crd", crd, "--type=json", "-p", patch("add", `,"value":{"type":"string"}`))
 	s.t.Cleanup(func() {
-		out, err := exec.Command("kubectl", "patch", "crd", crd, "--type=json", "-p", patch("remove", "")).CombinedOutput()
+		out, err := exec.Command(
+			"kubectl", "patch", "crd", crd, "--type=json", "-p", patch("remove", "")).CombinedOutput()
 		if err != nil {
 			s.t.Errorf("%v: %s", err, out)
 		}
@@ -535,10 +568,13 @@ func TestVirtualServiceOfSomebodyElse(t *testing.T) {
 	s.must(0, "is initialized", "canary-init", "one")
 	run(t, "", "kubectl", "delete", "virtualservice", "shop", "-n", s.ns)
 	later := s.laterField()
-	manifest := strings.ReplaceAll(run(t, "", "cat", "test/e2e/testdata/virtualservice.yaml"), "    timeout: 7s\n", "    timeout: 7s\n    "+later+": kept\n")
+	manifest := strings.ReplaceAll(
+		run(t, "", "cat", "test/e2e/testdata/virtualservice.yaml"), "    timeout: 7s\n",
+		"    timeout: 7s\n    "+later+": kept\n")
 	eventually(t, time.Minute, func() string { // the API server learns of a field a moment later
 		run(t, manifest, "kubectl", "apply", "-n", s.ns, "--validate=ignore", "-f", "-")
-		if out := run(t, "", "kubectl", "get", "virtualservice", "shop", "-n", s.ns, "-o", "jsonpath={.spec.http[1]."+later+"}"); out != "kept" {
+		if out := run(t, "", "kubectl", "get", "virtualservice", "shop", "-n", s.ns, "-o",
+			"jsonpath={.spec.http[1]."+later+"}"); out != "kept" {
 			return "the field is not kept: " + out
 		}
 		return ""
@@ -546,7 +582,8 @@ func TestVirtualServiceOfSomebodyElse(t *testing.T) {
 	spec := func() map[string]any {
 		t.Helper()
 		var o struct{ Spec map[string]any }
-		if err := json.Unmarshal([]byte(run(t, "", "kubectl", "get", "virtualservice", "shop", "-n", s.ns, "-o", "json")), &o); err != nil {
+		if err := json.Unmarshal(
+			[]byte(run(t, "", "kubectl", "get", "virtualservice", "shop", "-n", s.ns, "-o", "json")), &o); err != nil {
 			t.Fatal(err)
 		}
 		return o.Spec
@@ -574,7 +611,8 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 	s := newShop(t)
 	settings := func(color string) {
 		t.Helper()
-		manifest := run(t, "", "kubectl", "create", "configmap", "settings", "-n", s.ns, "--from-literal=VERSION="+color, "--dry-run=client", "-o", "yaml")
+		manifest := run(t, "", "kubectl", "create", "configmap", "settings", "-n", s.ns,
+			"--from-literal=VERSION="+color, "--dry-run=client", "-o", "yaml")
 		run(t, manifest, "kubectl", "apply", "-f", "-")
 	}
 	settings("blue")
@@ -585,8 +623,11 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 	answers := func() string {
 		t.Helper()
 		run(t, "", "kubectl", "rollout", "status", "-n", s.ns, "deployment/shop-primary", "--timeout=90s")
-		name := strings.TrimSpace(run(t, "", "kubectl", "get", "deployment", "shop-primary", "-n", s.ns, "-o", "jsonpath={.spec.template.spec.containers[0].env[0].valueFrom.configMapKeyRef.name}"))
-		return strings.TrimSpace(run(t, "", "kubectl", "get", "configmap", name, "-n", s.ns, "-o", "jsonpath={.data.VERSION}"))
+		name := strings.TrimSpace(
+			run(t, "", "kubectl", "get", "deployment", "shop-primary", "-n", s.ns, "-o",
+				"jsonpath={.spec.template.spec.containers[0].env[0].valueFrom.configMapKeyRef.name}"))
+		return strings.TrimSpace(
+			run(t, "", "kubectl", "get", "configmap", name, "-n", s.ns, "-o", "jsonpath={.data.VERSION}"))
 	}
 	if got := answers(); got != "blue" {
 		t.Fatalf("stable has the configuration %q", got)
@@ -625,7 +666,8 @@ func TestConfigurationBelongsToARevision(t *testing.T) {
 	}
 }
 
-// Whoever applies the same manifests in mid-release, as Jenkins X 3 does at every merge, changes nothing for the release, and no caller notices.
+// Whoever applies the same manifests in mid-release, as Jenkins X 3 does at every merge, changes
+// nothing for the release, and no caller notices.
 func TestAppliedInMidRelease(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -666,7 +708,8 @@ func TestNoShiftBeforeAllAreReady(t *testing.T) {
 	available := func(want string) {
 		t.Helper()
 		eventually(t, time.Minute, func() string {
-			if got := run(t, "", "kubectl", "get", "deployment", "shop", "-n", s.ns, "-o", "jsonpath={.status.availableReplicas}"); got != want {
+			if got := run(t, "", "kubectl", "get", "deployment", "shop", "-n", s.ns, "-o",
+				"jsonpath={.status.availableReplicas}"); got != want {
 				return got + " pods are available"
 			}
 			return ""
@@ -718,7 +761,8 @@ func TestASecondRunLeavesTheFirst(t *testing.T) {
 	}
 	s.must(0, "is good at 40 %", "analyze", "two")
 	s.must(0, "promoted", "promote", "two")
-	if out := <-waiting; !strings.HasPrefix(out, "0\n") || !strings.Contains(out, "is held by run two") || !strings.Contains(out, "is unchanged") {
+	if out := <-waiting; !strings.HasPrefix(out, "0\n") || !strings.Contains(out, "is held by run two") ||
+		!strings.Contains(out, "is unchanged") {
 		t.Errorf("the run that waited ends with %s", out)
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "2.0.0 x0", "promoted"}) // unchanged is not noted
@@ -739,7 +783,8 @@ func TestPermissions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.kube.RbacV1().Roles(s.ns).Patch(t.Context(), "canary-tasks", types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
+		if _, err := s.kube.RbacV1().Roles(s.ns).Patch(
+			t.Context(), "canary-tasks", types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		resource := strings.TrimSuffix(rule.Resources[0]+"."+rule.APIGroups[0], ".")
@@ -751,7 +796,9 @@ func TestPermissions(t *testing.T) {
 			code, out := s.step("canary-init", "one", values...)
 			for _, verb := range rule.Verbs {
 				if code != 2 || !strings.Contains(out, "may not "+verb+" "+resource) {
-					return fmt.Sprintf("without the rule for %s canary-init ends with %d and does not miss %s:\n%s", resource, code, verb, out)
+					return fmt.Sprintf(
+						"without the rule for %s canary-init ends with %d and does not miss %s:\n%s", resource, code,
+						verb, out)
 				}
 			}
 			return ""
@@ -762,10 +809,12 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// What selects the target's pods and not stable's is named before anything changes, and may be accepted by its name.
+// What selects the target's pods and not stable's is named before anything changes, and may be
+// accepted by its name.
 func TestUncovered(t *testing.T) {
 	s := newShop(t)
-	run(t, "", "kubectl", "create", "poddisruptionbudget", "keep", "-n", s.ns, "--selector=app=shop", "--min-available=1")
+	run(t, "", "kubectl", "create", "poddisruptionbudget", "keep", "-n", s.ns, "--selector=app=shop",
+		"--min-available=1")
 	run(t, "", "kubectl", "apply", "-n", s.ns, "-f", "test/e2e/testdata/policy.yaml")
 	before := s.versions()
 	out := s.must(2, "PodDisruptionBudget/keep applies to the target and not to shop-primary", "canary-init", "one")
@@ -775,12 +824,14 @@ func TestUncovered(t *testing.T) {
 	if after := s.versions(); !maps.Equal(before, after) {
 		t.Errorf("a refused run changed (-before, +after)\n%s", cmp.Diff(before, after))
 	}
-	s.must(0, "is initialized", "canary-init", "one", "CANARY_ACCEPT_UNCOVERED=PodDisruptionBudget/keep,AuthorizationPolicy/allow")
+	s.must(0, "is initialized", "canary-init", "one",
+		"CANARY_ACCEPT_UNCOVERED=PodDisruptionBudget/keep,AuthorizationPolicy/allow")
 }
 
-// Stable has an autoscaler of its own. While a release runs it keeps the pods there are, so that going back finds room, and the candidate's, here one that
-// waits for nothing, does not take away what has no traffic yet. What they measure is what metrics-server says. Stable's waits, as by default: a pod that is
-// taken away under load is not what is looked at.
+// Stable has an autoscaler of its own. While a release runs it keeps the pods there are, so that
+// going back finds room, and the candidate's, here one that waits for nothing, does not take away
+// what has no traffic yet. What they measure is what metrics-server says. Stable's waits, as by
+// default: a pod that is taken away under load is not what is looked at.
 func TestAutoscaler(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -792,11 +843,13 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 	s.must(0, "is initialized", "canary-init", "one")
 	bounds := func(name string) string {
 		t.Helper()
-		return run(t, "", "kubectl", "get", "hpa", name, "-n", s.ns, "-o", "jsonpath={.spec.minReplicas} to {.spec.maxReplicas} of {.spec.scaleTargetRef.name}")
+		return run(t, "", "kubectl", "get", "hpa", name, "-n", s.ns, "-o",
+			"jsonpath={.spec.minReplicas} to {.spec.maxReplicas} of {.spec.scaleTargetRef.name}")
 	}
 	pods := func(deployment string) (n int) {
 		t.Helper()
-		n, err := strconv.Atoi(run(t, "", "kubectl", "get", "deployment", deployment, "-n", s.ns, "-o", "jsonpath={.spec.replicas}"))
+		n, err := strconv.Atoi(
+			run(t, "", "kubectl", "get", "deployment", deployment, "-n", s.ns, "-o", "jsonpath={.spec.replicas}"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -813,7 +866,8 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 	})
 	waits := func(seconds int) {
 		t.Helper()
-		run(t, "", "kubectl", "patch", "hpa", "scale", "-n", s.ns, "--type=merge", "-p", fmt.Sprintf(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": %d}}}}`, seconds))
+		run(t, "", "kubectl", "patch", "hpa", "scale", "-n", s.ns, "--type=merge", "-p",
+			fmt.Sprintf(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": %d}}}}`, seconds))
 	}
 	waits(0)
 	s.version(v2, "")
@@ -825,7 +879,8 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 		}
 	}
 	eventually(t, 2*time.Minute, func() string {
-		if run(t, "", "kubectl", "get", "hpa", "scale", "-n", s.ns, "-o", "jsonpath={.status.currentMetrics[0].resource.current.averageUtilization}") == "" {
+		if run(t, "", "kubectl", "get", "hpa", "scale", "-n", s.ns, "-o",
+			"jsonpath={.status.currentMetrics[0].resource.current.averageUtilization}") == "" {
 			return "the candidate's autoscaler has not measured it"
 		}
 		return ""
@@ -855,7 +910,8 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 	noneFailed(t, "of what came in mid-release", more)
 }
 
-// The way back under load: the application serves by itself again, and nothing of its releases is left.
+// The way back under load: the application serves by itself again, and nothing of its releases is
+// left.
 func TestDetach(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -868,14 +924,16 @@ func TestDetach(t *testing.T) {
 	s.must(0, "detached", "rollback", "", "CANARY_MODE=detach", "CANARY_DRAIN=10s")
 	time.Sleep(10 * time.Second)
 	noneFailed(t, "detaching", traffic)
-	out := run(t, "", "kubectl", "get", "deployments,services,virtualservices,hpa", "-n", s.ns, "-l", "app!=client", "-o", "name")
+	out := run(t, "", "kubectl", "get", "deployments,services,virtualservices,hpa", "-n", s.ns, "-l", "app!=client",
+		"-o", "name")
 	if want := "deployment.apps/shop\nservice/shop\n"; out != want {
 		t.Errorf("left:\n%s", out)
 	}
 	if out, err := try(t, "", "kubectl", "get", "configmap", "shop-canary-release", "-n", s.ns); err == nil {
 		t.Errorf("the record is left: %s", out)
 	}
-	out = run(t, "", "kubectl", "get", "deployment", "shop", "-n", s.ns, "-o", "jsonpath={.spec.template.spec.containers[0].env[0].value} x{.status.availableReplicas}")
+	out = run(t, "", "kubectl", "get", "deployment", "shop", "-n", s.ns, "-o",
+		"jsonpath={.spec.template.spec.containers[0].env[0].value} x{.status.availableReplicas}")
 	if out != "1.0.0 x2" {
 		t.Errorf("the application serves %s", out)
 	}
@@ -916,8 +974,8 @@ func TestPromotesWhatWasJudged(t *testing.T) {
 	}
 }
 
-// What was judged good and fails as stable is not promoted: the judged candidate has the traffic until stable has its former revision back. The
-// revision is remembered.
+// What was judged good and fails as stable is not promoted: the judged candidate has the traffic
+// until stable has its former revision back. The revision is remembered.
 func TestFailsAsStable(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -929,7 +987,8 @@ func TestFailsAsStable(t *testing.T) {
 	s.must(0, "is good at 40 %", "analyze", "two")
 	out := s.must(1, "stable fails: request-success-rate: beyond the limit", "promote", "two")
 	s.want(serves{"100/0", "1.0.0 x2", "2.0.0 x0", "rejected"})
-	if !strings.Contains(out, "Routing all traffic to canary: shop."+s.ns+": shop passed at every weight, and shop-primary fails") {
+	if !strings.Contains(
+		out, "Routing all traffic to canary: shop."+s.ns+": shop passed at every weight, and shop-primary fails") {
 		t.Errorf("it does not say where traffic goes:\n%s", out)
 	}
 	s.must(0, "stable runs revision", "rollback", "two")
@@ -958,28 +1017,54 @@ func TestBadInput(t *testing.T) {
 		want    []string
 	}{
 		{"all at once", "", nil,
-			[]string{"CANARY_INTERVAL=60", "CANARY_THRESHOLD=0", "CANARY_STEP_WEIGHTS=40,20", "CANARY_REQUEST_SUCCESS_RATE=NaN", "CANARY_PROMETHEUS=http://127.0.0.1:1", "CANARY_PORT=8443"},
-			[]string{"has 6 mistakes", `interval is "60"`, `threshold is "0"`, `stepWeights is "40,20"`, `requestSuccessRate is "NaN"`, `prometheus is "http://127.0.0.1:1"`, `port is "8443"`}},
-		{"no target", "", nil, []string{"CANARY_TARGET=none"}, []string{`target is "none": there is no such Deployment`}},
-		{"a selector of expressions", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: odd}, spec: {selector: {matchLabels: {app: odd}, matchExpressions: [{key: app, operator: Exists}]}, " +
-			"template: {metadata: {labels: {app: odd}}, spec: {containers: [{name: app, image: odd}]}}, replicas: 0}}", nil,
-			[]string{"CANARY_TARGET=odd"}, []string{`target is "odd": Deployment odd cannot be released: its spec.selector must have matchLabels only`}},
-		{"no label that names it", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: nameless}, spec: {selector: {matchLabels: {tier: web}}, " +
-			"template: {metadata: {labels: {tier: web}}, spec: {containers: [{name: app, image: odd}]}}, replicas: 0}}", nil,
-			[]string{"CANARY_TARGET=nameless"}, []string{`target is "nameless": Deployment nameless cannot be released: its spec.selector.matchLabels have none of`}},
-		{"a Prometheus that is something else", "", nil, []string{"CANARY_PROMETHEUS=http://istiod.istio-system:15014"}, []string{`prometheus is "http://istiod.istio-system:15014"`}},
-		{"queries that cannot be judged by", "", nil, []string{`CANARY_METRICS=[{name: broken, query: "sum(", thresholdRange: {max: 1}}, {name: long, query: "sum(rate(up[9h]))", thresholdRange: {max: 1}}, ` +
-			`{name: several, query: up, thresholdRange: {max: 1}}, {name: empty, query: "", thresholdRange: {max: 1}}, {name: range, query: "up[1m]", thresholdRange: {max: 1}}]`},
-			[]string{"has 5 mistakes", `metrics is "broken": it is no PromQL`, `metrics is "long": its query looks 9h0m0s back`, `metrics is "several": several series: it gives`, `metrics is "empty": it is empty`, `metrics is "range": it gives a matrix`}},
+			[]string{"CANARY_INTERVAL=60", "CANARY_THRESHOLD=0", "CANARY_STEP_WEIGHTS=40,20",
+				"CANARY_REQUEST_SUCCESS_RATE=NaN", "CANARY_PROMETHEUS=http://127.0.0.1:1", "CANARY_PORT=8443"},
+			[]string{"has 6 mistakes", `interval is "60"`, `threshold is "0"`, `stepWeights is "40,20"`,
+				`requestSuccessRate is "NaN"`, `prometheus is "http://127.0.0.1:1"`, `port is "8443"`}},
+		{"no target", "", nil, []string{"CANARY_TARGET=none"},
+			[]string{`target is "none": there is no such Deployment`}},
+		{"a selector of expressions",
+			"{apiVersion: apps/v1, kind: Deployment, metadata: {name: odd}, spec: {selector: {matchLabels: {app: " +
+				"odd}, matchExpressions: [{key: app, operator: Exists}]}, " +
+				"template: {metadata: {labels: {app: odd}}, spec: {containers: [{name: app, " +
+				"image: odd}]}}, replicas: 0}}", nil,
+			[]string{"CANARY_TARGET=odd"},
+			[]string{`target is "odd": Deployment odd cannot be released: its spec.selector must have matchLabels only`}},
+		{"no label that names it",
+			"{apiVersion: apps/v1, kind: Deployment, metadata: {name: nameless}, spec: {selector: " +
+				"{matchLabels: {tier: web}}, " +
+				"template: {metadata: {labels: {tier: web}}, spec: {containers: [{name: app, " +
+				"image: odd}]}}, replicas: 0}}", nil,
+			[]string{"CANARY_TARGET=nameless"},
+			[]string{`target is "nameless": Deployment nameless cannot be released: its spec.selector.matchLabels have none of`}},
+		{"a Prometheus that is something else", "", nil, []string{"CANARY_PROMETHEUS=http://istiod.istio-system:15014"},
+			[]string{`prometheus is "http://istiod.istio-system:15014"`}},
+		{"queries that cannot be judged by", "", nil,
+			[]string{`CANARY_METRICS=[{name: broken, query: "sum(", thresholdRange: {max: 1}}, {name: long, query: "sum(rate(up[9h]))", thresholdRange: {max: 1}}, ` +
+				`{name: several, query: up, thresholdRange: {max: 1}}, {name: empty, query: "", thresholdRange: {max: 1}}, {name: range, query: "up[1m]", thresholdRange: {max: 1}}]`},
+			[]string{"has 5 mistakes", `metrics is "broken": it is no PromQL`,
+				`metrics is "long": its query looks 9h0m0s back`, `metrics is "several": several series: it gives`,
+				`metrics is "empty": it is empty`, `metrics is "range": it gives a matrix`}},
 		{"a release that cannot end in time", "", nil, []string{"CANARY_DEADLINE=1m"}, []string{`deadline is "1m"`}},
-		{"several routes", "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [" +
-			"{match: [{uri: {prefix: /a}}], route: [{destination: {host: shop}}]}, {route: [{destination: {host: shop}}]}]}}", nil, nil,
+		{"several routes",
+			"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
+				"{hosts: [shop], http: [" +
+				"{match: [{uri: {prefix: /a}}], route: [{destination: {host: shop}}]}, {route: " +
+				"[{destination: {host: shop}}]}]}}", nil, nil,
 			[]string{`virtualService is "shop"`}},
-		{"no route that leads here", "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop], http: [{route: [{destination: {host: other}}]}]}}",
+		{"no route that leads here",
+			"{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: " +
+				"[shop], http: [{route: [{destination: {host: other}}]}]}}",
 			nil, nil, []string{`virtualService is "shop"`, "other"}},
-		{"Recreate", "", []string{"patch", "deployment", "shop", "-n", s.ns, "-p", `{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}`}, nil, []string{"its strategy is Recreate"}},
-		{"a claim of one pod", "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}",
-			[]string{"patch", "deployment", "shop", "-n", s.ns, "-p", `{"spec":{"template":{"spec":{"volumes":[{"name":"data","persistentVolumeClaim":{"claimName":"data"}}]}}}}`}, nil,
+		{"Recreate", "", []string{
+			"patch", "deployment", "shop", "-n", s.ns, "-p",
+			`{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}`}, nil,
+			[]string{"its strategy is Recreate"}},
+		{"a claim of one pod",
+			"{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: " +
+				"[ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}",
+			[]string{"patch", "deployment", "shop", "-n", s.ns, "-p",
+				`{"spec":{"template":{"spec":{"volumes":[{"name":"data","persistentVolumeClaim":{"claimName":"data"}}]}}}}`}, nil,
 			[]string{"the claim data, which is [ReadWriteOnce]"}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {

@@ -18,8 +18,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
-// jenkinsX3 is Jenkins X' production: applications in one namespace, pipelines in another, Tasks in a Git repository. The boot job is played by the
-// scenario, as is the task before canary-init, whose images are Jenkins X' own.
+// jenkinsX3 is Jenkins X' production: applications in one namespace, pipelines in another, Tasks in
+// a Git repository. The boot job is played by the scenario, as is the task before canary-init,
+// whose images are Jenkins X' own.
 type jenkinsX3 struct {
 	*cluster
 	t                  *testing.T
@@ -28,7 +29,8 @@ type jenkinsX3 struct {
 	app                string // manifests of one application
 }
 
-var fromBuildPack = regexp.MustCompile(`(?s)    - name: from-build-pack\n.*?(    - name: canary-init\n)      runAfter: \[from-build-pack\]\n`)
+var fromBuildPack = regexp.MustCompile(
+	`(?s)    - name: from-build-pack\n.*?(    - name: canary-init\n)      runAfter: \[from-build-pack\]\n`)
 
 // start begins the run of the example for one application, as Lighthouse does after a merge.
 func (j *jenkinsX3) start(app, version string, n int) (name string) {
@@ -40,8 +42,11 @@ func (j *jenkinsX3) start(app, version string, n int) (name string) {
 	name = fmt.Sprintf("release-%s-%d", app, n)
 	manifest := fromBuildPack.ReplaceAllString(string(text), "$1")
 	for _, change := range [][2]string{
-		{"https://github.com/canary-tasks/canary-tasks.git", j.tasks.URL}, {"https://github.com/acme/environment.git'}", j.environment.URL + "'}\n      - {name: git, value: commit}"}, {"jx-production", j.production},
-		{"$(tasks.from-build-pack.results.version)", version}, {"  name: release\n", "  name: " + name + "\n"}, {"    value: shop\n", "    value: " + app + "\n"},
+		{"https://github.com/canary-tasks/canary-tasks.git", j.tasks.URL},
+		{"https://github.com/acme/environment.git'}", j.environment.URL + "'}\n      - {name: git, value: commit}"},
+		{"jx-production", j.production},
+		{"$(tasks.from-build-pack.results.version)", version}, {"  name: release\n", "  name: " + name + "\n"},
+		{"    value: shop\n", "    value: " + app + "\n"},
 	} {
 		if !strings.Contains(manifest, change[0]) {
 			j.t.Fatalf("the example does not have %s", change[0])
@@ -56,11 +61,12 @@ func (j *jenkinsX3) start(app, version string, n int) (name string) {
 func (j *jenkinsX3) boot(app, version, faults string) {
 	j.t.Helper()
 	manifest := strings.ReplaceAll(strings.ReplaceAll(j.app, "shop", app), "1.0.0", version)
-	run(j.t, strings.ReplaceAll(manifest, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", faults)), "kubectl", "apply", "-n", j.production, "-f", "-")
+	run(j.t, strings.ReplaceAll(manifest, `name: FAULTS, value: ""`, fmt.Sprintf("name: FAULTS, value: %q", faults)),
+		"kubectl", "apply", "-n", j.production, "-f", "-")
 }
 
-// Three applications and one merge that promotes two of them: a run each, with Tasks out of a Git repository. The third ends green in one TaskRun, and
-// nothing of it is written.
+// Three applications and one merge that promotes two of them: a run each, with Tasks out of a Git
+// repository. The third ends green in one TaskRun, and nothing of it is written.
 func TestJenkinsX3(t *testing.T) {
 	c := connect(t)
 	c.needsPods(t)
@@ -93,14 +99,20 @@ func TestJenkinsX3(t *testing.T) {
 	run(t, "", "kubectl", "create", "serviceaccount", "tekton-bot", "-n", j.jx)
 	run(t, "", "kubectl", "apply", "-n", j.production, "-f", "pipelines/canary-release/rbac.yaml")
 	bindings := run(t, "", "cat", "examples/jenkins-x-v3/rbac.yaml")
-	run(t, strings.NewReplacer("namespace: jx-production", "namespace: "+j.production, "namespace: jx\n", "namespace: "+j.jx+"\n").Replace(bindings), "kubectl", "apply", "-f", "-")
+	run(t, strings.NewReplacer(
+		"namespace: jx-production", "namespace: "+j.production, "namespace: jx\n", "namespace: "+j.jx+"\n").Replace(
+		bindings), "kubectl", "apply", "-f", "-")
 
 	j.app = resolve(t, "examples/release/deployment.yaml")
 	apps := []string{"shop", "cart", "pay"}
 	for _, app := range apps {
-		run(t, strings.ReplaceAll(run(t, "", "cat", "examples/release/service.yaml"), "shop", app), "kubectl", "apply", "-n", j.production, "-f", "-")
-		run(t, strings.ReplaceAll("{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop}, spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, service: {port: 80}, "+
-			"analysis: {interval: 10s, threshold: 2, stepWeights: [40], metrics: [{name: request-success-rate, thresholdRange: {min: 99}}]}}}", "shop", app), "kubectl", "apply", "-n", j.production, "-f", "-")
+		run(t, strings.ReplaceAll(run(t, "", "cat", "examples/release/service.yaml"), "shop", app), "kubectl", "apply",
+			"-n", j.production, "-f", "-")
+		run(t, strings.ReplaceAll(
+			"{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop}, spec: {targetRef: {apiVersion: "+
+				"apps/v1, kind: Deployment, name: shop}, service: {port: 80}, "+
+				"analysis: {interval: 10s, threshold: 2, stepWeights: [40], metrics: [{name: request-success-rate, "+
+				"thresholdRange: {min: 99}}]}}}", "shop", app), "kubectl", "apply", "-n", j.production, "-f", "-")
 		j.boot(app, v1, "")
 	}
 	for _, app := range apps {
@@ -146,7 +158,8 @@ func TestJenkinsX3(t *testing.T) {
 			t.Errorf("%s: not %s", apps[i], says)
 		}
 	}
-	list, err := c.tekton.TektonV1().TaskRuns(j.jx).List(t.Context(), metav1.ListOptions{LabelSelector: "tekton.dev/pipelineRun=release-pay-2"})
+	list, err := c.tekton.TektonV1().TaskRuns(j.jx).List(
+		t.Context(), metav1.ListOptions{LabelSelector: "tekton.dev/pipelineRun=release-pay-2"})
 	if err != nil || len(list.Items) != 1 {
 		t.Errorf("what is unchanged took %d TaskRuns (%v)", len(list.Items), err)
 	}

@@ -24,8 +24,9 @@ const (
 	rate   = 100 // requests per second
 )
 
-// TestRoute is the ground that everything else stands on: requests go through a route that istiod made, through real proxies, are divided over
-// real pods as its weights say, and are counted by Prometheus.
+// TestRoute is the ground that everything else stands on: requests go through a route that istiod
+// made, through real proxies, are divided over real pods as its weights say, and are counted by
+// Prometheus.
 func TestRoute(t *testing.T) {
 	c := connect(t)
 	ns := c.namespace(t, "route")
@@ -60,22 +61,28 @@ func TestRoute(t *testing.T) {
 	t.Run("both metrics have Istio's labels at both sides", func(t *testing.T) {
 		c.needsPods(t)
 		want := map[string]string{
-			"source_workload": "client", "source_workload_namespace": ns, "destination_workload": "web", "destination_workload_namespace": ns,
-			"destination_service": "web-canary." + ns + ".svc.cluster.local", "destination_service_name": "web-canary", "destination_service_namespace": ns,
+			"source_workload": "client", "source_workload_namespace": ns, "destination_workload": "web",
+			"destination_workload_namespace": ns,
+			"destination_service":            "web-canary." + ns + ".svc.cluster.local",
+			"destination_service_name":       "web-canary", "destination_service_namespace": ns,
 			"request_protocol": "http", "response_code": "200", "response_flags": "-",
 		}
 		for _, metric := range []string{"istio_requests_total", "istio_request_duration_milliseconds_bucket"} {
 			for reporter, more := range map[string]map[string]string{
 				"source": {"connection_security_policy": "unknown", "destination_canonical_service": "web"},
-				"destination": {"connection_security_policy": "mutual_tls", "source_principal": "spiffe://cluster.local/ns/" + ns + "/sa/client",
+				"destination": {"connection_security_policy": "mutual_tls",
+					"source_principal":      "spiffe://cluster.local/ns/" + ns + "/sa/client",
 					"destination_principal": "spiffe://cluster.local/ns/" + ns + "/sa/default"},
 			} {
-				all := c.series(t, fmt.Sprintf(`%s{reporter=%q,source_workload_namespace=%q,destination_workload="web"}`, metric, reporter, ns))
+				all := c.series(t,
+					fmt.Sprintf(`%s{reporter=%q,source_workload_namespace=%q,destination_workload="web"}`, metric,
+						reporter, ns))
 				if len(all) == 0 {
 					t.Errorf("%s of reporter %s: no series", metric, reporter)
 				}
 				for _, got := range all {
-					for _, beside := range []string{"__name__", "reporter", "instance", "job", "namespace", "pod", "le"} {
+					for _, beside := range []string{
+						"__name__", "reporter", "instance", "job", "namespace", "pod", "le"} {
 						delete(got, beside)
 					}
 					expected := maps.Clone(want)
@@ -108,7 +115,8 @@ spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTT
 {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: api}, spec: {parentRefs: [{name: api}], rules: [{backendRefs: [{name: web-primary, port: 80}]}]}}`,
 			"kubectl", "apply", "-n", ns, "-f", "-")
 		run(t, "", "kubectl", "wait", "gateway/api", "-n", ns, "--for=condition=Programmed", "--timeout=120s")
-		at := outside{run(t, "", "kubectl", "get", "service", "api-istio", "-n", ns, "-o", "jsonpath={.spec.clusterIP}")}
+		at := outside{run(
+			t, "", "kubectl", "get", "service", "api-istio", "-n", ns, "-o", "jsonpath={.spec.clusterIP}")}
 		eventually(t, time.Minute, func() string {
 			if status, body := at.Ask(t.Context(), "http://web.example.com/"); status != http.StatusOK || body != v1 {
 				return fmt.Sprintf("it answers %d %s", status, body)
@@ -132,7 +140,8 @@ spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTT
 				t.Fatal(err)
 			}
 			written := time.Now()
-			if _, err := c.istio.NetworkingV1().VirtualServices(ns).Patch(t.Context(), "web", types.JSONPatchType, patch, metav1.PatchOptions{}); err != nil {
+			if _, err := c.istio.NetworkingV1().VirtualServices(ns).Patch(
+				t.Context(), "web", types.JSONPatchType, patch, metav1.PatchOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, 30*time.Second, func() string {
@@ -151,7 +160,8 @@ spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTT
 		}
 		traffic.Stop()
 		slices.Sort(delays)
-		t.Logf("10 writes at %d requests/s, until the last answer by the old weights: median %s, least %s, most %s", rate, delays[5].Round(time.Millisecond),
+		t.Logf("10 writes at %d requests/s, until the last answer by the old weights: median %s, least %s, most %s",
+			rate, delays[5].Round(time.Millisecond),
 			delays[0].Round(time.Millisecond), delays[9].Round(time.Millisecond))
 		if counts := load.Count(traffic.Samples()); counts.Failed() != 0 {
 			t.Errorf("requests failed: %s", counts)
@@ -188,12 +198,13 @@ func start(t *testing.T, from sender, plan load.Plan) *load.Run {
 	return r
 }
 
-// divided sends load for 30 s and checks that both sides of the mesh counted in Prometheus exactly what the generator
-// counted. before is what was there already, and is brought up to date.
+// divided sends load for 30 s and checks that both sides of the mesh counted in Prometheus exactly
+// what the generator counted. before is what was there already, and is brought up to date.
 func (c *cluster) divided(t *testing.T, ns string, from sender, before map[string]map[string]float64) load.Counts {
 	t.Helper()
 	seen := func(reporter string) map[string]float64 {
-		return c.query(t, fmt.Sprintf(`sum by (destination_workload) (istio_requests_total{reporter=%q,source_workload="client",source_workload_namespace=%q})`, reporter, ns), "destination_workload")
+		return c.query(t, fmt.Sprintf(
+			`sum by (destination_workload) (istio_requests_total{reporter=%q,source_workload="client",source_workload_namespace=%q})`, reporter, ns), "destination_workload")
 	}
 	// The first requests, which only asked whether the route answers, have to be scraped first.
 	time.Sleep(11 * time.Second)

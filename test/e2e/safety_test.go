@@ -12,15 +12,17 @@ import (
 	"github.com/canary-tasks/canary-tasks/test/load"
 )
 
-// Somebody takes apart what is being released, or a newer revision takes over and dies. The candidate
-// loses its traffic, the run is red, no request fails, and the next run goes on from there.
+// Somebody takes apart what is being released, or a newer revision takes over and dies. The
+// candidate loses its traffic, the run is red, no request fails, and the next run goes on from
+// there.
 func TestTakenApart(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
 	traffic := s.traffic(s.caller(t, s.ns))
 	patch := func(route string) {
 		t.Helper()
-		run(t, "", "kubectl", "patch", "virtualservice", "shop", "-n", s.ns, "--type=json", "-p", "[{op: replace, path: /spec/http/0/route, value: "+route+"}]")
+		run(t, "", "kubectl", "patch", "virtualservice", "shop", "-n", s.ns, "--type=json", "-p",
+			"[{op: replace, path: /spec/http/0/route, value: "+route+"}]")
 		time.Sleep(time.Second) // proxies have it
 	}
 	route := func() string {
@@ -46,9 +48,11 @@ func TestTakenApart(t *testing.T) {
 	}
 
 	begin("third", v2)
-	patch("[{destination: {host: shop-primary}, weight: 50}, {destination: {host: shop-canary}, weight: 40}, {destination: {host: shop}, weight: 10}]")
+	patch("[{destination: {host: shop-primary}, weight: 50}, {destination: {host: shop-canary}, weight: 40}, " +
+		"{destination: {host: shop}, weight: 10}]")
 	s.must(3, "VirtualService shop is not as this release left it", "analyze", "third")
-	if got, want := route(), "shop-primary=90 shop-canary=0 shop=10 "; got != want && got != strings.Replace(want, "=0 ", "= ", 1) {
+	if got, want := route(), "shop-primary=90 shop-canary=0 shop=10 "; got != want &&
+		got != strings.Replace(want, "=0 ", "= ", 1) {
 		t.Errorf("the route is %s, want %s", got, want)
 	}
 	isStables("a third destination")
@@ -63,7 +67,8 @@ func TestTakenApart(t *testing.T) {
 	patch("[{destination: {host: shop}}]")
 	begin("deleted", v2)
 	run(t, "", "kubectl", "delete", "virtualservice", "shop", "-n", s.ns)
-	s.must(3, "VirtualService shop is gone: callers in the mesh reach Service shop, which leads to shop-primary", "rollback", "deleted")
+	s.must(3, "VirtualService shop is gone: callers in the mesh reach Service shop, which leads to shop-primary",
+		"rollback", "deleted")
 	isStables("no route")
 
 	begin("lost", v3) // which makes the route anew

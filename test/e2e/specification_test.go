@@ -35,7 +35,8 @@ func serveCanaries(t *testing.T) {
 		}
 	})
 	eventually(t, 30*time.Second, func() string { // which fails where one has no conditions at all yet
-		if out, err := try(t, "", "kubectl", "wait", "--for=condition=Established", "-f", crds, "--timeout=5s"); err != nil {
+		if out, err := try(
+			t, "", "kubectl", "wait", "--for=condition=Established", "-f", crds, "--timeout=5s"); err != nil {
 			return out
 		}
 		return ""
@@ -51,7 +52,8 @@ spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, service: 
 analysis: {interval: 60m, threshold: 2, stepWeights: [30], metrics: [{name: request-success-rate, thresholdRange: {min: 98}},
 {name: answers, interval: 10s, thresholdRange: {min: 1}, templateRef: {name: answers}}]}}}`
 
-// A release is configured by what people have: a Canary in the cluster, the values of a chart, or a file; parameters beside it are stronger.
+// A release is configured by what people have: a Canary in the cluster, the values of a chart, or a
+// file; parameters beside it are stronger.
 func TestSpecification(t *testing.T) {
 	s := newShop(t)
 	s.needsPods(t)
@@ -69,7 +71,8 @@ func TestSpecification(t *testing.T) {
 	traffic := s.traffic(from)
 	s.version(v2, "")
 	out, err := s.release("canary=web")
-	if err != nil || !strings.Contains(out, "promoted: stable runs") || !strings.Contains(out, "the specification's spec.service.timeout is not acted on") ||
+	if err != nil || !strings.Contains(out, "promoted: stable runs") ||
+		!strings.Contains(out, "the specification's spec.service.timeout is not acted on") ||
 		!strings.Contains(out, "success rate >= 98%") || !strings.Contains(out, ", answers ") {
 		t.Errorf("by a Canary: %v", err)
 	}
@@ -85,19 +88,24 @@ func TestSpecification(t *testing.T) {
 	}
 	traffic = s.traffic(from)
 	s.version(v3, "")
-	if out, err := s.release("spec="+string(values), "maxWeight=20", "requestDuration="); err != nil || !strings.Contains(out, "it will get [20] % of the traffic") || !strings.Contains(out, "request duration <= 1s") {
+	if out, err := s.release("spec="+string(values), "maxWeight=20", "requestDuration="); err != nil ||
+		!strings.Contains(out, "it will get [20] % of the traffic") ||
+		!strings.Contains(out, "request duration <= 1s") {
 		t.Errorf("by a chart's values: %v", err)
 	}
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
 	traffic.Stop()
 
-	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns, "--from-file=lib/canary/testdata/jenkins-x-v2.yaml")
+	run(t, "", "kubectl", "create", "configmap", "values", "-n", s.ns,
+		"--from-file=lib/canary/testdata/jenkins-x-v2.yaml")
 	s.version("4.0.0", "")
-	out, err = try(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "-p", "runId=file", "-p", "specFile=jenkins-x-v2.yaml", "-p", "stepWeight=15", "-p", "interval=10s",
+	out, err = try(t, "", "tkn", "task", "start", "canary-init", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop",
+		"-p", "runId=file", "-p", "specFile=jenkins-x-v2.yaml", "-p", "stepWeight=15", "-p", "interval=10s",
 		"-w", "name=source,config=values", "--use-param-defaults", "--showlog")
 	if err != nil || !strings.Contains(out, "it will get [15 30 45 60] % of the traffic") {
 		t.Errorf("by a file in a workspace: %v\n%s", err, out)
 	}
-	run(t, "", "tkn", "task", "start", "rollback", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop", "--use-param-defaults", "--showlog")
+	run(t, "", "tkn", "task", "start", "rollback", "-n", s.ns, "-s", "canary-tasks", "-p", "target=shop",
+		"--use-param-defaults", "--showlog")
 	s.want(serves{"100/0", "3.0.0 x2", "4.0.0 x0", "aborted"})
 }

@@ -44,7 +44,8 @@ func readDashboard(t *testing.T) dashboard {
 }
 
 // chosen are the variables as somebody chose them who watches shop in web.
-var chosen = strings.NewReplacer("$__rate_interval", "1m", "$namespace", "web", "$primary", "shop-primary", "$canary", "shop")
+var chosen = strings.NewReplacer(
+	"$__rate_interval", "1m", "$namespace", "web", "$primary", "shop-primary", "$canary", "shop")
 
 func (p *prometheus) vector(query string) promql.Vector {
 	p.t.Helper()
@@ -104,36 +105,49 @@ func elsewhere(s series) series {
 	return series{l, s.points}
 }
 
-// usage is what cAdvisor exports of a pod with a proxy, the pod's cgroup with the sum of both included.
+// usage is what cAdvisor exports of a pod with a proxy, the pod's cgroup with the sum of both
+// included.
 func usage(pod string, cores, bytes float64) []series {
 	var all []series
 	for container, share := range map[string]float64{"app": .75, "istio-proxy": .25, "": 1} {
 		l := []string{"namespace", "web", "pod", pod, "container", container}
-		all = append(all, series{append([]string{"__name__", "container_cpu_usage_seconds_total"}, l...), each(5 * cores * share)},
-			series{append([]string{"__name__", "container_memory_working_set_bytes"}, l...), []float64{2, bytes * share}})
+		all = append(all, series{
+			append([]string{"__name__", "container_cpu_usage_seconds_total"}, l...), each(5 * cores * share)},
+			series{append([]string{"__name__", "container_memory_working_set_bytes"}, l...),
+				[]float64{2, bytes * share}})
 	}
 	return all
 }
 
-// release is what Prometheus has in the middle of one: of 100 requests/s a fifth goes to the candidate, which fails a tenth of its own and is slower;
-// beside it there are others that nothing is to be shown of.
+// release is what Prometheus has in the middle of one: of 100 requests/s a fifth goes to the
+// candidate, which fails a tenth of its own and is slower; beside it there are others that nothing
+// is to be shown of.
 func release() []series {
 	cart := []string{"source_workload", "cart", "source_workload_namespace", "web", "grpc_response_status", ""}
-	stable, good, bad := got("p", "shop-primary", "200", each(400), cart...), got("q", "shop", "200", each(90), cart...), got("q", "shop", "503", each(10), cart...)
+	stable, good, bad := got("p", "shop-primary", "200", each(400), cart...), got(
+		"q", "shop", "200", each(90), cart...), got("q", "shop", "503", each(10), cart...)
 	all := []series{
-		stable, good, bad, sent("cart", "shop-primary", "200", each(400)), sent("cart", "shop-canary", "200", each(90)), sent("cart", "shop-canary", "503", each(10)),
-		sent("shop-primary", "db", "200", each(800)), sent("shop", "db", "200", each(100)), sent("shop", "db", "404", each(50)),
+		stable, good, bad, sent("cart", "shop-primary", "200", each(400)), sent("cart", "shop-canary", "200", each(90)),
+		sent("cart", "shop-canary", "503", each(10)),
+		sent("shop-primary", "db", "200", each(800)), sent("shop", "db", "200", each(100)),
+		sent("shop", "db", "404", each(50)),
 		got("q", "shop", "0", each(5), "source_workload", "impatient", "source_workload_namespace", "web"),
-		got("r", "cart", "500", each(70), "source_workload", "shop-primary-cart", "source_workload_namespace", "web"), sent("web", "cart", "500", each(70)),
-		elsewhere(stable), elsewhere(bad), elsewhere(sent("shop", "db", "500", each(30))), elsewhere(sent("cart", "shop-canary", "200", each(900))),
+		got("r", "cart", "500", each(70), "source_workload", "shop-primary-cart", "source_workload_namespace", "web"),
+		sent("web", "cart", "500", each(70)),
+		elsewhere(stable), elsewhere(bad), elsewhere(sent("shop", "db", "500", each(30))),
+		elsewhere(sent("cart", "shop-canary", "200", each(900))),
 	}
 	for le, share := range map[string]float64{"50": 0, "100": .5, "250": .9, "500": .99, "1000": 1, "+Inf": 1} {
-		all = append(all, took(stable, milliseconds, le, each(400*share)), took(elsewhere(bad), milliseconds, le, each(400*share)))
+		all = append(all, took(stable, milliseconds, le, each(400*share)),
+			took(elsewhere(bad), milliseconds, le, each(400*share)))
 	}
-	for le, share := range map[string]float64{"50": 0, "100": 0, "250": .5, "500": .9, "1000": .99, "2500": 1, "+Inf": 1} {
+	for le, share := range map[string]float64{
+		"50": 0, "100": 0, "250": .5, "500": .9, "1000": .99, "2500": 1, "+Inf": 1} {
 		all = append(all, took(good, milliseconds, le, each(100*share)))
 	}
-	for pod, cores := range map[string]float64{"shop-primary-6d4f8b5c9-x7k2p": .4, "shop-primary-6d4f8b5c9-bq9zd": .2, "shop-7c9d5f6b84-m4w8s": .5, "shop-admin-5f6d7c8b9-aaaaa": 7} {
+	for pod, cores := range map[string]float64{
+		"shop-primary-6d4f8b5c9-x7k2p": .4, "shop-primary-6d4f8b5c9-bq9zd": .2, "shop-7c9d5f6b84-m4w8s": .5,
+		"shop-admin-5f6d7c8b9-aaaaa": 7} {
 		all = append(all, usage(pod, cores, cores*1e9)...)
 	}
 	return all
@@ -149,20 +163,26 @@ func TestDashboard(t *testing.T) {
 	}
 	want := map[string]map[string]float64{
 		"Weight of the candidate": {"callers": .2, "pods": 21. / 101},
-		"Failures and the limit":  {"shop-primary, callers": 0, "shop, callers": .1, "shop-primary, pods": 0, "shop, pods": .1},
-		"Request volume":          both(80, 21),
-		"Success rate":            both(1, .9),
-		"Request duration, P50":   both(100, 250),
-		"Request duration, P90":   both(250, 500),
-		"Request duration, P99":   both(500, 1000),
-		"CPU of a pod":            both(.3, .5),
-		"Memory of a pod":         both(3e8, 5e8),
-		"Incoming requests":       {"cart to shop-primary: 200": 80, "cart to shop: 200": 18, "cart to shop: 503": 2, "impatient to shop: 0": 1},
-		"Outgoing requests":       {"shop-primary to db.web.svc.cluster.local: 200": 160, "shop to db.web.svc.cluster.local: 200": 20, "shop to db.web.svc.cluster.local: 404": 10},
+		"Failures and the limit": {
+			"shop-primary, callers": 0, "shop, callers": .1, "shop-primary, pods": 0, "shop, pods": .1},
+		"Request volume":        both(80, 21),
+		"Success rate":          both(1, .9),
+		"Request duration, P50": both(100, 250),
+		"Request duration, P90": both(250, 500),
+		"Request duration, P99": both(500, 1000),
+		"CPU of a pod":          both(.3, .5),
+		"Memory of a pod":       both(3e8, 5e8),
+		"Incoming requests": {
+			"cart to shop-primary: 200": 80, "cart to shop: 200": 18, "cart to shop: 503": 2,
+			"impatient to shop: 0": 1},
+		"Outgoing requests": {
+			"shop-primary to db.web.svc.cluster.local: 200": 160, "shop to db.web.svc.cluster.local: 200": 20,
+			"shop to db.web.svc.cluster.local: 404": 10},
 	}
 	shown := map[string]map[string]float64{}
 	for _, panel := range readDashboard(t).Panels {
-		if panel.Title == "" || panel.Type != "row" && panel.Description == "" || panel.Targets != nil && panel.FieldConfig.Defaults.Unit == "" {
+		if panel.Title == "" || panel.Type != "row" && panel.Description == "" || panel.Targets != nil &&
+			panel.FieldConfig.Defaults.Unit == "" {
 			t.Errorf("a panel has no title, description or unit: %+v", panel)
 		}
 		if panel.Targets != nil {
@@ -179,7 +199,8 @@ func TestDashboardAllFailing(t *testing.T) {
 	t.Parallel()
 	p := start(t)
 	p.put(got("q", "shop", "503", each(10)), sent("cart", "shop-canary", "200", each(10), "grpc_response_status", "14"))
-	want := map[string]map[string]float64{"Success rate": {"shop": 0}, "Failures and the limit": {"shop, callers": 1, "shop, pods": 1}}
+	want := map[string]map[string]float64{
+		"Success rate": {"shop": 0}, "Failures and the limit": {"shop, callers": 1, "shop, pods": 1}}
 	shown := map[string]map[string]float64{}
 	for _, panel := range readDashboard(t).Panels {
 		if want[panel.Title] != nil {
@@ -197,7 +218,8 @@ func TestDashboardVariables(t *testing.T) {
 	p := start(t)
 	p.put(release()...)
 	values := regexp.MustCompile(`^label_values\((.+), (\w+)\)$`)
-	want := [][]string{{"datasource", "prometheus"}, {"namespace", "other", "web"}, {"primary", "shop-primary"}, {"canary", "shop"}}
+	want := [][]string{
+		{"datasource", "prometheus"}, {"namespace", "other", "web"}, {"primary", "shop-primary"}, {"canary", "shop"}}
 	var offered [][]string
 	for _, v := range readDashboard(t).Templating.List {
 		if v.Type == "datasource" {

@@ -85,8 +85,9 @@ func (c Caller) follow(ctx context.Context, path string, run *Run) error {
 	}
 }
 
-// Ask has the pod send one GET over a connection of its own, with headers as names and values in turn, and returns
-// what came back: status 0 and the error's text where there was no answer. Redirects are not followed.
+// Ask has the pod send one GET over a connection of its own, with headers as names and values in
+// turn, and returns what came back: status 0 and the error's text where there was no answer.
+// Redirects are not followed.
 func (c Caller) Ask(ctx context.Context, url string, headers ...string) (status int, body string) {
 	var r reply
 	if err := c.do(ctx, askTimeout+controlTimeout, http.MethodPost, "/ask", question{url, headers}, &r); err != nil {

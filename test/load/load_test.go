@@ -123,7 +123,8 @@ func TestCountsEachAttempt(t *testing.T) {
 			t.Parallel()
 			a, address := serve(t,
 				turn{Answer{Version: "1.0.0", Status: 200}, func(w http.ResponseWriter, r *http.Request) {
-					if r.Host != "web.shop" || r.Header.Get("X-User") != "ada" || r.Method != c.method || r.ProtoMajor != c.major {
+					if r.Host != "web.shop" || r.Header.Get("X-User") != "ada" || r.Method != c.method ||
+						r.ProtoMajor != c.major {
 						t.Errorf("%s %s of host %q, header %v", r.Proto, r.Method, r.Host, r.Header)
 					}
 					_, _ = io.WriteString(w, "1.0.0")
@@ -139,8 +140,9 @@ func TestCountsEachAttempt(t *testing.T) {
 				turn{Answer{Error: "timeout"}, hangs},
 			)
 			run, err := Start(t.Context(), Plan{
-				URL: address, Rate: 100, For: 500 * time.Millisecond, Timeout: 200 * time.Millisecond, Protocol: c.protocol,
-				Header: http.Header{"host": {"web.shop"}, "X-User": {"ada"}},
+				URL: address, Rate: 100, For: 500 * time.Millisecond, Timeout: 200 * time.Millisecond,
+				Protocol: c.protocol,
+				Header:   http.Header{"host": {"web.shop"}, "X-User": {"ada"}},
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -235,7 +237,8 @@ func TestStream(t *testing.T) {
 		turn{Answer{Status: 503}, answer(503, "upstream connect error")},
 		turn{Answer{Error: "connection"}, breaks},
 	)
-	run, err := Start(t.Context(), Plan{URL: address + "shop", Rate: 100, For: 500 * time.Millisecond, Protocol: Stream})
+	run, err := Start(
+		t.Context(), Plan{URL: address + "shop", Rate: 100, For: 500 * time.Millisecond, Protocol: Stream})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -114,7 +114,8 @@ func (p Plan) dial() (*grpc.ClientConn, error) {
 		grpc.WithDisableServiceConfig(),
 		// While no connection can be made, calls fail at once; that shall end soon after one can.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},
+			Backoff: backoff.Config{
+				BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		grpc.WithStatsHandler(sendings{}))
@@ -145,7 +146,8 @@ func (c calls) RoundTrip(req *http.Request) (*http.Response, error) {
 	case err != nil && req.Context().Err() != nil:
 		return nil, req.Context().Err()
 	case sent.Load() > 1:
-		return nil, fmt.Errorf("gRPC sent the call %d times, it ended with: %s", sent.Load(), status.Convert(err).Message())
+		return nil, fmt.Errorf(
+			"gRPC sent the call %d times, it ended with: %s", sent.Load(), status.Convert(err).Message())
 	case err != nil && in.Len() == 0: // the code is the client's own
 		return nil, err
 	case err != nil:

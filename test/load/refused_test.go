@@ -19,7 +19,8 @@ func TestNothingIsSentAgain(t *testing.T) {
 		t.Run(string(protocol), func(t *testing.T) {
 			t.Parallel()
 			server := refuse(t)
-			run, err := Start(t.Context(), Plan{URL: server.address, Rate: 100, For: 100 * time.Millisecond, Protocol: protocol})
+			run, err := Start(
+				t.Context(), Plan{URL: server.address, Rate: 100, For: 100 * time.Millisecond, Protocol: protocol})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +86,8 @@ func (r *refuser) serve(conn net.Conn) {
 		if _, err := io.ReadFull(conn, head); err != nil {
 			return
 		}
-		length, kind, flags, stream := binary.BigEndian.Uint32(head)>>8, head[3], head[4], binary.BigEndian.Uint32(head[5:])
+		length, kind, flags, stream := binary.BigEndian.Uint32(head)>>8, head[3], head[4],
+			binary.BigEndian.Uint32(head[5:])
 		if _, err := io.CopyN(io.Discard, conn, int64(length)); err != nil {
 			return
 		}
@@ -98,8 +100,8 @@ func (r *refuser) serve(conn net.Conn) {
 			send(frameReset, 0, stream, "\x00\x00\x00\x07") // REFUSED_STREAM
 		case kind == frameHeaders:
 			r.asked.Add(1)
-			// HPACK, RFC 7541: the indexed ":status: 200", "content-type" by its index, "grpc-status"
-			// by its name.
+			// HPACK, RFC 7541: the indexed ":status: 200", "content-type" by its index,
+			// "grpc-status" by its name.
 			send(frameHeaders, flagEndHeaders, stream, "\x88\x0f\x10\x10application/grpc")
 			send(frameData, 0, stream, "\x00\x00\x00\x00\x00") // an empty message
 			send(frameHeaders, flagEndStream|flagEndHeaders, stream, "\x00\x0bgrpc-status\x010")

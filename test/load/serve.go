@@ -78,7 +78,8 @@ func Handler(ctx context.Context) http.Handler {
 		}
 		from, err := strconv.Atoi(r.FormValue("from"))
 		if err != nil || from < 0 {
-			http.Error(w, fmt.Sprintf("from=%q is not a number of attempts", r.FormValue("from")), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("from=%q is not a number of attempts", r.FormValue("from")),
+				http.StatusBadRequest)
 			return
 		}
 		var p progress
@@ -108,8 +109,9 @@ func Handler(ctx context.Context) http.Handler {
 	return mux
 }
 
-// Ask sends one GET from this process over a connection of its own, with headers as names and values in turn, and
-// returns what came back: status 0 and the error's text where there was no answer. Redirects are not followed.
+// Ask sends one GET from this process over a connection of its own, with headers as names and
+// values in turn, and returns what came back: status 0 and the error's text where there was no
+// answer. Redirects are not followed.
 func Ask(ctx context.Context, url string, headers ...string) (status int, body string) {
 	status, content, err := func() (int, []byte, error) {
 		client, err := Plan{Timeout: askTimeout}.client()

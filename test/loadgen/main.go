@@ -1,5 +1,6 @@
 // Command loadgen sends requests at a steady rate and prints, second by second, which version
-// answered what, and at the end the totals. It ends with 1 when an attempt was not answered with 200.
+// answered what, and at the end the totals. It ends with 1 when an attempt was not answered with
+// 200.
 //
 // With -listen it also sends what is asked for there (see load.Handler), until it is told to end;
 // then -url may be left out.

@@ -1,4 +1,5 @@
-// Command calibrate measures the judge by simulation and writes what it finds to docs/analysis.md, with its plots.
+// Command calibrate measures the judge by simulation and writes what it finds to docs/analysis.md,
+// with its plots.
 package main
 
 import (
@@ -10,7 +11,8 @@ import (
 
 func main() {
 	dir := flag.String("dir", "docs", "folder of the page and its plots")
-	runs := flag.Int("runs", 20000, "how many healthy releases are simulated in each case; a tenth as many failing ones")
+	runs := flag.Int("runs", 20000,
+		"how many healthy releases are simulated in each case; a tenth as many failing ones")
 	flag.Parse()
 	begin := time.Now()
 	if err := write(*dir, measure(*runs)); err != nil {
@@ -35,6 +37,7 @@ const (
 )
 
 func measure(runs int) measured {
-	return measured{Runs: runs, Usual: measureHealthy(usual, false, runs), Long: measureHealthy(long, true, runs), Outages: measureOutages(runs / outageRuns),
+	return measured{Runs: runs, Usual: measureHealthy(usual, false, runs), Long: measureHealthy(long, true, runs),
+		Outages:   measureOutages(runs / outageRuns),
 		Detection: measureDetection(runs / detectionRuns), Quiet: measureQuiet(runs)}
 }

@@ -21,7 +21,8 @@ func TestHealthy(t *testing.T) {
 			t.Errorf("failures %v, dispersion %v: %s of the healthy releases are rejected", h.Rate, h.Phi, h.Sequential)
 		}
 		if h.Either.P < max(h.Sequential.P, h.Check.P) || h.Either.P > h.Sequential.P+h.Check.P+1e-9 {
-			t.Errorf("failures %v, dispersion %v: either %s, sequential %s, check %s", h.Rate, h.Phi, h.Either, h.Sequential, h.Check)
+			t.Errorf("failures %v, dispersion %v: either %s, sequential %s, check %s", h.Rate, h.Phi, h.Either,
+				h.Sequential, h.Check)
 		}
 		if !math.IsNaN(h.Formula) && math.Abs(h.Check.P-h.Formula) > 3*math.Sqrt(h.Formula*(1-h.Formula)/runs) {
 			t.Errorf("failures %v: the checks reject %s, by their formula %v", h.Rate, h.Check, h.Formula)
@@ -36,7 +37,8 @@ func TestOutages(t *testing.T) {
 	t.Parallel()
 	for _, o := range measureOutages(80) {
 		if o.Sequential.P > .05 || o.Environment.P < .9 {
-			t.Errorf("%s, scrapes of %s: %s rejected, %s seen as environment", o.Reporter, o.Scrape, o.Sequential, o.Environment)
+			t.Errorf("%s, scrapes of %s: %s rejected, %s seen as environment", o.Reporter, o.Scrape, o.Sequential,
+				o.Environment)
 		}
 	}
 }
@@ -48,10 +50,12 @@ func TestDetection(t *testing.T) {
 			t.Errorf("%v -> %v at %v: one process needs %.2f times the least", d.Stable, d.Candidate, d.Weight, r)
 		}
 		if r := d.sequentialRatio(); r < 1 || r > 4 || d.Sequential.Share < .95 {
-			t.Errorf("%v -> %v at %v: the rule needs %.2f times the least, and finds %v", d.Stable, d.Candidate, d.Weight, r, d.Sequential.Share)
+			t.Errorf("%v -> %v at %v: the rule needs %.2f times the least, and finds %v", d.Stable, d.Candidate,
+				d.Weight, r, d.Sequential.Share)
 		}
 		if d.Weight > .05 && d.Sequential.At > d.Flagger.At*2/3 {
-			t.Errorf("%v -> %v at %v: found after %s, by Flagger after %s", d.Stable, d.Candidate, d.Weight, d.Sequential.At, d.Flagger.At)
+			t.Errorf("%v -> %v at %v: found after %s, by Flagger after %s", d.Stable, d.Candidate, d.Weight,
+				d.Sequential.At, d.Flagger.At)
 		}
 	}
 }
@@ -72,11 +76,13 @@ func TestQuiet(t *testing.T) {
 func TestWrite(t *testing.T) {
 	t.Parallel()
 	m := measured{Runs: 3,
-		Usual:     []healthy{{Rate: .25, Formula: math.NaN(), WithinAlpha: true, UntrainedOK: true, FormulaHold: true}},
-		Long:      []healthy{{Rate: .125, Formula: .5, Check: share{.5, .1}, UntrainedOK: true, FormulaHold: true}},
-		Outages:   []outage{{Reporter: "somebody"}},
-		Detection: []detection{{Stable: .375, Candidate: .5, Oracle: 10, OracleBoth: 10, Single: mean{2e9, 30, 1}, Fine: mean{1e9, 20, 1}, Sequential: mean{3e9, 15, 1}, Flagger: mean{4e9, 50, 1}, SingleGoal: 2.5, SequentialGoal: 2}},
-		Quiet:     []quiet{{Requests: .875}},
+		Usual:   []healthy{{Rate: .25, Formula: math.NaN(), WithinAlpha: true, UntrainedOK: true, FormulaHold: true}},
+		Long:    []healthy{{Rate: .125, Formula: .5, Check: share{.5, .1}, UntrainedOK: true, FormulaHold: true}},
+		Outages: []outage{{Reporter: "somebody"}},
+		Detection: []detection{
+			{Stable: .375, Candidate: .5, Oracle: 10, OracleBoth: 10, Single: mean{2e9, 30, 1}, Fine: mean{1e9, 20, 1},
+				Sequential: mean{3e9, 15, 1}, Flagger: mean{4e9, 50, 1}, SingleGoal: 2.5, SequentialGoal: 2}},
+		Quiet: []quiet{{Requests: .875}},
 	}
 	dir := t.TempDir()
 	if err := write(dir, m); err != nil {
@@ -86,8 +92,11 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| 0.25 | 0 |", "| 0.125 | 0 | 0 | 0.00 ± 0.00 % | **missed** | 0.00 ± 0.00 % | met | 50.00 ± 10.00 % | 50.00 % | met |", "Goals missed: 1 with history, 0 without, 0 by",
-		"| somebody | 0s |", "| 0.375 → 0.5 |", "| 3.00 | 3 s | 15 | 1.50 | 4 s | 50 | **missed** |", "for lack of scrapes: missed by 0.375 → 0.5 at 0 % (3.00; with scrapes of 1 s 2.00)", "| 0.875 | 0 |"} {
+	for _, want := range []string{
+		"| 0.25 | 0 |", "| 0.125 | 0 | 0 | 0.00 ± 0.00 % | **missed** | 0.00 ± 0.00 % | met | 50.00 ± " +
+			"10.00 % | 50.00 % | met |", "Goals missed: 1 with history, 0 without, 0 by",
+		"| somebody | 0s |", "| 0.375 → 0.5 |", "| 3.00 | 3 s | 15 | 1.50 | 4 s | 50 | **missed** |",
+		"for lack of scrapes: missed by 0.375 → 0.5 at 0 % (3.00; with scrapes of 1 s 2.00)", "| 0.875 | 0 |"} {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("the page does not say %q", want)
 		}

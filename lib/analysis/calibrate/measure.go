@@ -16,7 +16,8 @@ const sigmas = 2.33
 
 // usual is the configuration that is simulated: that of the README, at 100 requests a second.
 var usual = simulate.Scenario{
-	Rate: 100, Weights: []float64{.2, .4, .6}, Interval: time.Minute, Scrape: 5 * time.Second, Threshold: 5, SuccessRate: 99, Alpha: .05,
+	Rate: 100, Weights: []float64{
+		.2, .4, .6}, Interval: time.Minute, Scrape: 5 * time.Second, Threshold: 5, SuccessRate: 99, Alpha: .05,
 	Stable: .001, Candidate: .001, History: 120,
 }
 
@@ -31,13 +32,16 @@ type share struct{ P, SE float64 }
 
 // healthy is how often releases are rejected whose candidate is as good as stable.
 type healthy struct {
-	Rate, Phi                             float64
-	Sequential, Untrained, Check, Either  share
-	Formula, Looks                        float64 // of the check's rejections; NaN where failures come in bursts, or a check waits for more requests
+	Rate, Phi                            float64
+	Sequential, Untrained, Check, Either share
+	// of the check's rejections; NaN where failures come in bursts, or a check waits for more
+	// requests
+	Formula, Looks                        float64
 	WithinAlpha, UntrainedOK, FormulaHold bool
 }
 
-// measureHealthy takes the limit as it is, or where every release is just at it: there the least evidence is needed to be wrong.
+// measureHealthy takes the limit as it is, or where every release is just at it: there the least
+// evidence is needed to be wrong.
 func measureHealthy(base simulate.Scenario, atLimit bool, runs int) (rows []healthy) {
 	for _, rate := range []float64{1e-4, 1e-3, 1e-2} {
 		for _, phi := range []float64{0, .05, .2, 1} {
@@ -56,7 +60,8 @@ func measureHealthy(base simulate.Scenario, atLimit bool, runs int) (rows []heal
 			}
 			h.WithinAlpha = h.Sequential.P+sigmas*h.Sequential.SE <= s.Alpha
 			s.History = 0
-			h.Untrained = of(simulate.Run(s, runs, seed), func(o simulate.Outcome) bool { return o.Sequential.Rejected })
+			h.Untrained = of(simulate.Run(s, runs, seed),
+				func(o simulate.Outcome) bool { return o.Sequential.Rejected })
 			h.UntrainedOK = h.Untrained.P+sigmas*h.Untrained.SE <= s.Alpha
 			if enough := s.Rate*s.Weights[0]*s.Interval.Seconds() >= 100/(100-s.SuccessRate)-1e-6; enough && phi == 0 {
 				var n []float64
@@ -64,7 +69,8 @@ func measureHealthy(base simulate.Scenario, atLimit bool, runs int) (rows []heal
 					n = append(n, s.Rate*w*s.Interval.Seconds())
 				}
 				h.Formula = analysis.CheckRejects(n, s.Threshold, 1-s.SuccessRate/100, rate)
-				h.FormulaHold = math.Abs(h.Check.P-h.Formula) <= sigmas*math.Sqrt(h.Formula*(1-h.Formula)/float64(runs))+1e-12
+				h.FormulaHold = math.Abs(h.Check.P-h.Formula) <= sigmas*math.Sqrt(
+					h.Formula*(1-h.Formula)/float64(runs))+1e-12
 			}
 			rows = append(rows, h)
 		}
@@ -95,7 +101,8 @@ func measureOutages(runs int) (rows []outage) {
 			s := usual
 			s.Scrape, s.Pods, s.Outage = scrape, pods, simulate.Outage{Length: 30 * time.Second, Share: .1}
 			all := simulate.Run(s, runs, seed)
-			o := outage{Reporter: map[int]string{0: "callers", 1: "workloads, 1/1 pods", 4: "workloads, 1/4 pods"}[pods], Scrape: scrape}
+			o := outage{Reporter: map[int]string{
+				0: "callers", 1: "workloads, 1/1 pods", 4: "workloads, 1/4 pods"}[pods], Scrape: scrape}
 			o.Sequential = of(all, func(o simulate.Outcome) bool { return o.Sequential.Rejected })
 			o.Check = of(all, func(o simulate.Outcome) bool { return o.Check.Rejected })
 			o.Environment = of(all, func(o simulate.Outcome) bool { return o.Environment })
@@ -112,10 +119,11 @@ type detection struct {
 	Weight                         float64 // of the candidate when it begins to fail
 	Onset                          int     // which weight that is, from 1
 	Single, Sequential, Flagger    mean
-	Oracle, OracleBoth             float64 // requests of the candidate: for worse than stable, and for that and beyond the limit
-	PerScrape                      float64 // requests of the candidate that a scrape brings
-	Fine                           mean    // Single with scrapes of a second
-	SingleGoal, SequentialGoal     float64 // of the mean by the bound
+	// requests of the candidate: for worse than stable, and for that and beyond the limit
+	Oracle, OracleBoth         float64
+	PerScrape                  float64 // requests of the candidate that a scrape brings
+	Fine                       mean    // Single with scrapes of a second
+	SingleGoal, SequentialGoal float64 // of the mean by the bound
 }
 
 type mean struct {
@@ -127,20 +135,26 @@ type mean struct {
 func (d detection) singleRatio() float64     { return d.Single.Requests / d.Oracle }
 func (d detection) sequentialRatio() float64 { return d.Sequential.Requests / d.OracleBoth }
 
-// met says whether both means are within their goals, and all failing candidates were found after they began to fail.
+// met says whether both means are within their goals, and all failing candidates were found after
+// they began to fail.
 func (d detection) met() bool {
-	return d.singleRatio() <= d.SingleGoal && d.sequentialRatio() <= d.SequentialGoal && d.Single.Share == 1 && d.Sequential.Share == 1
+	return d.singleRatio() <= d.SingleGoal && d.sequentialRatio() <= d.SequentialGoal && d.Single.Share == 1 &&
+		d.Sequential.Share == 1
 }
 
 func measureDetection(runs int) (rows []detection) {
-	for _, c := range []struct{ stable, candidate, limit float64 }{{.001, .01, 99.9}, {.01, .02, 99}, {.01, .05, 99}, {0, .01, 99.9}} {
+	for _, c := range []struct{ stable, candidate, limit float64 }{
+		{.001, .01, 99.9}, {.01, .02, 99}, {.01, .05, 99}, {0, .01, 99.9}} {
 		for _, w := range []struct {
 			weights []float64
 			onset   int
-		}{{[]float64{.05, .05, .05}, 0}, {[]float64{.2, .2, .2}, 0}, {[]float64{.2, .4, .6}, 1}, {[]float64{.2, .4, .6}, 2}} {
+		}{{[]float64{.05, .05, .05}, 0}, {[]float64{.2, .2, .2}, 0}, {[]float64{.2, .4, .6}, 1},
+			{[]float64{.2, .4, .6}, 2}} {
 			s := usual
-			s.Hold, s.Weights, s.Onset, s.Stable, s.Candidate, s.SuccessRate = true, w.weights, w.onset, c.stable, c.candidate, c.limit
-			d := detection{Stable: c.stable, Candidate: c.candidate, SuccessRate: c.limit, Weight: w.weights[w.onset], Onset: w.onset + 1, SingleGoal: 1.8, SequentialGoal: 3.2}
+			s.Hold, s.Weights, s.Onset, s.Stable, s.Candidate, s.SuccessRate = true, w.weights, w.onset, c.stable,
+				c.candidate, c.limit
+			d := detection{Stable: c.stable, Candidate: c.candidate, SuccessRate: c.limit, Weight: w.weights[w.onset],
+				Onset: w.onset + 1, SingleGoal: 1.8, SequentialGoal: 3.2}
 			if c.stable == 0 {
 				d.SingleGoal = 2.1
 			}
@@ -152,11 +166,18 @@ func measureDetection(runs int) (rows []detection) {
 				f.Rejected = f.Rejected && f.At > 0
 				return f
 			}
-			d.Single.At, d.Single.Requests, d.Single.Share = simulate.Mean(all, func(o simulate.Outcome) simulate.Found { return after(o.Single) })
-			d.Sequential.At, d.Sequential.Requests, d.Sequential.Share = simulate.Mean(all, func(o simulate.Outcome) simulate.Found { return after(o.Sequential) })
-			d.Flagger.At, d.Flagger.Requests, d.Flagger.Share = simulate.Mean(all, func(o simulate.Outcome) simulate.Found { return after(o.Flagger) })
+			d.Single.At, d.Single.Requests,
+				d.Single.Share = simulate.Mean(all, func(o simulate.Outcome) simulate.Found { return after(o.Single) })
+			d.Sequential.At, d.Sequential.Requests,
+				d.Sequential.Share = simulate.Mean(
+				all, func(o simulate.Outcome) simulate.Found { return after(o.Sequential) })
+			d.Flagger.At, d.Flagger.Requests,
+				d.Flagger.Share = simulate.Mean(
+				all, func(o simulate.Outcome) simulate.Found { return after(o.Flagger) })
 			s.Scrape = time.Second
-			d.Fine.At, d.Fine.Requests, d.Fine.Share = simulate.Mean(simulate.Run(s, runs, seed), func(o simulate.Outcome) simulate.Found { return after(o.Single) })
+			d.Fine.At, d.Fine.Requests,
+				d.Fine.Share = simulate.Mean(
+				simulate.Run(s, runs, seed), func(o simulate.Outcome) simulate.Found { return after(o.Single) })
 			rows = append(rows, d)
 		}
 	}

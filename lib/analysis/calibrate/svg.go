@@ -42,10 +42,12 @@ func (c chart) String() string {
 	bottom := top + group*float64(len(c.labels))
 	b := &strings.Builder{}
 	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="sans-serif" font-size="11">`+"\n", chartWidth, bottom+28)
-	fmt.Fprintf(b, `<rect width="100%%" height="100%%" fill="#fff"/><text x="10" y="20" font-size="14">%s</text>`+"\n", c.title)
+	fmt.Fprintf(b, `<rect width="100%%" height="100%%" fill="#fff"/><text x="10" y="20" font-size="14">%s</text>`+"\n",
+		c.title)
 	for i, s := range c.series {
 		x := 10 + 240*float64(i)
-		fmt.Fprintf(b, `<rect x="%.0f" y="34" width="10" height="10" fill="%s"/><text x="%.0f" y="43">%s</text>`+"\n", x, s.color, x+15, s.name)
+		fmt.Fprintf(b, `<rect x="%.0f" y="34" width="10" height="10" fill="%s"/><text x="%.0f" y="43">%s</text>`+"\n",
+			x, s.color, x+15, s.name)
 	}
 	for _, t := range c.ticks {
 		fmt.Fprintf(b, `<path d="M%.1f %.0fV%.0f" stroke="#ddd"/><text x="%.1f" y="%.0f" text-anchor="middle">%s</text>`+"\n", c.x(t), top-6, bottom, c.x(t), bottom+15, c.format(t))
@@ -60,7 +62,8 @@ func (c chart) String() string {
 		}
 	}
 	if c.limit > 0 {
-		fmt.Fprintf(b, `<path d="M%.1f %.0fV%.0f" stroke="#c00" stroke-dasharray="4 3"/>`+"\n", c.x(c.limit), top-6, bottom)
+		fmt.Fprintf(b, `<path d="M%.1f %.0fV%.0f" stroke="#c00" stroke-dasharray="4 3"/>`+"\n", c.x(c.limit), top-6,
+			bottom)
 	}
 	return b.String() + "</svg>\n"
 }

@@ -6,8 +6,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
-// scraped plays the release second by second as the workloads report it: each pod is scraped at its own moment, and every counter is put on one
-// grid, on which the strata are, by linear interpolation. A stratum is complete when every pod has a later sample, so the first is left out.
+// scraped plays the release second by second as the workloads report it: each pod is scraped at its
+// own moment, and every counter is put on one grid, on which the strata are, by linear
+// interpolation. A stratum is complete when every pod has a later sample, so the first is left out.
 func (r *release) scraped() func(func(interval) bool) {
 	return func(yield func(interval) bool) {
 		var all []interval
@@ -23,7 +24,8 @@ func (r *release) scraped() func(func(interval) bool) {
 					s.Candidate = r.arm(r.Weights[weight], r.rate(weight), time.Second, 1)
 				}
 				ticks = append(ticks, s)
-				in.total.Candidate, in.total.Stable = sum(in.total.Candidate, s.Candidate, 1), sum(in.total.Stable, s.Stable, 1)
+				in.total.Candidate, in.total.Stable = sum(in.total.Candidate, s.Candidate, 1),
+					sum(in.total.Stable, s.Stable, 1)
 			}
 			r.now += time.Second
 		}
@@ -43,11 +45,13 @@ func (r *release) scraped() func(func(interval) bool) {
 		for i := range phase {
 			phase[i] = int(uniform(r.src) * float64(every))
 		}
-		// increase is what one pod counted in the scrape interval that ends phase after a point of the grid.
+		// increase is what one pod counted in the scrape interval that ends phase after a point of
+		// the grid.
 		increase := func(pod, point int) (s metrics.Stratum) {
 			end := point*every + phase[pod]
 			for t := max(0, end-every); t < end; t++ {
-				s.Stable, s.Candidate = sum(s.Stable, ticks[t*pods+pod].Stable, 1), sum(s.Candidate, ticks[t*pods+pod].Candidate, 1)
+				s.Stable, s.Candidate = sum(s.Stable, ticks[t*pods+pod].Stable, 1),
+					sum(s.Candidate, ticks[t*pods+pod].Candidate, 1)
 			}
 			return s
 		}

@@ -1,5 +1,6 @@
-// Package simulate plays releases as counts, through the same code that judges real ones, and Flagger's rule beside it. It is what the error rates and
-// the detection times of the judge are measured with. The same seed gives the same releases, whatever the number of processors.
+// Package simulate plays releases as counts, through the same code that judges real ones, and
+// Flagger's rule beside it. It is what the error rates and the detection times of the judge are
+// measured with. The same seed gives the same releases, whatever the number of processors.
 package simulate
 
 import (
@@ -15,7 +16,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
-// Scenario is one release. Requests come at an even pace, as everything that is computed of them is given their number; with Poisson they do not.
+// Scenario is one release. Requests come at an even pace, as everything that is computed of them is
+// given their number; with Poisson they do not.
 type Scenario struct {
 	Rate             float64   // requests per second, of both versions
 	Poisson          bool      // requests come at random
@@ -27,17 +29,21 @@ type Scenario struct {
 	Stable           float64 // share of stable's requests that fail
 	Candidate        float64 // share of the candidate's that fail
 	Onset            int     // at so many weights the candidate is as stable before it fails
-	Phi              float64 // each version's share of failures is multiplied by gamma variables of this variance, one for each scrape
-	History          int     // scrapes of stable before the release
-	Outage           Outage
-	// Hold gives each weight one interval until the onset, and keeps the weight then until all but the checks have rejected: for at most four hours. Flagger
-	// counts from the onset then.
+	// each version's share of failures is multiplied by gamma variables of this variance, one for
+	// each scrape
+	Phi     float64
+	History int // scrapes of stable before the release
+	Outage  Outage
+	// Hold gives each weight one interval until the onset, and keeps the weight then until all but
+	// the checks have rejected: for at most four hours. Flagger counts from the onset then.
 	Hold bool
-	// Pods, where it is not 0, is how many pods stable has (the candidate has one), and lets the workloads' side report, each pod at a moment of its own.
+	// Pods, where it is not 0, is how many pods stable has (the candidate has one), and lets the
+	// workloads' side report, each pod at a moment of its own.
 	Pods int
 }
 
-// Outage makes requests of both versions fail for a while that begins at random within the time that a healthy release takes.
+// Outage makes requests of both versions fail for a while that begins at random within the time
+// that a healthy release takes.
 type Outage struct {
 	Length time.Duration
 	Share  float64 // of the requests that fail more
@@ -133,7 +139,8 @@ func (s Scenario) play(src rand.Source) (out Outcome) {
 	if err != nil {
 		panic(err)
 	}
-	plan := analysis.Plan{Objectives: objectives, Alpha: s.Alpha, Intervals: analysis.Intervals(len(s.Weights), s.Threshold)}
+	plan := analysis.Plan{
+		Objectives: objectives, Alpha: s.Alpha, Intervals: analysis.Intervals(len(s.Weights), s.Threshold)}
 	sequential := newSequential(plan)
 	plan.Intervals, plan.Objectives = 1, []analysis.Objective{{MaxRate: objectives[0].MaxRate, Weight: 1}}
 	single := newSequential(plan)
@@ -213,7 +220,8 @@ type checks struct {
 	window         metrics.Window
 }
 
-// judge checks an interval, together with those before that were too few to judge by. It says whether the next begins anew.
+// judge checks an interval, together with those before that were too few to judge by. It says
+// whether the next begins anew.
 func (c *checks) judge(w metrics.Window) bool {
 	c.waited++
 	c.window.Candidate.Requests += w.Candidate.Requests
@@ -237,7 +245,8 @@ func (c *checks) ended() bool {
 	return c.failed >= c.Threshold || c.weight >= len(c.Weights) || c.waited >= c.Threshold
 }
 
-// intervals plays one interval after the other, until the checks end the release or what is held is over.
+// intervals plays one interval after the other, until the checks end the release or what is held is
+// over.
 func (r *release) intervals() func(func(interval) bool) {
 	if r.Pods > 0 {
 		return r.scraped()
@@ -299,7 +308,8 @@ func (r *release) arm(weight, rate float64, length time.Duration, burst float64)
 	}
 	n = math.Round(n)
 	x := binomial(r.src, n, min(1, rate*burst))
-	if overlap := min(r.now+length, r.outage+r.Outage.Length) - max(r.now, r.outage); overlap > 0 && r.Outage.Share > 0 {
+	if overlap := min(r.now+length, r.outage+r.Outage.Length) - max(r.now, r.outage); overlap > 0 &&
+		r.Outage.Share > 0 {
 		x += binomial(r.src, math.Round((n-x)*overlap.Seconds()/length.Seconds()), r.Outage.Share)
 	}
 	return metrics.Counts{Requests: n, Errors: x}
@@ -314,7 +324,8 @@ func (r *release) history() (all []metrics.Stratum) {
 	return all
 }
 
-// flagger plays the release by Flagger's rule: an interval whose success rate is below the limit, or that has no traffic, is a failed check.
+// flagger plays the release by Flagger's rule: an interval whose success rate is below the limit,
+// or that has no traffic, is a failed check.
 func (s Scenario) flagger(src rand.Source) (f Found, promoted bool) {
 	r := &release{Scenario: s, src: src}
 	r.Pods = 0 // how it is scraped changes little in a minute
@@ -344,7 +355,8 @@ func sum(a, b metrics.Counts, share float64) metrics.Counts {
 	return metrics.Counts{Requests: a.Requests + b.Requests*share, Errors: a.Errors + b.Errors*share}
 }
 
-// binomial and poisson draw exactly; few expected events are the usual case, for which inversion by chops is the fastest (Devroye 1986, X.1.2).
+// binomial and poisson draw exactly; few expected events are the usual case, for which inversion by
+// chops is the fastest (Devroye 1986, X.1.2).
 func binomial(src rand.Source, n, p float64) float64 {
 	if n <= 0 || p <= 0 {
 		return 0

@@ -13,7 +13,8 @@ import (
 )
 
 var usual = Scenario{
-	Rate: 100, Weights: []float64{.2, .4, .6}, Interval: time.Minute, Scrape: 5 * time.Second, Threshold: 5, SuccessRate: 99, Alpha: .05,
+	Rate: 100, Weights: []float64{
+		.2, .4, .6}, Interval: time.Minute, Scrape: 5 * time.Second, Threshold: 5, SuccessRate: 99, Alpha: .05,
 	Stable: .001, Candidate: .001, History: 120,
 }
 
@@ -32,7 +33,8 @@ func TestDraws(t *testing.T) {
 		{"many of many", func() float64 { return binomial(src, 500, .1) }, 50, math.Sqrt(500 * .1 * .9)},
 		{"most of few", func() float64 { return binomial(src, 10, .9) }, 9, math.Sqrt(10 * .9 * .1)},
 		{"at random", func() float64 { return poisson(src, 7) }, 7, math.Sqrt(7)},
-		{"bursts", func() float64 { return (&release{Scenario: Scenario{Phi: .2}, src: src}).burst() }, 1, math.Sqrt(.2)},
+		{"bursts", func() float64 { return (&release{Scenario: Scenario{Phi: .2}, src: src}).burst() }, 1,
+			math.Sqrt(.2)},
 	} {
 		sum, squares := 0.0, 0.0
 		for range draws {
@@ -79,23 +81,29 @@ func TestReleases(t *testing.T) {
 		has       func(Outcome) bool
 		low, high float64
 	}{
-		{"healthy ones are promoted", usual, func(o Outcome) bool { return o.Promoted && o.FlaggerPromoted && o.Looks == 36 }, 1, 1},
+		{"healthy ones are promoted", usual,
+			func(o Outcome) bool { return o.Promoted && o.FlaggerPromoted && o.Looks == 36 }, 1, 1},
 		{"healthy ones are not rejected", usual, sequential, 0, 0},
 		{"failing ones are found within the first interval", with(func(s *Scenario) { s.Candidate = .05 }),
 			func(o Outcome) bool { return o.Sequential.Rejected && o.Sequential.At <= time.Minute }, .95, 1},
-		{"one that fails from the third weight is found there, within a minute", with(func(s *Scenario) { s.Candidate, s.Onset = .03, 2 }),
+		{"one that fails from the third weight is found there, within a minute",
+			with(func(s *Scenario) { s.Candidate, s.Onset = .03, 2 }),
 			func(o Outcome) bool {
 				return o.Sequential.Rejected && o.Sequential.At > 0 && o.Sequential.At <= time.Minute
 			}, .9, 1},
 		{"and by Flagger only after five intervals", with(func(s *Scenario) { s.Candidate, s.Onset = .03, 2 }),
 			func(o Outcome) bool { return o.Flagger.Rejected && o.Flagger.At == 7*time.Minute }, .95, 1},
-		{"bursts reject few", with(func(s *Scenario) { s.Stable, s.Candidate, s.Phi = .01, .01, 1 }), sequential, 0, .05},
-		{"an outage of both rejects nobody", with(func(s *Scenario) { s.Outage = Outage{30 * time.Second, .1} }), sequential, 0, .02},
-		{"and is seen as one", with(func(s *Scenario) { s.Outage = Outage{30 * time.Second, .1} }), func(o Outcome) bool { return o.Environment }, .95, 1},
+		{"bursts reject few", with(func(s *Scenario) { s.Stable, s.Candidate, s.Phi = .01, .01, 1 }), sequential, 0,
+			.05},
+		{"an outage of both rejects nobody", with(func(s *Scenario) { s.Outage = Outage{30 * time.Second, .1} }),
+			sequential, 0, .02},
+		{"and is seen as one", with(func(s *Scenario) { s.Outage = Outage{30 * time.Second, .1} }),
+			func(o Outcome) bool { return o.Environment }, .95, 1},
 		{"an outage seen by one and four pods rejects hardly anybody", with(func(s *Scenario) {
 			s.Scrape, s.Pods, s.Outage = 30*time.Second, 4, Outage{30 * time.Second, .1}
 		}), sequential, 0, .03},
-		{"without traffic Flagger rejects", with(func(s *Scenario) { s.Poisson, s.Rate = true, .001 }), func(o Outcome) bool { return o.Flagger.Rejected }, .95, 1},
+		{"without traffic Flagger rejects", with(func(s *Scenario) { s.Poisson, s.Rate = true, .001 }),
+			func(o Outcome) bool { return o.Flagger.Rejected }, .95, 1},
 		{"without traffic nothing is promoted or rejected", with(func(s *Scenario) { s.Poisson, s.Rate = true, .001 }),
 			func(o Outcome) bool {
 				return !o.Promoted && !o.Sequential.Rejected && !o.Check.Rejected && !o.FlaggerPromoted
@@ -110,16 +118,19 @@ func TestReleases(t *testing.T) {
 	}
 }
 
-// One e-process, with scrapes of 15 seconds and the candidate at 5 percent: the median time until it is found was computed by an independent
-// implementation. Its error level swings, which matters only to what takes minutes to find: those are left out (.001->.005, .01->.02).
+// One e-process, with scrapes of 15 seconds and the candidate at 5 percent: the median time until
+// it is found was computed by an independent implementation. Its error level swings, which matters
+// only to what takes minutes to find: those are left out (.001->.005, .01->.02).
 func TestMedianDetection(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		stable, candidate float64
 		want              time.Duration
-	}{{.001, .01, 60 * time.Second}, {.001, .05, 15 * time.Second}, {.01, .05, 30 * time.Second}, {0, .01, 45 * time.Second}} {
+	}{{.001, .01, 60 * time.Second}, {.001, .05, 15 * time.Second}, {.01, .05, 30 * time.Second},
+		{0, .01, 45 * time.Second}} {
 		s := usual
-		s.Hold, s.Weights, s.Scrape, s.Stable, s.Candidate, s.SuccessRate = true, []float64{.05}, 15*time.Second, c.stable, c.candidate, 99.9
+		s.Hold, s.Weights, s.Scrape, s.Stable, s.Candidate, s.SuccessRate = true, []float64{.05}, 15*time.Second,
+			c.stable, c.candidate, 99.9
 		var times []time.Duration
 		for _, o := range Run(s, 300, 3) {
 			times = append(times, o.Single.At)
@@ -131,7 +142,8 @@ func TestMedianDetection(t *testing.T) {
 	}
 }
 
-// Without tempering bursts break one e-process, as an independent implementation computed: 80 looks, 5 to 50 percent, failures of 1 percent.
+// Without tempering bursts break one e-process, as an independent implementation computed: 80
+// looks, 5 to 50 percent, failures of 1 percent.
 func TestBurstsWithoutTempering(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
@@ -146,7 +158,8 @@ func TestBurstsWithoutTempering(t *testing.T) {
 	}
 }
 
-// What is put on the grid is what was counted, but for the ends, and each stratum has its share of it.
+// What is put on the grid is what was counted, but for the ends, and each stratum has its share of
+// it.
 func TestGrid(t *testing.T) {
 	t.Parallel()
 	s := usual
@@ -155,18 +168,22 @@ func TestGrid(t *testing.T) {
 	var counted, onGrid metrics.Stratum
 	n := 0
 	for in := range r.intervals() {
-		counted.Stable, counted.Candidate = sum(counted.Stable, in.total.Stable, 1), sum(counted.Candidate, in.total.Candidate, 1)
+		counted.Stable, counted.Candidate = sum(counted.Stable, in.total.Stable, 1),
+			sum(counted.Candidate, in.total.Candidate, 1)
 		for _, stratum := range in.strata {
 			n++
-			onGrid.Stable, onGrid.Candidate = sum(onGrid.Stable, stratum.Stable, 1), sum(onGrid.Candidate, stratum.Candidate, 1)
+			onGrid.Stable, onGrid.Candidate = sum(onGrid.Stable, stratum.Stable, 1),
+				sum(onGrid.Candidate, stratum.Candidate, 1)
 		}
 	}
 	if n%4 != 0 || n == 0 {
 		t.Errorf("%d strata", n)
 	}
 	for name, pair := range map[string][2]float64{
-		"stable's requests": {onGrid.Stable.Requests, counted.Stable.Requests}, "stable's errors": {onGrid.Stable.Errors, counted.Stable.Errors},
-		"the candidate's requests": {onGrid.Candidate.Requests, counted.Candidate.Requests}, "the candidate's errors": {onGrid.Candidate.Errors, counted.Candidate.Errors},
+		"stable's requests":        {onGrid.Stable.Requests, counted.Stable.Requests},
+		"stable's errors":          {onGrid.Stable.Errors, counted.Stable.Errors},
+		"the candidate's requests": {onGrid.Candidate.Requests, counted.Candidate.Requests},
+		"the candidate's errors":   {onGrid.Candidate.Errors, counted.Candidate.Errors},
 	} {
 		if math.Abs(pair[0]/pair[1]-1) > .05 {
 			t.Errorf("%s: %v on the grid of %v", name, pair[0], pair[1])

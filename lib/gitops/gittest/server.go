@@ -1,4 +1,5 @@
-// Package gittest is a real Git server for tests and demonstrations: git http-backend behind basic auth.
+// Package gittest is a real Git server for tests and demonstrations: git http-backend behind basic
+// auth.
 package gittest
 
 import (
@@ -47,17 +48,21 @@ func Start(ctx context.Context, folder, address string) (*Server, error) {
 		return nil, fmt.Errorf("listening at %s: %w", address, err)
 	}
 	s.URL = "http://" + l.Addr().String() + "/env.git"
-	backend := &cgi.Handler{Path: filepath.Join(programs, "git-http-backend"), Root: "/", Env: []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + User}}
-	s.http = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		reads := r.URL.Query().Get("service") == "git-upload-pack" || strings.HasSuffix(r.URL.Path, "/git-upload-pack")
-		user, password, _ := r.BasicAuth()
-		if known := user == User && password == Password; !known && (!s.Public || !reads) {
-			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
-			http.Error(w, "who are you?", http.StatusUnauthorized)
-			return
-		}
-		backend.ServeHTTP(w, r)
-	})}
+	backend := &cgi.Handler{
+		Path: filepath.Join(programs, "git-http-backend"), Root: "/",
+		Env: []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + User}}
+	s.http = &http.Server{
+		ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			reads := r.URL.Query().Get("service") == "git-upload-pack" ||
+				strings.HasSuffix(r.URL.Path, "/git-upload-pack")
+			user, password, _ := r.BasicAuth()
+			if known := user == User && password == Password; !known && (!s.Public || !reads) {
+				w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+				http.Error(w, "who are you?", http.StatusUnauthorized)
+				return
+			}
+			backend.ServeHTTP(w, r)
+		})}
 	go func() { _ = s.http.Serve(l) }()
 	return s, nil
 }
@@ -71,7 +76,9 @@ func (s *Server) Commit(ctx context.Context, file, content, message string) erro
 	if _, err := s.Git(ctx, "rev-parse", "--verify", "-q", "main"); err == nil {
 		from = "from refs/heads/main^0\n"
 	}
-	stream := fmt.Sprintf("commit refs/heads/main\ncommitter %s <%s@example.com> %d +0000\ndata %d\n%s\n%sM 100644 inline %s\ndata %d\n%s\n",
+	stream := fmt.Sprintf(
+		"commit refs/heads/main\ncommitter %s <%s@example.com> %d +0000\ndata %d\n%s\n%sM 100644 "+
+			"inline %s\ndata %d\n%s\n",
 		User, User, time.Now().Unix(), len(message), message, from, file, len(content), content)
 	_, err := run(ctx, s.Bare, []byte(stream), "fast-import", "--quiet")
 	return err

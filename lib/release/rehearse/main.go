@@ -1,5 +1,6 @@
-// Command rehearse says without any cluster what a configuration could see of an application's traffic, and plays releases with it: how long a
-// candidate that fails would serve, and how many healthy ones would not be promoted.
+// Command rehearse says without any cluster what a configuration could see of an application's
+// traffic, and plays releases with it: how long a candidate that fails would serve, and how many
+// healthy ones would not be promoted.
 package main
 
 import (
@@ -36,7 +37,8 @@ type rehearsal struct {
 
 func main() {
 	var r rehearsal
-	flag.StringVar(&r.spec, "spec", "", "a YAML file with parameters by name, as for tkn pipeline start; the others have their defaults")
+	flag.StringVar(&r.spec, "spec", "",
+		"a YAML file with parameters by name, as for tkn pipeline start; the others have their defaults")
 	flag.Float64Var(&r.rate, "rate", 100, "requests per second")
 	flag.Float64Var(&r.errors, "errors", 0.001, "share of stable's requests that fail, from 0 to 1")
 	flag.DurationVar(&r.scrape, "scrape", 15*time.Second, "how often Prometheus scrapes")
@@ -51,7 +53,8 @@ func main() {
 
 // config reads the parameters.
 func (r rehearsal) config(ctx context.Context) (config.Config, error) {
-	values := map[string]string{"target": "app", "namespace": "default", "runNamespace": "default", "runId": "rehearsal"}
+	values := map[string]string{
+		"target": "app", "namespace": "default", "runNamespace": "default", "runId": "rehearsal"}
 	if r.spec != "" {
 		text, err := os.ReadFile(r.spec)
 		if err != nil {
@@ -80,8 +83,10 @@ func (r rehearsal) config(ctx context.Context) (config.Config, error) {
 }
 
 func (r rehearsal) play(ctx context.Context, out io.Writer) error {
-	if !(r.rate > 0) || !(r.errors >= 0 && r.errors < 1) || r.scrape < time.Second || r.runs < 1 || math.IsInf(r.rate, 0) {
-		return errors.New("give a rate above 0, errors from 0 to below 1, a scrape interval of at least 1s and at least one run")
+	if !(r.rate > 0) || !(r.errors >= 0 && r.errors < 1) || r.scrape < time.Second || r.runs < 1 ||
+		math.IsInf(r.rate, 0) {
+		return errors.New(
+			"give a rate above 0, errors from 0 to below 1, a scrape interval of at least 1s and at least one run")
 	}
 	cfg, err := r.config(ctx)
 	if err != nil {
@@ -89,7 +94,8 @@ func (r rehearsal) play(ctx context.Context, out io.Writer) error {
 	}
 	const span = 30 * time.Minute
 	w := r.history(&cfg, span)
-	h := &analysis.History{Limits: analysis.Limits{SuccessRate: cfg.SuccessRate, RequestDuration: cfg.RequestDuration.Duration}}
+	h := &analysis.History{
+		Limits: analysis.Limits{SuccessRate: cfg.SuccessRate, RequestDuration: cfg.RequestDuration.Duration}}
 	h.Add(w.Strata)
 	_, lines, problems := release.Sight(&cfg, w, h, span)
 	if len(problems) > 0 {
@@ -101,7 +107,8 @@ func (r rehearsal) play(ctx context.Context, out io.Writer) error {
 	if cfg.SuccessRate == 0 {
 		return errors.New("requestSuccessRate is off: there is nothing to play")
 	}
-	fmt.Fprintf(out, "\n%d releases of each kind, seed %d; requests come at random, and the success rate alone is judged\n", r.runs, r.seed)
+	fmt.Fprintf(out, "\n%d releases of each kind, seed %d; requests come at random, and the "+
+		"success rate alone is judged\n", r.runs, r.seed)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "candidate\tfrom weight\tnot promoted\tfound after\tbad answers served")
 	limit := 1 - cfg.SuccessRate/100
@@ -119,10 +126,12 @@ func (r rehearsal) play(ctx context.Context, out io.Writer) error {
 				n, at, bad = n+1, at+found.At, bad+found.Requests*rate
 			}
 		}
-		lost, _ := simulate.Share(outcomes, func(o simulate.Outcome) bool { return !o.Promoted || o.Sequential.Rejected })
+		lost, _ := simulate.Share(
+			outcomes, func(o simulate.Outcome) bool { return !o.Promoted || o.Sequential.Rejected })
 		after, served := "-", "-"
 		if n > 0 && rate > r.errors {
-			after, served = (at / time.Duration(n)).Round(time.Second).String(), strconv.FormatFloat(bad/float64(n), 'f', 0, 64)
+			after, served = (at / time.Duration(n)).Round(time.Second).String(),
+				strconv.FormatFloat(bad/float64(n), 'f', 0, 64)
 		}
 		fmt.Fprintf(table, "%s\t%d %%\t%.1f %%\t%s\t%s\n", what, cfg.Weights[onset], 100*lost, after, served)
 	}
@@ -161,7 +170,8 @@ func (r rehearsal) history(cfg *config.Config, span time.Duration) metrics.Windo
 }
 
 func (r rehearsal) scenario(cfg *config.Config) simulate.Scenario {
-	s := simulate.Scenario{Rate: r.rate, Poisson: true, Interval: cfg.Interval.Duration, Scrape: r.scrape, Threshold: cfg.Threshold,
+	s := simulate.Scenario{
+		Rate: r.rate, Poisson: true, Interval: cfg.Interval.Duration, Scrape: r.scrape, Threshold: cfg.Threshold,
 		SuccessRate: cfg.SuccessRate, Alpha: cfg.Alpha, Stable: r.errors, History: 240}
 	for _, w := range cfg.Weights {
 		s.Weights = append(s.Weights, float64(w)/100)

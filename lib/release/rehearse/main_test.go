@@ -26,7 +26,9 @@ func TestPlay(t *testing.T) {
 	if first.String() != second.String() {
 		t.Errorf("%s\nthen\n%s", first.String(), second.String())
 	}
-	for _, want := range []string{"20 %: 300 requests in 30s", "50 %: 750 requests in 30s", "healthy: 0.1 % fail  20 %         0.0 %", "100 % fail           50 %         100.0 %       5s"} {
+	for _, want := range []string{
+		"20 %: 300 requests in 30s", "50 %: 750 requests in 30s", "healthy: 0.1 % fail  20 %         0.0 %",
+		"100 % fail           50 %         100.0 %       5s"} {
 		if !strings.Contains(first.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, first.String())
 		}
@@ -35,8 +37,10 @@ func TestPlay(t *testing.T) {
 
 func TestPlayRefuses(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]string{"intervall: 1m": "there is no parameter intervall", "interval: 20s": `parameter interval is "20s": Prometheus scrapes every 15s: give at least two scrapes, 30s`,
-		"[a]": "give a YAML map", "alpha: 2": "parameter alpha"} {
+	for text, want := range map[string]string{
+		"intervall: 1m": "there is no parameter intervall",
+		"interval: 20s": `parameter interval is "20s": Prometheus scrapes every 15s: give at least two scrapes, 30s`,
+		"[a]":           "give a YAML map", "alpha: 2": "parameter alpha"} {
 		spec := filepath.Join(t.TempDir(), "spec.yaml")
 		if err := os.WriteFile(spec, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -1,4 +1,5 @@
-// Command coredns is CoreDNS with the few plugins that a cluster's DNS needs, so that it compiles in seconds.
+// Command coredns is CoreDNS with the few plugins that a cluster's DNS needs, so that it compiles
+// in seconds.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// Command pause keeps a pod's namespaces open: it waits until it is told to end, and reaps what is left to it.
+// Command pause keeps a pod's namespaces open: it waits until it is told to end, and reaps what is
+// left to it.
 package main
 
 import (
