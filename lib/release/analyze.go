@@ -25,18 +25,18 @@ func (r *Release) analyze(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p, ok := r.mayGoOn(s, Progressing); !ok {
+	if p := r.mayGoOn(s, Progressing); p.decided() {
 		return r.finish(ctx, *p.done)
 	}
 	shift, cfg := s.record.shift(), s.record.Config
 	if shift == nil {
 		return report.Errorf(
 			report.Undecided, "%s: there is nothing to judge: the candidate has no weight yet",
-			s.id(r.Client.Namespace))
+			s.id())
 	}
 	if shift.Passed {
 		return r.finish(ctx,
-			result{text: fmt.Sprintf("%s was judged good at %d %% already", s.id(r.Client.Namespace), shift.Weight),
+			result{text: fmt.Sprintf("%s was judged good at %d %% already", s.id(), shift.Weight),
 				results: verdict(analysis.Pass, "")})
 	}
 	watch, err := r.watch(s)
@@ -44,7 +44,7 @@ func (r *Release) analyze(ctx context.Context) error {
 		return err
 	}
 	r.Report.Say("observing %s at %d %% for %s: success rate >= %v%%, request duration <= %s, "+
-		"threshold %d (%d failed so far)", s.id(r.Client.Namespace),
+		"threshold %d (%d failed so far)", s.id(),
 		shift.Weight, cfg.Interval, cfg.SuccessRate, cfg.RequestDuration, cfg.Threshold, s.record.FailedChecks)
 	for {
 		judged, err := r.await(ctx, watch)
@@ -54,18 +54,18 @@ func (r *Release) analyze(ctx context.Context) error {
 		case judged.done != nil:
 			return r.finish(ctx, *judged.done)
 		case judged.Verdict == analysis.Pass:
-			r.Report.Say("%s passed at %d %%: %s", s.id(r.Client.Namespace), shift.Weight, judged.Text)
+			r.Report.Say("%s passed at %d %%: %s", s.id(), shift.Weight, judged.Text)
 			if err := r.note(ctx, judged.Result, watch); err != nil {
 				return err
 			}
 			return r.finish(ctx,
-				result{text: fmt.Sprintf("%s is good at %d %% of the traffic", s.id(r.Client.Namespace), shift.Weight),
+				result{text: fmt.Sprintf("%s is good at %d %% of the traffic", s.id(), shift.Weight),
 					results: verdict(analysis.Pass, "")})
 		case judged.Verdict == analysis.Fail && judged.Early:
 			return r.reject(ctx, watch, judged.Result, judged.Text)
 		case judged.Verdict == analysis.Fail:
 			failed := watch.record.FailedChecks + 1
-			r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", s.id(r.Client.Namespace),
+			r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", s.id(),
 				judged.Text, failed, cfg.Threshold)
 			if failed >= cfg.Threshold {
 				return r.reject(ctx, watch, judged.Result,
@@ -107,7 +107,7 @@ func (r *Release) watch(s *snapshot) (*watch, error) {
 	if err != nil {
 		return nil, s.atOdds(err)
 	}
-	w := &watch{id: s.id(r.Client.Namespace), record: s.record, client: client, target: r.measured(s)}
+	w := &watch{id: s.id(), record: s.record, client: client, target: r.measured(s)}
 	since := shift.At
 	for _, check := range shift.Checks {
 		if check.To.After(since) {
@@ -171,7 +171,7 @@ func (r *Release) await(ctx context.Context, w *watch) (judgement, error) {
 				return judgement{}, err
 			}
 			w.record, w.observed = s.record, time.Now()
-			if p, ok := r.mayGoOn(s, Progressing); !ok {
+			if p := r.mayGoOn(s, Progressing); p.decided() {
 				return judgement{done: p.done}, nil
 			}
 		}

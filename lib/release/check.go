@@ -131,14 +131,14 @@ func (s *snapshot) movedPorts() [][3]any {
 func (r *Release) checkTarget(
 	ctx context.Context, s *snapshot, add func(parameter, value, remedy string, args ...any)) {
 	cfg := r.Config
-	if selector, err := workload.SelectorOf(s.target.Deployment); err != nil {
+	if selector, err := s.selector(); err != nil {
 		add("target", cfg.Target, "Deployment %s cannot be released: %v", cfg.Target, err)
-	} else if s.service != nil && !r.preparing() && workload.SetBack(s.service, s.serves(selector)) {
+	} else if s.service != nil && !r.preparing() && workload.SetBack(s.service, selector.Stable) {
 		add("service", cfg.Service,
 			"its selector was set back by %s, so it leads to the candidate: take the Service out of the chart, or "+
 				"let its selector be %v. Where it is in the chart no longer, run canary-init "+
 				"with mode=prepare once more",
-			kube.LastManager(s.service), s.serves(selector))
+			kube.LastManager(s.service), selector.Stable)
 	}
 	if selector, err := workload.SelectorOf(s.target.Deployment); err == nil {
 		names, err := r.uncovered(ctx, s, selector)

@@ -19,8 +19,8 @@ func (r *Release) Detach(ctx context.Context) error {
 
 // planDetach is what detach does next: the target comes up on what stable runs, gets the traffic,
 // and only then what served so far goes.
-func (r *Release) planDetach(s *snapshot) plan {
-	ns, record := r.Client.Namespace, s.record
+func (r Request) planDetach(s *snapshot) plan {
+	ns, record := s.namespace, s.record
 	done := plan{done: &result{
 		text: fmt.Sprintf(
 			"%s.%s: detached: it serves by itself, and nothing of its releases is left", s.layout.Target, ns),
@@ -32,19 +32,19 @@ func (r *Release) planDetach(s *snapshot) plan {
 		return ended(report.Undecided, "%s: Deployment %s is gone: it cannot take over from %s", s.layout.Target,
 			s.layout.Target, s.layout.Primary())
 	case !record.Phase.ended() && record.Phase != Detaching:
-		return ended(report.Busy, "%s: run %s releases it (%s): end that first", s.id(ns), record.Run, record.Phase)
+		return ended(report.Busy, "%s: run %s releases it (%s): end that first", s.id(), record.Run, record.Phase)
 	case record.Phase.ended():
 		next := record.clone()
 		next.Phase, next.Epoch, next.Holder, next.Run, next.Expires = Detaching, record.Epoch+1, r.Step.RunID,
 			r.Step.RunName, s.now.UTC()
-		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Detaching %s", s.id(ns)))}}
+		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Detaching %s", s.id()))}}
 	}
-	selector, err := workload.SelectorOf(s.target.Deployment)
+	selector, err := s.selector()
 	if err != nil {
 		return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
 	}
 	if s.primary != nil {
-		if p, ready := r.planTarget(s, selector.Candidate); !ready {
+		if p := r.planTarget(s, selector.Candidate); p.decided() {
 			return p
 		}
 	}
@@ -58,16 +58,10 @@ func (r *Release) planDetach(s *snapshot) plan {
 		return plan{writes: []kube.Write{*w}}
 	}
 	if s.split != nil { // proxies have that before the route itself changes
-		return r.settle("route", record.Config.Drain.Duration, func() plan {
-			if s.ownRoute() {
-				return plan{writes: []kube.Write{
-					{Kind: kube.VirtualService, Name: s.layout.VirtualService, Delete: true}}}
-			}
-			return plan{writes: []kube.Write{*s.split.Unite(s.layout.Service)}}
-		})
+		return settle("route", record.Config.Drain.Duration, plan{writes: []kube.Write{s.leaveRoute()}})
 	}
 	if writes := s.leftovers(); len(writes) > 0 {
-		return r.settle("leftovers", record.Config.Drain.Duration, func() plan { return plan{writes: writes} })
+		return settle("leftovers", record.Config.Drain.Duration, plan{writes: writes})
 	}
 	done.writes = []kube.Write{{Kind: kube.ConfigMap, Name: s.layout.Record(), Delete: true}}
 	return done
@@ -75,7 +69,7 @@ func (r *Release) planDetach(s *snapshot) plan {
 
 // planTarget brings the target up on what stable runs, with as many pods until it has the traffic:
 // from then on its autoscaler sees what it needs.
-func (r *Release) planTarget(s *snapshot, selector map[string]string) (p plan, ready bool) {
+func (r Request) planTarget(s *snapshot, selector map[string]string) plan {
 	revision := workload.RevisionOf(s.primary.Deployment)
 	promoted := s.record.Promoted
 	// where Secrets may not be read, or mounted content has changed, revisions differ
@@ -88,15 +82,12 @@ func (r *Release) planTarget(s *snapshot, selector map[string]string) (p plan, r
 		if promoted.Revision != revision || revision == "" {
 			return ended(report.Undecided,
 				"%s: stable runs revision %s, and how the target would run it is not known: set the "+
-					"target to that version first", s.id(r.Client.Namespace), s.stable().Revision), false
+					"target to that version first", s.id(), s.stable().Revision)
 		}
-		return plan{writes: []kube.Write{
-				{Kind: kube.Deployment, Name: s.target.Name,
-					Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(r.Client.Namespace), revision),
-					Patch: []kube.Operation{
-						kube.Unchanged(s.target.object),
-						{Op: "add", Path: "/spec/template", Value: promoted.Template}}}}},
-			false
+		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name,
+			Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(), revision),
+			Patch: []kube.Operation{
+				kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}
 	}
 	serves := s.split != nil && s.split.Candidate == 100 || s.split == nil && s.service != nil &&
 		workload.Selects(s.service, selector)
@@ -106,11 +97,11 @@ func (r *Release) planTarget(s *snapshot, selector map[string]string) (p plan, r
 			need = min(need, workload.MaxReplicas(s.autoscaler))
 		}
 		if writes := s.hold(need, 0); len(writes) > 0 {
-			return plan{writes: writes}, false
+			return plan{writes: writes}
 		}
 		if workload.Replicas(s.target.Deployment) < need {
 			return plan{writes: []kube.Write{
-				s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id(r.Client.Namespace)))}}, false
+				s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id()))}}
 		}
 	}
 	return r.planRollout(s, s.target, "the target")
@@ -125,6 +116,14 @@ func (s *snapshot) ours(o *kube.Object) bool {
 // releases write it.
 func (s *snapshot) ownRoute() bool {
 	return s.ours(s.virtualService) && !workload.Shared(s.virtualService, s.layout.Target)
+}
+
+// leaveRoute plans the write that takes releases out of the route: their own VirtualService goes.
+func (s *snapshot) leaveRoute() kube.Write {
+	if s.ownRoute() {
+		return kube.Write{Kind: kube.VirtualService, Name: s.layout.VirtualService, Delete: true}
+	}
+	return *s.split.Unite(s.layout.Service)
 }
 
 // leftovers plans the removal of all that releases made or set, but the record.

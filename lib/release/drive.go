@@ -16,19 +16,15 @@ import (
 	"sync"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/analysis"
-	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
 // Release is a step at work on a target.
 type Release struct {
+	Request
 	Client *kube.Client
 	Report *report.Reporter
-	Step   config.Step
-	// Config is what canary-init read; nil in the later steps, which take it from the record.
-	Config *config.Config
 	// Results is the path of one of the step's Tekton results; empty: none are written.
 	Results string
 	// PrometheusConfig is a directory that says how to get in to Prometheus; empty: none is needed.
@@ -44,18 +40,13 @@ type Release struct {
 	// PutRight changes the environment repository after a rollback; nil: the log says what to
 	// change.
 	PutRight PutRight
-	// objectives are what the sequential test takes from stable's past, which canary-init looks at.
-	objectives []analysis.Objective
 	// verdict is how the step ended, in a sentence.
 	verdict string
-	runSeen bool // whether this run is a PipelineRun that can be seen
 	// stableWatch says how stable fails while it rolls; nil: Prometheus does.
 	stableWatch func(context.Context) string
 	untold      bool          // that the status of the Canary could not be written was said
 	asked       bool          // whether there still is a Canary that events are about
 	patience    time.Duration // what drive has of it now
-	// waitedFor is the run that held the target when this one came.
-	waitedFor string
 }
 
 // plan is what a step does next: one of writes, a wait, or being done.
@@ -70,7 +61,8 @@ type pause struct {
 	key   string        // what is waited for: the time begins anew with another one
 	text  string        // what to tell people; empty: nothing
 	limit time.Duration // 0: until the step is ended
-	then  func() plan   // what to do when the limit is over
+	then  plan          // what to do when the limit is over
+	run   string        // that is waited for
 	watch *watched      // what will change when it is over; nil: only time will tell
 }
 
@@ -87,6 +79,20 @@ type result struct {
 	warning bool   // it is worth a warning event
 	results map[string]string
 	undone  bool // a release was rolled back, which Git does not know yet
+}
+
+// decided reports whether there is something to do. A plan that decides nothing leaves it to what
+// is looked at next.
+func (p plan) decided() bool { return len(p.writes) > 0 || p.wait != nil || p.done != nil }
+
+// first returns the plan of the first phase that decides something.
+func first(s *snapshot, phases ...func(*snapshot) plan) plan {
+	for _, phase := range phases {
+		if p := phase(s); p.decided() {
+			return p
+		}
+	}
+	return plan{}
 }
 
 func ended(code report.Code, format string, args ...any) plan {
@@ -125,7 +131,13 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 			}
 			return err
 		}
+		if waiting != nil {
+			s.waitedFor = waiting.run
+		}
 		p := next(s)
+		if !p.decided() {
+			return errors.New("internal error, please report it with the log above: no plan for what was observed")
+		}
 		if p.wait != nil {
 			if waiting == nil || waiting.key != p.wait.key {
 				since, said = s.now, time.Time{}
@@ -146,7 +158,7 @@ func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) pl
 				}
 				continue
 			}
-			p = p.wait.then()
+			p = p.wait.then
 		}
 		told := p.done == nil || r.Config == nil
 		for _, w := range p.writes {

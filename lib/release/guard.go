@@ -73,12 +73,12 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 		return err
 	}
 	reason := fmt.Sprintf("%v while it becomes revision %s", why, s.record.Candidate.Revision)
-	r.Report.Event(ctx, true, "Promotion of %s failed, %s", s.id(r.Client.Namespace), reason)
+	r.Report.Event(ctx, true, "Promotion of %s failed, %s", s.id(), reason)
 	if err := r.stableFailed(ctx, reason); err != nil {
 		return err
 	}
 	return r.finish(ctx,
-		result{code: report.Rejected, text: fmt.Sprintf("%s: not promoted: %s", s.id(r.Client.Namespace), reason),
+		result{code: report.Rejected, text: fmt.Sprintf("%s: not promoted: %s", s.id(), reason),
 			results: map[string]string{"outcome": string(Rejected)}})
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
-	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/show"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
@@ -65,112 +64,152 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 }
 
 // planInit is what canary-init does next.
-func (r *Release) planInit(s *snapshot) plan {
-	cfg, record := r.Config, s.record
-	ns := r.Client.Namespace
-	free := record == nil || record.Phase.ended()
-	switch {
-	case s.target == nil:
+func (r Request) planInit(s *snapshot) plan {
+	if s.target == nil {
 		return ended(report.Undecided, "%s: Deployment %s is gone: apply it again, and then run this once more",
-			s.id(ns), s.layout.Target)
-	case !free && !s.mine(cfg.RunID) && s.now.Before(record.Expires) && !record.Interrupted && !s.holderEnded:
+			s.id(), s.layout.Target)
+	}
+	return first(s, r.initHeld, r.initOwn, r.initRefused, r.initIdle, r.initLock, r.initFence, r.planLayout, r.initEnd)
+}
+
+// initHeld is for a release of another run that has not ended.
+func (r Request) initHeld(s *snapshot) plan {
+	if s.free() || s.mine(r.Config.RunID) {
+		return plan{}
+	}
+	record := s.record
+	if s.now.Before(record.Expires) && !record.Interrupted && !s.holderEnded {
 		return r.planBusy(s)
-	case !free && !s.mine(cfg.RunID) && (record.Phase == Promoting || record.Phase == RollingBack):
-		// it left stable between two versions
-		next := record.clone()
-		next.Before = record.former(cfg.RunID)
-		next.Holder, next.Run, next.RunNamespace, next.Expires, next.Epoch = cfg.RunID, cfg.RunName, cfg.RunNamespace,
-			r.expires(s), s.lastEpoch()+1
-		next.RunSeen = r.runSeen
-		next.Phase, next.Outcome = RollingBack, cmp.Or(record.Outcome, Aborted)
-		return r.take(s, next,
-			fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(ns), record.Run, record.Phase))
-	case s.mine(cfg.RunID) && record.Phase == RollingBack:
+	}
+	if record.Phase != Promoting && record.Phase != RollingBack {
+		return plan{}
+	}
+	// It left stable between two versions.
+	next := record.clone()
+	next.Before = record.former(r.Config.RunID)
+	next.Holder, next.Run, next.RunNamespace = r.Config.RunID, r.Config.RunName, r.Config.RunNamespace
+	next.RunSeen, next.Expires, next.Epoch = r.runSeen, r.expires(s), s.lastEpoch()+1
+	next.Phase, next.Outcome = RollingBack, cmp.Or(record.Outcome, Aborted)
+	return r.take(s, next,
+		fmt.Sprintf("Rolling back %s first: run %s was interrupted while %s", s.id(), record.Run, record.Phase))
+}
+
+// initOwn is for a run that comes back to its own release, or whose wait for another one is over.
+func (r Request) initOwn(s *snapshot) plan {
+	record, mine := s.record, s.mine(r.Config.RunID)
+	switch {
+	case record == nil:
+		return plan{}
+	case mine && record.Phase == RollingBack:
 		p := r.planRollback(s)
-		// the candidate has no traffic: what is missing is made below
+		// The candidate has no traffic. What is missing is made in later phases.
 		if p.done != nil && (p.done.code == report.Done || p.done.undone) {
 			p = plan{writes: []kube.Write{s.write(r.begin(s), "")}}
 		}
 		return p
-	case free && record != nil && r.waitedFor == record.Holder && record.Outcome == Inconclusive &&
+	case s.free() && s.waitedFor == record.Holder && record.Outcome == Inconclusive &&
 		record.Candidate.Revision == s.revision:
 		return ended(report.Undecided,
-			"%s: run %s, which was waited for, could not judge revision %s: %s; nothing was changed", s.id(ns),
+			"%s: run %s, which was waited for, could not judge revision %s: %s; nothing was changed", s.id(),
 			record.Run, s.revision, record.Reason)
-	case free && s.mine(cfg.RunID) && record.Outcome != "": // this step ran before
+	case s.free() && mine && record.Outcome != "": // this step ran before
 		return plan{done: &result{
 			code:    codeAfter(record.Outcome),
-			text:    fmt.Sprintf("%s: this run ended as %s already", s.id(ns), record.Outcome),
+			text:    fmt.Sprintf("%s: this run ended as %s already", s.id(), record.Outcome),
 			results: r.initResults(record.Outcome, s.revision, nil)}}
 	}
-	if record != nil && s.primary != nil && !cfg.RetryRejected && !r.preparing() && !s.fresh() {
-		if was := record.rejection(s.revision); was != nil {
-			return ended(report.Rejected,
-				"%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, "+
-					"or run again with retryRejected=true",
-				s.id(ns), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
-		}
+	return plan{}
+}
+
+// initRefused is for a revision, or a stable, that no release may begin with.
+func (r Request) initRefused(s *snapshot) plan {
+	record := s.record
+	if record == nil {
+		return plan{}
 	}
-	if s.primary == nil && record != nil && record.Stable.Revision != "" && record.Phase != Detaching {
+	if s.primary == nil && record.Stable.Revision != "" && record.Phase != Detaching {
 		return ended(report.Misconfig,
 			"%s was made by a release (revision %s) and is gone: it is not made again out of a candidate that "+
 				"nobody judged. Restore the Deployment, or delete the ConfigMap %s to begin anew",
 			s.layout.Primary(), record.Stable.Revision, s.layout.Record())
 	}
-	fresh := s.fresh()
-	if r.preparing() && fresh && s.known() && s.settled() && !r.unprotected(s) {
+	if s.primary == nil || s.fresh() || r.Config.RetryRejected || r.preparing() {
+		return plan{}
+	}
+	if was := record.rejection(s.revision); was != nil {
+		return ended(report.Rejected,
+			"%s: revision %s was rejected at %s by run %s: %s; nothing was changed. Release another revision, "+
+				"or run again with retryRejected=true",
+			s.id(), s.revision, was.At.UTC().Format("2006-01-02 15:04"), was.Run, was.Reason)
+	}
+	return plan{}
+}
+
+// initIdle is for a target that has nothing to release. It needs no lock.
+func (r Request) initIdle(s *snapshot) plan {
+	switch {
+	case !s.fresh() || !s.settled():
+		return plan{}
+	case r.preparing() && s.known() && !r.unprotected(s):
 		if writes := s.autoscale(); len(writes) > 0 {
 			return plan{writes: writes}
 		}
 		return plan{done: r.prepared(s)}
-	}
-	if !r.preparing() && fresh && free && s.settled() {
+	case !r.preparing() && s.free():
 		return r.planEnd(s, Unchanged)
 	}
-	if free || !s.mine(cfg.RunID) {
-		say := ""
-		if s.primary != nil && !s.fresh() { // whoever applied it may have scaled it up already
-			say = fmt.Sprintf("New revision detected! Scaling up %s", s.id(r.Client.Namespace))
-		}
-		return r.take(s, r.begin(s), say)
+	return plan{}
+}
+
+// initLock takes the lock.
+func (r Request) initLock(s *snapshot) plan {
+	if !s.free() && s.mine(r.Config.RunID) {
+		return plan{}
 	}
-	var fences []kube.Write // the first writes to the mesh and to stable: nobody who came before may move traffic
-	if s.split != nil {
+	say := ""
+	if s.primary != nil && !s.fresh() { // whoever applied it may have scaled it up already
+		say = fmt.Sprintf("New revision detected! Scaling up %s", s.id())
+	}
+	return r.take(s, r.begin(s), say)
+}
+
+// initFence plans the first writes to the mesh and to stable: nobody who came before may move
+// traffic.
+func (r Request) initFence(s *snapshot) plan {
+	var fences []kube.Write
+	if s.split != nil && (!s.split.Fenced(s.record.Epoch) || s.record.Phase == Initializing) {
 		weight := s.split.Candidate // until something better is known
 		if to := s.safe(); to.known {
 			weight = to.weight
 		}
-		if w := s.split.Raise(weight, record.Epoch); w != nil &&
-			(!s.split.Fenced(record.Epoch) || record.Phase == Initializing) {
+		if w := s.split.Raise(weight, s.record.Epoch); w != nil {
 			fences = append(fences, *w)
 		}
 	}
-	if s.primary != nil && s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
-		fences = append(fences, s.primary.fence(record.Epoch, s.layout, s.route.Name))
+	if s.primary != nil && s.primary.Annotations[workload.FenceAnnotation] != epochText(s.record.Epoch) {
+		fences = append(fences, s.primary.fence(s.record.Epoch, s.layout, s.route.Name))
 	}
-	if len(fences) > 0 {
-		return plan{writes: fences}
-	}
-	if p, done := r.planLayout(s); !done {
-		return p
-	}
-	if r.preparing() {
+	return plan{writes: fences}
+}
+
+// initEnd is what is left to do once the layout is complete.
+func (r Request) initEnd(s *snapshot) plan {
+	switch {
+	case r.preparing():
 		if writes := s.autoscale(); len(writes) > 0 {
 			return plan{writes: writes}
 		}
 		return r.planPrepared(s)
-	}
-	if record.Stable.Revision == "" { // there was nothing to compare with
+	case s.record.Stable.Revision == "": // there was nothing to compare with
 		return r.planInitialized(s)
-	}
-	if fresh {
+	case s.fresh():
 		return r.planEnd(s, Unchanged)
 	}
 	return r.planCandidate(s)
 }
 
 // planBusy is what to do while another run holds the target.
-func (r *Release) planBusy(s *snapshot) plan {
+func (r Request) planBusy(s *snapshot) plan {
 	cfg, record := r.Config, s.record
 	same := record.Candidate.Revision == s.revision
 	if !same && cfg.Takeover && (record.Phase == Progressing || record.Phase == Initializing) &&
@@ -178,28 +217,25 @@ func (r *Release) planBusy(s *snapshot) plan {
 		return r.take(s, r.begin(s),
 			fmt.Sprintf("New revision detected! Restarting analysis for %s: run %s, which released "+
 				"revision %s, is superseded",
-				s.id(r.Client.Namespace), record.Run, record.Candidate.Revision))
+				s.id(), record.Run, record.Candidate.Revision))
 	}
 	busy := fmt.Sprintf(
-		"%s is held by run %s (phase %s, revision %s, until %s at the latest)", s.id(r.Client.Namespace), record.Run,
+		"%s is held by run %s (phase %s, revision %s, until %s at the latest)", s.id(), record.Run,
 		record.Phase,
 		record.Candidate.Revision, record.Expires.UTC().Format("15:04:05"))
 	if cfg.OnBusy == "fail" {
 		return ended(report.Busy, "%s; nothing was changed", busy)
 	}
-	r.waitedFor = record.Holder
 	return plan{wait: &pause{
-		key: "busy", watch: &watched{kube.ConfigMap, s.recordObject}, text: "Waiting: " + busy,
-		limit: cfg.Deadline.Duration, then: func() plan {
-			return ended(report.Busy, "%s; nothing was changed", busy)
-		}}}
+		key: "busy", run: record.Holder, watch: &watched{kube.ConfigMap, s.recordObject}, text: "Waiting: " + busy,
+		limit: cfg.Deadline.Duration, then: ended(report.Busy, "%s; nothing was changed", busy)}}
 }
 
 // take plans taking the lock, or handing it from one run to another. Authority passes only when the
 // mesh is safe: a step that dies in between leaves no traffic that nobody answers for.
-func (r *Release) take(s *snapshot, next *Record, say string) plan {
+func (r Request) take(s *snapshot, next *Record, say string) plan {
 	if s.share() > 0 {
-		if w := s.toSafety(0, r.Client.Namespace); w != nil {
+		if w := s.toSafety(0); w != nil {
 			return plan{writes: []kube.Write{*w}}
 		}
 	}
@@ -218,7 +254,7 @@ func codeAfter(outcome Outcome) report.Code {
 }
 
 // begin is the record of a release that takes the lock.
-func (r *Release) begin(s *snapshot) *Record {
+func (r Request) begin(s *snapshot) *Record {
 	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace,
 		RunSeen: r.runSeen, Epoch: s.lastEpoch() + 1, Phase: Initializing, Config: *r.Config,
 		Expires:   r.expires(s),
@@ -258,7 +294,7 @@ func (record *Record) scaledBy(s *snapshot) bool {
 const toEnd = 5 * time.Minute
 
 // expires is when a release that takes the lock now has ended.
-func (r *Release) expires(s *snapshot) time.Time {
+func (r Request) expires(s *snapshot) time.Time {
 	return s.now.Add(r.Config.Deadline.Duration + toEnd).UTC()
 }
 
@@ -331,251 +367,72 @@ func (d *deployment) fence(epoch int64, layout workload.Layout, route string) ku
 	return kube.Write{Kind: kube.Deployment, Name: d.Name, Patch: patch}
 }
 
-// planLayout makes what is missing of the layout, in an order in which whatever has traffic serves.
-// done is true when nothing is.
-func (r *Release) planLayout(s *snapshot) (p plan, done bool) {
-	cfg, record := r.Config, s.record
-	selector, err := workload.SelectorOf(s.target.Deployment)
-	if err != nil {
-		return ended(report.Misconfig, "Deployment %s: %v", s.layout.Target, err), false
-	}
-	if writes := s.disown(r.Client.Namespace); len(writes) > 0 {
-		return plan{writes: writes}, false
-	}
-	serves := s.serves(selector)
-	if writes := s.copyMounts(); len(writes) > 0 {
-		return plan{writes: writes}, false
-	}
-	if s.primary == nil {
-		replicas := max(workload.Replicas(s.target.Deployment), 1)
-		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.layout.Primary(),
-			Say: fmt.Sprintf("Creating %s.%s out of %s, revision %s", s.layout.Primary(), r.Client.Namespace,
-				s.layout.Target, s.revision),
-			Create: workload.NewPrimary(s.target.object, selector, s.revision, s.contents, replicas, map[string]string{
-				workload.FenceAnnotation: epochText(record.Epoch),
-				workload.RouteAnnotation: s.layout.RouteNote(cfg.Route)}),
-		}}}, false
-	}
-	// made out of a revision that is no longer the target's
-	if record.Stable.Revision == "" && !s.fresh() && !s.serving(serves) {
-		selector.Stable = serves
-		return plan{writes: []kube.Write{
-			s.primary.roll(workload.TemplateOf(s.target.object).ForStable(selector, s.revision, s.contents),
-				max(workload.Replicas(s.target.Deployment), 1),
-				record.Epoch, fmt.Sprintf(
-					"Bringing %s.%s to revision %s", s.layout.Primary(), r.Client.Namespace, s.revision))}}, false
-	}
-	if p, ready := r.planRollout(s, s.primary, "stable"); !ready {
-		return p, false
-	}
-	var writes []kube.Write
-	writes = append(writes, s.newAutoscaler()...)
-	service := func(name string, selects map[string]string, ports []any) {
-		writes = append(writes,
-			kube.Write{Kind: kube.Service, Name: name, Create: workload.NewService(s.layout.Target, selects, ports)})
-	}
-	ports := workload.ServicePorts(s.service, s.target.Deployment, cfg.Port)
-	if s.primaryService == nil {
-		service(s.layout.PrimaryService(), serves, ports)
-	}
-	if s.canaryService == nil {
-		service(s.layout.CanaryService(), selector.Candidate, ports)
-	}
-	if s.service == nil {
-		service(s.layout.Service, serves, ports)
-	} else {
-		for _, one := range []struct{ service, pods *kube.Object }{
-			{s.primaryService, s.primary.object}, {s.canaryService, nil}} {
-			if s.ours(one.service) {
-				if w := workload.FollowPorts(one.service, s.service, one.pods); w != nil {
-					writes = append(writes, *w)
-				}
-			}
-		}
-	}
-	if rule := workload.ForService(s.rules, s.layout.Service, r.Client.Namespace); rule != nil {
-		for _, host := range []string{s.layout.PrimaryService(), s.layout.CanaryService()} {
-			if body := workload.CarryOver(rule, s.layout.Target, host); body != nil &&
-				workload.ForService(s.rules, host, r.Client.Namespace) == nil {
-				writes = append(writes, kube.Write{Kind: kube.DestinationRule, Name: host, Create: body})
-			}
-		}
-	}
-	if len(writes) > 0 {
-		return plan{writes: writes}, false
-	}
-	if s.virtualService == nil {
-		// Proxies learn of the Services before a route leads to them.
-		return r.settle("services", cfg.Drain.Duration, func() plan {
-			return plan{writes: []kube.Write{{Kind: kube.VirtualService, Name: s.layout.VirtualService,
-				Create: routing.New(
-					cfg.Hosts, cfg.Gateways, s.route, map[string]any{workload.TargetLabel: s.layout.Target},
-					record.Epoch)}}}
-		}), false
-	}
-	if s.split == nil {
-		whole, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
-		if err != nil {
-			return ended(report.Misconfig, "VirtualService %s: %v", s.layout.VirtualService, s.splitError), false
-		}
-		return r.settle("services", cfg.Drain.Duration, func() plan {
-			return plan{writes: []kube.Write{*whole.Divide(s.route, record.Epoch)}}
-		}), false
-	}
-	if r.unprotected(s) {
-		return plan{writes: []kube.Write{workload.Protect(s.service, s.layout.Target, serves)}}, false
-	}
-	if !workload.Selects(s.service, serves) {
-		return plan{writes: []kube.Write{workload.SelectStable(s.service, s.layout.Target, serves)}}, false
-	}
-	return plan{}, true
-}
-
 // serving tells whether the mesh or the Service leads to stable, and it answers.
-func (s *snapshot) serving(stable map[string]string) bool {
-	if !s.stableServes() {
-		return false
-	}
-	return s.split != nil && s.split.Stable > 0 || s.service != nil && workload.Selects(s.service, stable)
-}
-
 // halfMade tells whether stable is what a first release left that did not get as far as giving it
 // traffic.
-func (s *snapshot) halfMade() bool {
-	return s.record != nil && s.record.Stable.Revision == "" && s.record.Promoted.Revision == "" &&
-		!s.serving(s.primary.Spec.Selector.MatchLabels)
-}
-
 // serves are the labels by which Services select stable's pods: the selector of a Deployment cannot
 // be changed, and one of Flagger's has a label alone.
-func (s *snapshot) serves(selector workload.Selector) map[string]string {
-	if s.primary != nil {
-		return s.primary.Spec.Selector.MatchLabels
-	}
-	return selector.Stable
-}
-
 // disown plans the writes that let what a Flagger made outlive its Canary.
-func (s *snapshot) disown(namespace string) []kube.Write {
-	var writes []kube.Write
-	for _, o := range s.ofCanary {
-		writes = append(writes, workload.Disown(o.kind, o.object, s.layout.Target))
-	}
-	if len(writes) > 0 {
-		writes[len(writes)-1].Say = fmt.Sprintf(
-			"%d objects of %s no longer belong to a Canary of Flagger's: deleting it leaves them", len(writes),
-			s.id(namespace))
-	}
-	return writes
-}
-
 // settle waits so that proxies have what was written before.
-func (r *Release) settle(key string, d time.Duration, then func() plan) plan {
+func settle(key string, d time.Duration, then plan) plan {
 	if d <= 0 {
-		return then()
+		return then
 	}
 	return plan{wait: &pause{key: key, limit: d, then: then}}
 }
 
 // copyMounts makes copies of what the target mounts, under the revision's name.
-func (s *snapshot) copyMounts() []kube.Write {
-	var writes []kube.Write
-	if s.primary != nil && workload.RevisionOf(s.primary.Deployment) == s.revision {
-		return nil
-	}
-	for _, m := range workload.TemplateOf(s.target.object).Mounts() {
-		content, ok := s.contents[workload.Mount{Kind: m.Kind, Name: m.Name}]
-		name := workload.CopyName(m.Name, s.revision)
-		if !ok || s.copies[m.Kind+"/"+name] {
-			continue
-		}
-		kind := kube.ConfigMap
-		if m.Kind == "Secret" {
-			kind = kube.Secret
-		}
-		body := map[string]any{
-			"metadata":  map[string]any{"labels": map[string]any{workload.TargetLabel: s.layout.Target}},
-			"immutable": true}
-		for k, v := range content {
-			body[k] = v
-		}
-		writes = append(writes, kube.Write{Kind: kind, Name: name, Create: body})
-	}
-	return writes
-}
-
 // planRollout waits until a Deployment serves with all its replicas, at most as long as
 // progressDeadlineSeconds says.
-func (r *Release) planRollout(s *snapshot, d *deployment, who string) (p plan, ready bool) {
-	cfg := s.config(r)
+func (r Request) planRollout(s *snapshot, d *deployment, who string) plan {
+	cfg := r.config(s)
 	state := workload.RolloutOf(d.Deployment, int32(cfg.ReadyThreshold))
 	if state.Done {
-		return plan{}, true
+		return plan{}
 	}
-	fail := func() plan {
-		return ended(report.Rejected, "%s.%s (%s) not ready within progressDeadlineSeconds=%.0f: %s", d.Name,
-			r.Client.Namespace, who,
-			cfg.ProgressDeadline.Seconds(), state.Text)
-	}
+	fail := ended(report.Rejected, "%s.%s (%s) not ready within progressDeadlineSeconds=%.0f: %s", d.Name,
+		s.namespace, who,
+		cfg.ProgressDeadline.Seconds(), state.Text)
 	if state.Failed {
-		return fail(), false
+		return fail
 	}
 	return plan{wait: &pause{
 		key: "rollout of " + d.Name, watch: &watched{kube.Deployment, d.object},
-		text:  fmt.Sprintf("%s.%s not ready: %s", d.Name, r.Client.Namespace, state.Text),
-		limit: cfg.ProgressDeadline.Duration, then: fail}}, false
-}
-
-// config is that of canary-init, or the one it left in the record.
-func (s *snapshot) config(r *Release) *config.Config {
-	if r.Config != nil {
-		return r.Config
-	}
-	return &s.record.Config
+		text:  fmt.Sprintf("%s.%s not ready: %s", d.Name, s.namespace, state.Text),
+		limit: cfg.ProgressDeadline.Duration, then: fail}}
 }
 
 // newAutoscaler plans stable's, where the target has one and stable has none.
-func (s *snapshot) newAutoscaler() []kube.Write {
-	if s.autoscaler == nil || s.primaryAutoscaler != nil {
-		return nil
-	}
-	return []kube.Write{
-		{Kind: kube.HorizontalPodAutoscaler, Name: s.autoscaler.GetName() + "-primary",
-			Create: workload.NewAutoscaler(s.autoscaler, s.layout.Target, s.layout.Primary())}}
-}
-
 // autoscale plans what makes the autoscalers as they are between releases. It needs no lock: a
 // release that has begun meanwhile has changed them, or did not have to.
 func (s *snapshot) autoscale() []kube.Write { return append(s.newAutoscaler(), s.endFloors()...) }
 
 // planInitialized ends a first release: stable serves, so the target may go.
-func (r *Release) planInitialized(s *snapshot) plan {
+func (r Request) planInitialized(s *snapshot) plan {
 	if workload.Replicas(s.target.Deployment) > 0 && s.fresh() {
-		return r.settle("stable takes over", r.Config.Drain.Duration, func() plan {
-			return plan{writes: []kube.Write{s.target.scale(0, "")}}
-		})
+		return settle("stable takes over", r.Config.Drain.Duration, plan{writes: []kube.Write{s.target.scale(0, "")}})
 	}
 	return r.planEnd(s, Initialized)
 }
 
 // planEnd ends a release that has nothing to judge.
-func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
+func (r Request) planEnd(s *snapshot, outcome Outcome) plan {
 	// somebody applied the manifests again, or went back to what stable runs in mid-release
 	if outcome == Unchanged && workload.Replicas(s.target.Deployment) > 0 {
-		return r.settle("drain", r.Config.Drain.Duration,
-			func() plan { return plan{writes: []kube.Write{s.target.scale(0, "")}} })
+		return settle("drain", r.Config.Drain.Duration,
+			plan{writes: []kube.Write{s.target.scale(0, "")}})
 	}
 	if writes := s.autoscale(); len(writes) > 0 && outcome == Unchanged {
 		return plan{writes: writes}
 	}
 	text := fmt.Sprintf(
-		"%s is unchanged: stable runs revision %s already%s", s.id(r.Client.Namespace), s.revision, s.edited())
+		"%s is unchanged: stable runs revision %s already%s", s.id(), s.revision, s.edited())
 	say := ""
 	if outcome == Initialized {
-		say = fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace))
+		say = fmt.Sprintf("Initialization done! %s", s.id())
 		text = fmt.Sprintf(
 			"%s is initialized: stable runs revision %s and has all the traffic; the next revision "+
-				"will be a canary release", s.id(r.Client.Namespace), s.stable().Revision)
+				"will be a canary release", s.id(), s.stable().Revision)
 	}
 	done := &result{text: text, results: r.initResults(outcome, s.revision, nil)}
 	if outcome == Unchanged && s.known() {
@@ -593,7 +450,7 @@ func (r *Release) planEnd(s *snapshot, outcome Outcome) plan {
 }
 
 // planCandidate brings the candidate up.
-func (r *Release) planCandidate(s *snapshot) plan {
+func (r Request) planCandidate(s *snapshot) plan {
 	cfg, record := r.Config, s.record
 	if record.Candidate.Revision != s.revision { // changed since the lock was taken
 		next := record.clone()
@@ -616,13 +473,13 @@ func (r *Release) planCandidate(s *snapshot) plan {
 	if workload.Replicas(s.target.Deployment) < need {
 		return plan{writes: []kube.Write{s.target.scale(need, "")}}
 	}
-	if p, ready := r.planRollout(s, s.target, "candidate"); !ready {
+	if p := r.planRollout(s, s.target, "candidate"); p.decided() {
 		return p
 	}
 	done := &result{
 		text: fmt.Sprintf(
 			"%s: revision %s is up beside stable (revision %s); it will get %v %% of the traffic",
-			s.id(r.Client.Namespace), s.revision, record.Stable.Revision, cfg.Weights),
+			s.id(), s.revision, record.Stable.Revision, cfg.Weights),
 		results: r.initResults("", s.revision, cfg.Weights),
 	}
 	if record.Phase != Initializing {
@@ -631,7 +488,7 @@ func (r *Release) planCandidate(s *snapshot) plan {
 	next := record.clone()
 	next.Phase = Progressing
 	return plan{writes: []kube.Write{
-		s.write(next, fmt.Sprintf("Starting canary analysis for %s", s.id(r.Client.Namespace)))}, done: done}
+		s.write(next, fmt.Sprintf("Starting canary analysis for %s", s.id()))}, done: done}
 }
 
 // hold plans the writes that let the autoscalers of both versions keep so many pods. Those that
@@ -652,9 +509,9 @@ func (s *snapshot) hold(candidate, stable int32) (writes []kube.Write) {
 }
 
 // superseded ends a step because the target is no longer what is being released.
-func (r *Release) superseded(s *snapshot) plan {
+func (r Request) superseded(s *snapshot) plan {
 	return ended(report.Undecided, "%s: superseded: the target has revision %s now, this release is of %s",
-		s.id(r.Client.Namespace), s.revision, s.record.Candidate.Revision)
+		s.id(), s.revision, s.record.Candidate.Revision)
 }
 
 // MaxWeights is how many weights canary-init has Tekton results for in the shipped Task.
@@ -662,7 +519,7 @@ const MaxWeights = 10
 
 // initResults are the Tekton results of canary-init: weights that are not used are empty, which
 // skips their tasks.
-func (r *Release) initResults(outcome Outcome, revision string, weights []config.Percent) map[string]string {
+func (r Request) initResults(outcome Outcome, revision string, weights []config.Percent) map[string]string {
 	results := map[string]string{"outcome": string(outcome), "revision": revision}
 	for i := range max(MaxWeights, r.Config.MaxSteps) {
 		name, value := "weight-"+strconv.Itoa(i+1), ""

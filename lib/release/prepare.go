@@ -16,11 +16,11 @@ import (
 // once more leads it back to the target's pods.
 
 // preparing tells whether canary-init is in mode prepare.
-func (r *Release) preparing() bool { return r.Config != nil && r.Config.Mode == config.Prepare }
+func (r Request) preparing() bool { return r.Config != nil && r.Config.Mode == config.Prepare }
 
 // unprotected tells whether mode prepare has something left to do with the Service: those that
 // releases made are nobody else's to delete.
-func (r *Release) unprotected(s *snapshot) bool {
+func (r Request) unprotected(s *snapshot) bool {
 	if !r.preparing() || s.service == nil || s.ours(s.service) {
 		return false
 	}
@@ -28,20 +28,20 @@ func (r *Release) unprotected(s *snapshot) bool {
 }
 
 // planPrepared gives the lock back to nobody: the release that follows may be of the same run.
-func (r *Release) planPrepared(s *snapshot) plan {
+func (r Request) planPrepared(s *snapshot) plan {
 	record := s.record.clone()
 	record.Phase, record.Outcome, record.Holder, record.Stable = Succeeded, Initialized, "", s.stable()
 	if s.fresh() {
 		record.Promoted = s.candidate()
 	}
-	return plan{writes: []kube.Write{s.write(record, fmt.Sprintf("Initialization done! %s", s.id(r.Client.Namespace)))},
+	return plan{writes: []kube.Write{s.write(record, fmt.Sprintf("Initialization done! %s", s.id()))},
 		done: r.prepared(s)}
 }
 
-func (r *Release) prepared(s *snapshot) *result {
+func (r Request) prepared(s *snapshot) *result {
 	return &result{text: fmt.Sprintf(
 		"%s is prepared: stable runs revision %s and has all the traffic, and Service %s stays when its chart no "+
 			"longer has it. Apply the chart with its canary turned on next, and then release it",
-		s.id(r.Client.Namespace), s.stable().Revision, s.layout.Service),
+		s.id(), s.stable().Revision, s.layout.Service),
 		results: r.initResults(Initialized, s.revision, nil)}
 }

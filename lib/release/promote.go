@@ -20,11 +20,11 @@ func (r *Release) Promote(ctx context.Context) error {
 	})
 }
 
-func (r *Release) planPromote(s *snapshot) plan {
-	ns := r.Client.Namespace
+func (r Request) planPromote(s *snapshot) plan {
+	ns := s.namespace
 	nothing := func(outcome Outcome) plan {
 		return plan{done: &result{
-			text:    fmt.Sprintf("%s: nothing to promote: %s", s.id(ns), outcome),
+			text:    fmt.Sprintf("%s: nothing to promote: %s", s.id(), outcome),
 			results: map[string]string{"outcome": string(outcome)}}}
 	}
 	switch {
@@ -36,52 +36,49 @@ func (r *Release) planPromote(s *snapshot) plan {
 		return nothing(s.record.Outcome)
 	}
 	if s.mine(r.Step.RunID) && s.record.Phase == Progressing {
-		if p, ok := r.mayGoOn(s, Progressing); !ok {
+		if p := r.mayGoOn(s, Progressing); p.decided() {
 			return p
 		}
 		if missing := unjudged(s.record); missing != "" {
-			return ended(report.Undecided, "%s: not promoted: weight %s was not judged", s.id(ns), missing)
+			return ended(report.Undecided, "%s: not promoted: weight %s was not judged", s.id(), missing)
 		}
 		next := s.record.clone()
 		next.Phase = Promoting
 		return plan{writes: []kube.Write{s.write(next, "")}}
 	}
-	if p, ok := r.mayGoOn(s, Promoting); !ok {
+	if p := r.mayGoOn(s, Promoting); p.decided() {
 		return p
 	}
 	candidate := s.record.Candidate
 	if s.revision != candidate.Revision && s.stableServes() { // what the target runs by now nobody judged
 		if w := s.split.Shift(0, s.record.Epoch); w != nil {
 			w.Say = fmt.Sprintf(
-				"Routing all traffic to primary: %s has revision %s by now, which was not judged", s.id(ns), s.revision)
+				"Routing all traffic to primary: %s has revision %s by now, which was not judged", s.id(), s.revision)
 			return plan{writes: []kube.Write{*w}}
 		}
 	}
 	if workload.RevisionOf(s.primary.Deployment) != candidate.Revision {
-		selector, err := workload.SelectorOf(s.target.Deployment)
+		selector, err := s.selector()
 		if err != nil {
 			return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
 		}
-		selector.Stable = s.primary.Spec.Selector.MatchLabels // which cannot be changed
 		template := candidate.Template.ForStable(selector, candidate.Revision, candidate.contents())
 		return plan{writes: []kube.Write{s.primary.roll(template, s.promotedReplicas(), s.record.Epoch,
-			fmt.Sprintf("Copying %s template spec to %s.%s", s.id(ns), s.layout.Primary(), ns))}}
+			fmt.Sprintf("Copying %s template spec to %s.%s", s.id(), s.layout.Primary(), ns))}}
 	}
-	if p, ready := r.planRollout(s, s.primary, "stable"); !ready {
+	if p := r.planRollout(s, s.primary, "stable"); p.decided() {
 		return p
 	}
 	if w := s.split.Shift(0, s.record.Epoch); w != nil {
-		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(ns))
+		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id())
 		return plan{writes: []kube.Write{*w}}
 	}
-	if w := s.leadBack(ns); w != nil {
+	if w := s.leadBack(); w != nil {
 		return plan{writes: []kube.Write{*w}}
 	}
 	if workload.Replicas(s.target.Deployment) > 0 {
-		return r.settle("drain", s.record.Config.Drain.Duration, func() plan {
-			return plan{writes: []kube.Write{
-				s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id(ns)))}}
-		})
+		return settle("drain", s.record.Config.Drain.Duration, plan{writes: []kube.Write{
+			s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id()))}})
 	}
 	if writes := s.endFloors(); len(writes) > 0 {
 		return plan{writes: writes}
@@ -99,8 +96,8 @@ func (r *Release) planPromote(s *snapshot) plan {
 	return p
 }
 
-func (r *Release) promoted(s *snapshot) plan {
-	return plan{done: &result{text: fmt.Sprintf("%s: promoted: %s", s.id(r.Client.Namespace), s.traffic().text),
+func (r Request) promoted(s *snapshot) plan {
+	return plan{done: &result{text: fmt.Sprintf("%s: promoted: %s", s.id(), s.traffic().text),
 		results: map[string]string{"outcome": string(Promoted)}}}
 }
 
@@ -149,7 +146,7 @@ func (s *snapshot) endFloors() (writes []kube.Write) {
 // leadBack plans the write that leads the Service to stable again, where somebody set its selector
 // back in mid-release: who calls it from outside the mesh would be left with no pod when the
 // candidate is scaled down.
-func (s *snapshot) leadBack(namespace string) *kube.Write {
+func (s *snapshot) leadBack() *kube.Write {
 	stable := s.primary.Spec.Selector.MatchLabels
 	// anew
 	made := s.target != nil && s.target.Spec.Selector != nil && s.service != nil &&
@@ -159,7 +156,7 @@ func (s *snapshot) leadBack(namespace string) *kube.Write {
 	}
 	w := workload.SelectStable(s.service, s.layout.Target, stable)
 	w.Say = fmt.Sprintf(
-		"Service %s.%s leads to %s again: its selector was set back by %s", s.layout.Service, namespace,
+		"Service %s.%s leads to %s again: its selector was set back by %s", s.layout.Service, s.namespace,
 		s.layout.Primary(), kube.LastManager(s.service))
 	return &w
 }

@@ -411,7 +411,7 @@ func (w *world) analyze(ctx context.Context, r *Release) error {
 		if err != nil {
 			return err
 		}
-		if p, ok := r.mayGoOn(s, Progressing); !ok {
+		if p := r.mayGoOn(s, Progressing); p.decided() {
 			return r.finish(ctx, *p.done)
 		}
 		shift := s.record.shift()

@@ -142,7 +142,7 @@ type state struct {
 func (a *apiserver) state() state {
 	a.t.Helper()
 	ctx, c := a.t.Context(), a.client()
-	r := &Release{Client: c, Config: testConfig("")}
+	r := &Release{Client: c, Request: Request{Config: testConfig("")}}
 	r.Step.Target = "shop"
 	s, err := r.observe(ctx, scope{services: true})
 	if err != nil {

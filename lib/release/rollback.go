@@ -61,8 +61,8 @@ func (r *Release) rollback(ctx context.Context) error {
 	return err
 }
 
-func (r *Release) planRollback(s *snapshot) plan {
-	ns, record := r.Client.Namespace, s.record
+func (r Request) planRollback(s *snapshot) plan {
+	ns, record := s.namespace, s.record
 	byHand := r.Step.RunID == ""
 	nothing := func(why string) plan {
 		outcome := Refused
@@ -96,9 +96,9 @@ func (r *Release) planRollback(s *snapshot) plan {
 			next.Promoted, next.Former = record.Former, Version{}
 		}
 		return plan{writes: []kube.Write{
-			s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(ns), cmp.Or(record.Reason, string(next.Outcome))))}}
+			s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(), cmp.Or(record.Reason, string(next.Outcome))))}}
 	}
-	if w := s.toSafety(record.Epoch, ns); w != nil {
+	if w := s.toSafety(record.Epoch); w != nil {
 		return plan{writes: []kube.Write{*w}}
 	}
 	stable := record.Stable
@@ -120,22 +120,18 @@ func (r *Release) planRollback(s *snapshot) plan {
 				key: "stable", watch: &watched{kube.Deployment, s.primary.object},
 				text:  fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text),
 				limit: record.Config.ProgressDeadline.Duration,
-				then: func() plan {
-					return ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(ns),
-						stable.Revision, state.Text, s.traffic().text)
-				}}}
+				then: ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(),
+					stable.Revision, state.Text, s.traffic().text)}}
 		}
 		if s.unanswered() {
 			return r.awaitEndpoints(s, "not rolled back")
 		}
-		if w := s.leadBack(ns); w != nil {
+		if w := s.leadBack(); w != nil {
 			return plan{writes: []kube.Write{*w}}
 		}
 		if s.target != nil && workload.Replicas(s.target.Deployment) > 0 && s.share() == 0 {
-			return r.settle("drain", record.Config.Drain.Duration, func() plan {
-				return plan{writes: []kube.Write{
-					s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id(ns)))}}
-			})
+			return settle("drain", record.Config.Drain.Duration, plan{writes: []kube.Write{
+				s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id()))}})
 		}
 	}
 	if writes := s.endFloors(); len(writes) > 0 {
@@ -152,12 +148,12 @@ func (r *Release) planRollback(s *snapshot) plan {
 
 // planLost ends a release whose record is gone: traffic goes back, and the run is red. Whose
 // release it was, and which revision Git should say, nobody knows any more.
-func (r *Release) planLost(s *snapshot) plan {
+func (r Request) planLost(s *snapshot) plan {
 	if p := r.planBack(s); len(p.writes) > 0 || p.done.code != report.Done {
 		return p
 	}
 	return ended(report.Undecided, "%s: %s. %s; %s still has pods. Run canary-init again, or scale it to 0",
-		s.id(r.Client.Namespace), s.noRecord(), s.traffic().text, s.layout.Target)
+		s.id(), s.noRecord(), s.traffic().text, s.layout.Target)
 }
 
 // noRecord says why there is no record of a release that was begun.
@@ -178,29 +174,29 @@ func (s *snapshot) deploymentOfTarget() *appsv1.Deployment {
 
 // withoutStable is what is left to do where somebody took stable away: the candidate is all there
 // is, whatever was said of it.
-func (r *Release) withoutStable(s *snapshot) plan {
+func (r Request) withoutStable(s *snapshot) plan {
 	return ended(report.Undecided,
 		"%s: not rolled back: Deployment %s, which ran revision %s, is gone; %s. Restore it and run rollback again, "+
 			"or delete the ConfigMap %s to begin anew",
-		s.id(r.Client.Namespace), s.layout.Primary(), s.record.Stable.Revision, s.traffic().text, s.layout.Record())
+		s.id(), s.layout.Primary(), s.record.Stable.Revision, s.traffic().text, s.layout.Record())
 }
 
 // rolledBack ends a rollback with what was read in this step: the route, the Services and their
 // endpoints.
-func (r *Release) rolledBack(s *snapshot) plan {
+func (r Request) rolledBack(s *snapshot) plan {
 	outcome := cmp.Or(s.record.Outcome, Aborted)
 	results := map[string]string{"outcome": string(outcome)}
 	if s.record.Stable.Revision == "" { // a first release, before there was a stable
 		return plan{done: &result{
 			text: fmt.Sprintf(
-				"%s: %s in its first release: %s", s.id(r.Client.Namespace), outcome, s.traffic().text),
+				"%s: %s in its first release: %s", s.id(), outcome, s.traffic().text),
 			results: results}}
 	}
 	now := s.traffic()
 	if s.unanswered() {
 		return r.awaitEndpoints(s, fmt.Sprintf("rolled back (%s)", outcome))
 	}
-	text := fmt.Sprintf("%s: rolled back (%s): %s", s.id(r.Client.Namespace), outcome, now.text)
+	text := fmt.Sprintf("%s: rolled back (%s): %s", s.id(), outcome, now.text)
 	d := &result{text: text, results: results, undone: s.share() == 0}
 	if !now.stable || !now.understood {
 		d.code, d.warning = report.Undecided, true

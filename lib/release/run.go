@@ -303,7 +303,7 @@ func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release,
 		return nil, err
 	}
 	r := &Release{
-		Client: client, Step: s, Results: os.Getenv("CANARY_RESULTS"),
+		Client: client, Request: Request{Step: s}, Results: os.Getenv("CANARY_RESULTS"),
 		PrometheusConfig: os.Getenv("CANARY_PROMETHEUS_CONFIG"),
 		Source:           os.Getenv("CANARY_SOURCE"), Patience: patience, Outage: maxOutage,
 		Report: &report.Reporter{Out: out, Client: client, Step: step, About: map[string]any{

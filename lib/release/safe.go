@@ -99,7 +99,7 @@ func (s *snapshot) share() int32 {
 // toSafety plans the write that leads traffic to where it is safe; nil when it is there, or nothing
 // better is known. epoch is that of the record when its holder writes, and raises the fence; 0 for
 // who may only send traffic back, and leaves the fence as it is.
-func (s *snapshot) toSafety(epoch int64, namespace string) *kube.Write {
+func (s *snapshot) toSafety(epoch int64) *kube.Write {
 	to := s.safe()
 	if !to.known {
 		return nil
@@ -117,8 +117,8 @@ func (s *snapshot) toSafety(epoch int64, namespace string) *kube.Write {
 		w = s.split.Raise(to.weight, epoch)
 	}
 	if w != nil && s.split.Candidate != to.weight {
-		if w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id(namespace)); to.weight > 0 {
-			w.Say = fmt.Sprintf("Routing all traffic to canary: %s: %s", s.id(namespace), to.why)
+		if w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id()); to.weight > 0 {
+			w.Say = fmt.Sprintf("Routing all traffic to canary: %s: %s", s.id(), to.why)
 		}
 	}
 	return w
@@ -127,7 +127,7 @@ func (s *snapshot) toSafety(epoch int64, namespace string) *kube.Write {
 // planBack leads traffic to where it is safe, and does nothing else. It is for a step that did not
 // do what it is for. A run that does not hold the target may still send back what no holder has
 // fenced: the weights are then of the run before.
-func (r *Release) planBack(s *snapshot) plan {
+func (r Request) planBack(s *snapshot) plan {
 	epoch := int64(0)
 	switch {
 	case s.record == nil:
@@ -147,7 +147,7 @@ func (r *Release) planBack(s *snapshot) plan {
 		return plan{done: &result{}}
 	}
 	to := s.safe()
-	if w := s.toSafety(epoch, r.Client.Namespace); w != nil && (s.split == nil || s.split.Candidate != to.weight) {
+	if w := s.toSafety(epoch); w != nil && (s.split == nil || s.split.Candidate != to.weight) {
 		return plan{writes: []kube.Write{*w}}
 	}
 	if !to.known || to.weight > 0 {

@@ -15,17 +15,17 @@ func (r *Release) Shift(ctx context.Context) error {
 	return r.orToStable(ctx, func() error { return r.drive(ctx, scope{autoscalers: true}, r.planShift) })
 }
 
-func (r *Release) planShift(s *snapshot) plan {
+func (r Request) planShift(s *snapshot) plan {
 	weight := int32(r.Step.Weight)
-	if p, ok := r.mayGoOn(s, Progressing); !ok {
+	if p := r.mayGoOn(s, Progressing); p.decided() {
 		return p
 	}
 	if remedy := s.record.refused(weight); remedy != "" {
-		return ended(report.Undecided, "%s: parameter weight is %d: %s", s.id(r.Client.Namespace), weight, remedy)
+		return ended(report.Undecided, "%s: parameter weight is %d: %s", s.id(), weight, remedy)
 	}
 	last := s.record.shift()
 	done := &result{text: fmt.Sprintf(
-		"%s has %d %% of the traffic, stable %d %%", s.id(r.Client.Namespace), weight, 100-weight),
+		"%s has %d %% of the traffic, stable %d %%", s.id(), weight, 100-weight),
 		results: map[string]string{"weight": fmt.Sprint(weight)}}
 	if s.split.Candidate == weight && s.split.Stable == 100-weight {
 		if last != nil && last.Weight == weight {
@@ -36,7 +36,7 @@ func (r *Release) planShift(s *snapshot) plan {
 		return plan{writes: []kube.Write{s.write(next, "")}, done: done}
 	}
 	for _, d := range []*deployment{s.target, s.primary} {
-		if p, ready := r.planRollout(s, d, "for "+fmt.Sprint(weight)+" %"); !ready {
+		if p := r.planRollout(s, d, "for "+fmt.Sprint(weight)+" %"); p.decided() {
 			return p
 		}
 	}
@@ -49,22 +49,20 @@ func (r *Release) planShift(s *snapshot) plan {
 		if workload.Replicas(s.target.Deployment) < needs { // stable has grown
 			return plan{writes: []kube.Write{
 				s.target.scale(needs,
-					fmt.Sprintf("Scaling up %s to %d pods for %d %% of the traffic", s.id(r.Client.Namespace), needs,
+					fmt.Sprintf("Scaling up %s to %d pods for %d %% of the traffic", s.id(), needs,
 						weight))}}
 		}
 		return plan{wait: &pause{
 			key: "pods for the weight", watch: &watched{kube.Deployment, s.target.object},
 			limit: s.record.Config.ProgressDeadline.Duration,
 			text: fmt.Sprintf(
-				"%s has %d pods; %d %% of the traffic needs %d beside stable's %d", s.id(r.Client.Namespace), has,
+				"%s has %d pods; %d %% of the traffic needs %d beside stable's %d", s.id(), has,
 				weight, needs, s.primary.Status.AvailableReplicas),
-			then: func() plan {
-				return ended(report.Undecided, "%s did not get the %d pods that %d %% of the traffic needs",
-					s.id(r.Client.Namespace), needs, weight)
-			}}}
+			then: ended(report.Undecided, "%s did not get the %d pods that %d %% of the traffic needs",
+				s.id(), needs, weight)}}
 	}
 	w := s.split.Shift(weight, s.record.Epoch)
-	w.Say = fmt.Sprintf("Advance %s canary weight %d", s.id(r.Client.Namespace), weight)
+	w.Say = fmt.Sprintf("Advance %s canary weight %d", s.id(), weight)
 	return plan{writes: []kube.Write{*w}}
 }
 
@@ -96,47 +94,46 @@ func (r *Record) refused(weight int32) string {
 
 // mayGoOn checks what every step after canary-init begins with: this run holds the target, the
 // release is in the phase, the target is still what is being released, and the weights are those
-// that were set last. Where not, it is the plan to end with.
-func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
-	record, id := s.record, s.layout.Target+"."+r.Client.Namespace
+// that were set last. It is the plan to end with where
+// not, and decides nothing otherwise.
+func (r Request) mayGoOn(s *snapshot, phase Phase) plan {
+	record, id := s.record, s.layout.Target+"."+s.namespace
 	switch {
 	case record == nil && s.lost():
-		return ended(report.Undecided, "%s: %s", id, s.noRecord()), false
+		return ended(report.Undecided, "%s: %s", id, s.noRecord())
 	case record == nil:
 		return ended(report.Undecided, "%s: there is no release record (ConfigMap %s): canary-init has not run", id,
-			s.layout.Record()), false
+			s.layout.Record())
 	case s.unchanged(r.Step.RunID): // not every pipeline can leave out the steps that have nothing to do then
 		return plan{done: &result{
-			text: fmt.Sprintf("%s: nothing to do: stable runs revision %s already", id, s.revision)}}, false
+			text: fmt.Sprintf("%s: nothing to do: stable runs revision %s already", id, s.revision)}}
 	case !s.mine(r.Step.RunID):
 		return ended(report.Undecided, "%s: superseded: run %s holds the target now (revision %s)", id, record.Run,
-			record.Candidate.Revision), false
+			record.Candidate.Revision)
 	case record.Outcome == Rejected:
-		return ended(report.Rejected, "%s: this release was rejected: %s", id, record.Reason), false
+		return ended(report.Rejected, "%s: this release was rejected: %s", id, record.Reason)
 	case record.Phase == Succeeded: // initialized or unchanged
-		return plan{done: &result{text: fmt.Sprintf("%s: nothing to do: the release ended as %s", id, record.Outcome)}},
-			false
+		return plan{done: &result{text: fmt.Sprintf("%s: nothing to do: the release ended as %s", id, record.Outcome)}}
 	case record.Phase != phase || record.Outcome != "":
 		return ended(report.Undecided, "%s: the release is %s (%s), not %s: nothing was changed", id, record.Phase,
-			record.Outcome, phase), false
+			record.Outcome, phase)
 	case s.target == nil || s.primary == nil:
-		return ended(report.Undecided, "%s: Deployment %s or %s is gone", id, s.layout.Target, s.layout.Primary()),
-			false
+		return ended(report.Undecided, "%s: Deployment %s or %s is gone", id, s.layout.Target, s.layout.Primary())
 	case s.split == nil:
-		return ended(report.Undecided, "%s: %s", id, s.misrouted()), false
+		return ended(report.Undecided, "%s: %s", id, s.misrouted())
 	case s.split.Fence == "":
 		return ended(report.Undecided, "%s: VirtualService %s was replaced: it lost the annotation %s. %s wrote it", id,
 			s.layout.VirtualService,
-			workload.RouteFence(s.layout.Target), kube.LastManager(s.virtualService)), false
+			workload.RouteFence(s.layout.Target), kube.LastManager(s.virtualService))
 	case !s.split.Fenced(record.Epoch):
 		return ended(report.Undecided, "%s: VirtualService %s was fenced off by another release", id,
-			s.layout.VirtualService), false
+			s.layout.VirtualService)
 	case phase == Progressing && record.Candidate.Revision != s.revision:
-		return r.superseded(s), false
+		return r.superseded(s)
 	case phase == Progressing && s.now.After(record.Expires.Add(-toEnd)):
 		return ended(report.Undecided,
 			"%s: the release did not end within deadline=%s: give a longer one, or fewer weights", id,
-			record.Config.Deadline), false
+			record.Config.Deadline)
 	}
 	want := int32(0)
 	if last := record.shift(); last != nil {
@@ -148,9 +145,9 @@ func (r *Release) mayGoOn(s *snapshot, phase Phase) (plan, bool) {
 	if now := s.split.Candidate; now != want && !given {
 		return ended(report.Undecided,
 			"%s: the candidate's weight is %d, this release set %d: %s wrote VirtualService %s", id, now, want,
-			kube.LastManager(s.virtualService), s.layout.VirtualService), false
+			kube.LastManager(s.virtualService), s.layout.VirtualService)
 	}
-	return plan{}, true
+	return plan{}
 }
 
 // orToStable ends a step that did not do what it is for: the candidate's traffic is taken away,

@@ -152,7 +152,7 @@ func TestNeitherBuiltInNorAQuery(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig("run")
 	cfg.Metrics = []config.Metric{{Name: "request-succes-rate"}, {Name: "queue", Query: "sum(queue @ 1700000000)"}}
-	got := (&Release{Config: cfg}).render(t.Context()).Error()
+	got := (&Release{Request: Request{Config: cfg}}).render(t.Context()).Error()
 	for _, want := range []string{
 		`"request-succes-rate": it is empty: give PromQL that gives one number; request-success-rate and request-duration alone are built in`, `"queue": it looks at a fixed time`} {
 		if !strings.Contains(got, want) {

@@ -25,11 +25,13 @@ type deployment struct {
 
 // snapshot is what a step sees of the cluster at one moment.
 type snapshot struct {
-	now     time.Time
-	layout  workload.Layout
-	route   routing.Route
-	target  *deployment
-	primary *deployment
+	now       time.Time
+	namespace string
+	waitedFor string // run that held the target before: this step has waited for it
+	layout    workload.Layout
+	route     routing.Route
+	target    *deployment
+	primary   *deployment
 
 	service, primaryService, canaryService *kube.Object
 
@@ -74,7 +76,7 @@ type scope struct {
 
 // observe reads a snapshot.
 func (r *Release) observe(ctx context.Context, what scope) (*snapshot, error) {
-	s := &snapshot{contents: workload.Contents{}, copies: map[string]bool{}}
+	s := &snapshot{namespace: r.Client.Namespace, contents: workload.Contents{}, copies: map[string]bool{}}
 	var errs []error
 	get := func(kind kube.Kind, name string) *kube.Object {
 		o, err := r.Client.Get(ctx, kind, name, nil)
@@ -271,11 +273,10 @@ func (s *snapshot) edited() string {
 	if s.record == nil || s.primary == nil || !s.fresh() || s.record.Promoted.Revision != s.revision {
 		return ""
 	}
-	selector, err := workload.SelectorOf(s.target.Deployment)
+	selector, err := s.selector()
 	if err != nil {
 		return ""
 	}
-	selector.Stable = s.primary.Spec.Selector.MatchLabels
 	was := s.record.Promoted.Template.ForStable(selector, s.revision, s.record.Promoted.contents())
 	if is := workload.TemplateOf(s.primary.object).WithoutRestart(); is.Equal(was.WithoutRestart()) {
 		return ""
@@ -374,6 +375,19 @@ func mounted(o *kube.Object) map[string]any {
 	return content
 }
 
+// free reports whether no release is under way.
+func (s *snapshot) free() bool { return s.record == nil || s.record.Phase.ended() }
+
+// selector returns the labels by which Services select the pods of each version. The selector of a
+// Deployment cannot be changed: stable's is as it was made, and one of Flagger's has a label alone.
+func (s *snapshot) selector() (workload.Selector, error) {
+	selector, err := workload.SelectorOf(s.target.Deployment)
+	if s.primary != nil {
+		selector.Stable = s.primary.Spec.Selector.MatchLabels
+	}
+	return selector, err
+}
+
 // mine tells whether the run of this step holds the target.
 func (s *snapshot) mine(uid string) bool { return s.record != nil && s.record.Holder == uid }
 
@@ -385,6 +399,6 @@ func (d *deployment) scale(replicas int32, say string) kube.Write {
 }
 
 // id is how a target is called in sentences, as Flagger does.
-func (s *snapshot) id(namespace string) string {
-	return fmt.Sprintf("%s.%s", s.layout.Target, namespace)
+func (s *snapshot) id() string {
+	return fmt.Sprintf("%s.%s", s.layout.Target, s.namespace)
 }

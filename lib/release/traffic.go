@@ -84,14 +84,13 @@ func (s *snapshot) leadsTo() (text string, stable bool) {
 }
 
 // awaitEndpoints waits until stable's Service has an endpoint that is ready.
-func (r *Release) awaitEndpoints(s *snapshot, how string) plan {
+func (r Request) awaitEndpoints(s *snapshot, how string) plan {
 	text := fmt.Sprintf(
-		"%s: %s: Service %s has no ready endpoint; %s", s.id(r.Client.Namespace), how, s.layout.PrimaryService(),
+		"%s: %s: Service %s has no ready endpoint; %s", s.id(), how, s.layout.PrimaryService(),
 		s.traffic().text)
 	return plan{wait: &pause{
-		key: "endpoints", text: text, limit: s.record.Config.ProgressDeadline.Duration, then: func() plan {
-			return ended(report.Undecided, "%s. Look whether the Service is there, and at its selector", text)
-		}}}
+		key: "endpoints", text: text, limit: s.record.Config.ProgressDeadline.Duration,
+		then: ended(report.Undecided, "%s. Look whether the Service is there, and at its selector", text)}}
 }
 
 // readEndpoints counts the endpoints of stable's Service that are ready. It is nil for an account
