@@ -20,14 +20,15 @@ func (r *Release) Detach(ctx context.Context) error {
 // planDetach is what detach does next: the target comes up on what stable runs, gets the traffic,
 // and only then what served so far goes.
 func (r Request) planDetach(s *snapshot) plan {
-	ns, record := s.namespace, s.record
-	done := plan{done: &result{
-		text: fmt.Sprintf(
-			"%s.%s: detached: it serves by itself, and nothing of its releases is left", s.layout.Target, ns),
-		results: map[string]string{"outcome": string(Detached)}}}
+	return first(s, r.detachBegin, r.planTarget, r.detachTraffic, r.detachEnd)
+}
+
+// detachBegin takes the lock, where there is something to detach.
+func (r Request) detachBegin(s *snapshot) plan {
+	record := s.record
 	switch {
 	case record == nil:
-		return done
+		return r.detached(s)
 	case s.target == nil:
 		return ended(report.Undecided, "%s: Deployment %s is gone: it cannot take over from %s", s.layout.Target,
 			s.layout.Target, s.layout.Primary())
@@ -35,41 +36,58 @@ func (r Request) planDetach(s *snapshot) plan {
 		return ended(report.Busy, "%s: run %s releases it (%s): end that first", s.id(), record.Run, record.Phase)
 	case record.Phase.ended():
 		next := record.clone()
-		next.Phase, next.Epoch, next.Holder, next.Run, next.Expires = Detaching, record.Epoch+1, r.Step.RunID,
-			r.Step.RunName, s.now.UTC()
+		next.Phase, next.Epoch, next.Expires = Detaching, record.Epoch+1, s.now.UTC()
+		next.Holder, next.Run = r.Step.RunID, r.Step.RunName
 		return plan{writes: []kube.Write{s.write(next, fmt.Sprintf("Detaching %s", s.id()))}}
 	}
-	selector, err := s.selector()
-	if err != nil {
+	if _, err := s.selector(); err != nil {
 		return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
 	}
-	if s.primary != nil {
-		if p := r.planTarget(s, selector.Candidate); p.decided() {
-			return p
-		}
-	}
+	return plan{}
+}
+
+// detachTraffic leads all traffic to the target, and then takes releases out of the route.
+func (r Request) detachTraffic(s *snapshot) plan {
+	selector, _ := s.selector() // which detachBegin has checked
 	if s.service != nil &&
 		(!workload.Selects(s.service, selector.Candidate) || workload.Led(s.service, s.layout.Target)) {
 		return plan{writes: []kube.Write{workload.SelectTarget(s.service, s.target, selector.Candidate)}}
 	}
-	if s.split != nil && (s.split.Candidate != 100 || !s.split.Fenced(record.Epoch)) {
-		w := s.split.Raise(100, record.Epoch)
+	if s.split == nil {
+		return plan{}
+	}
+	if s.split.Candidate != 100 || !s.split.Fenced(s.record.Epoch) {
+		w := s.split.Raise(100, s.record.Epoch)
 		w.Say = fmt.Sprintf("Routing all traffic to %s", s.layout.Target)
 		return plan{writes: []kube.Write{*w}}
 	}
-	if s.split != nil { // proxies have that before the route itself changes
-		return settle("route", record.Config.Drain.Duration, plan{writes: []kube.Write{s.leaveRoute()}})
-	}
+	// Proxies have that before the route itself changes.
+	return settle("route", s.record.Config.Drain.Duration, plan{writes: []kube.Write{s.leaveRoute()}})
+}
+
+// detachEnd removes what releases made, and the record last.
+func (r Request) detachEnd(s *snapshot) plan {
 	if writes := s.leftovers(); len(writes) > 0 {
-		return settle("leftovers", record.Config.Drain.Duration, plan{writes: writes})
+		return settle("leftovers", s.record.Config.Drain.Duration, plan{writes: writes})
 	}
-	done.writes = []kube.Write{{Kind: kube.ConfigMap, Name: s.layout.Record(), Delete: true}}
-	return done
+	p := r.detached(s)
+	p.writes = []kube.Write{{Kind: kube.ConfigMap, Name: s.layout.Record(), Delete: true}}
+	return p
+}
+
+func (r Request) detached(s *snapshot) plan {
+	return plan{done: &result{
+		text:    fmt.Sprintf("%s: detached: it serves by itself, and nothing of its releases is left", s.id()),
+		results: map[string]string{"outcome": string(Detached)}}}
 }
 
 // planTarget brings the target up on what stable runs, with as many pods until it has the traffic:
 // from then on its autoscaler sees what it needs.
-func (r Request) planTarget(s *snapshot, selector map[string]string) plan {
+func (r Request) planTarget(s *snapshot) plan {
+	if s.primary == nil {
+		return plan{}
+	}
+	selector, _ := s.selector() // which detachBegin has checked
 	revision := workload.RevisionOf(s.primary.Deployment)
 	promoted := s.record.Promoted
 	// where Secrets may not be read, or mounted content has changed, revisions differ
@@ -90,7 +108,7 @@ func (r Request) planTarget(s *snapshot, selector map[string]string) plan {
 				kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}
 	}
 	serves := s.split != nil && s.split.Candidate == 100 || s.split == nil && s.service != nil &&
-		workload.Selects(s.service, selector)
+		workload.Selects(s.service, selector.Candidate)
 	if !serves || s.autoscaler == nil {
 		need := workload.Replicas(s.primary.Deployment)
 		if s.autoscaler != nil {

@@ -20,35 +20,48 @@ func (r *Release) Promote(ctx context.Context) error {
 	})
 }
 
+// planPromote is what promote does next.
 func (r Request) planPromote(s *snapshot) plan {
-	ns := s.namespace
-	nothing := func(outcome Outcome) plan {
-		return plan{done: &result{
-			text:    fmt.Sprintf("%s: nothing to promote: %s", s.id(), outcome),
-			results: map[string]string{"outcome": string(outcome)}}}
-	}
-	switch {
-	case s.unchanged(r.Step.RunID):
-		return nothing(Unchanged)
-	case s.mine(r.Step.RunID) && s.record.Phase == Succeeded && s.record.Outcome == Promoted:
-		return r.promoted(s)
-	case s.mine(r.Step.RunID) && s.record.Phase == Succeeded:
-		return nothing(s.record.Outcome)
-	}
-	if s.mine(r.Step.RunID) && s.record.Phase == Progressing {
-		if p := r.mayGoOn(s, Progressing); p.decided() {
-			return p
+	return first(s, r.promoteNothing, r.promoteBegin, r.promoteMayGoOn, r.promoteStable, r.promoteTraffic,
+		r.promoteCandidate, r.promoteEnd)
+}
+
+// promoteNothing is for a release that has nothing to promote, or is promoted already.
+func (r Request) promoteNothing(s *snapshot) plan {
+	outcome := Unchanged
+	if !s.unchanged(r.Step.RunID) {
+		if !s.mine(r.Step.RunID) || s.record.Phase != Succeeded {
+			return plan{}
 		}
-		if missing := unjudged(s.record); missing != "" {
-			return ended(report.Undecided, "%s: not promoted: weight %s was not judged", s.id(), missing)
+		if outcome = s.record.Outcome; outcome == Promoted {
+			return r.promoted(s)
 		}
-		next := s.record.clone()
-		next.Phase = Promoting
-		return plan{writes: []kube.Write{s.write(next, "")}}
 	}
-	if p := r.mayGoOn(s, Promoting); p.decided() {
+	return plan{done: &result{
+		text:    fmt.Sprintf("%s: nothing to promote: %s", s.id(), outcome),
+		results: map[string]string{"outcome": string(outcome)}}}
+}
+
+// promoteBegin notes that the release promotes, once it was judged at every weight.
+func (r Request) promoteBegin(s *snapshot) plan {
+	if !s.mine(r.Step.RunID) || s.record.Phase != Progressing {
+		return plan{}
+	}
+	if p := r.mayGoOn(s, Progressing); p.decided() {
 		return p
 	}
+	if missing := unjudged(s.record); missing != "" {
+		return ended(report.Undecided, "%s: not promoted: weight %s was not judged", s.id(), missing)
+	}
+	next := s.record.clone()
+	next.Phase = Promoting
+	return plan{writes: []kube.Write{s.write(next, "")}}
+}
+
+func (r Request) promoteMayGoOn(s *snapshot) plan { return r.mayGoOn(s, Promoting) }
+
+// promoteStable lets stable become what was judged, and waits until it is up.
+func (r Request) promoteStable(s *snapshot) plan {
 	candidate := s.record.Candidate
 	if s.revision != candidate.Revision && s.stableServes() { // what the target runs by now nobody judged
 		if w := s.split.Shift(0, s.record.Epoch); w != nil {
@@ -57,18 +70,20 @@ func (r Request) planPromote(s *snapshot) plan {
 			return plan{writes: []kube.Write{*w}}
 		}
 	}
-	if workload.RevisionOf(s.primary.Deployment) != candidate.Revision {
-		selector, err := s.selector()
-		if err != nil {
-			return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
-		}
-		template := candidate.Template.ForStable(selector, candidate.Revision, candidate.contents())
-		return plan{writes: []kube.Write{s.primary.roll(template, s.promotedReplicas(), s.record.Epoch,
-			fmt.Sprintf("Copying %s template spec to %s.%s", s.id(), s.layout.Primary(), ns))}}
+	if workload.RevisionOf(s.primary.Deployment) == candidate.Revision {
+		return r.planRollout(s, s.primary, "stable")
 	}
-	if p := r.planRollout(s, s.primary, "stable"); p.decided() {
-		return p
+	selector, err := s.selector()
+	if err != nil {
+		return ended(report.Undecided, "Deployment %s: %v", s.layout.Target, err)
 	}
+	template := candidate.Template.ForStable(selector, candidate.Revision, candidate.contents())
+	return plan{writes: []kube.Write{s.primary.roll(template, s.promotedReplicas(), s.record.Epoch,
+		fmt.Sprintf("Copying %s template spec to %s.%s", s.id(), s.layout.Primary(), s.namespace))}}
+}
+
+// promoteTraffic leads all traffic to stable.
+func (r Request) promoteTraffic(s *snapshot) plan {
 	if w := s.split.Shift(0, s.record.Epoch); w != nil {
 		w.Say = fmt.Sprintf("Routing all traffic to primary: %s", s.id())
 		return plan{writes: []kube.Write{*w}}
@@ -76,23 +91,30 @@ func (r Request) planPromote(s *snapshot) plan {
 	if w := s.leadBack(); w != nil {
 		return plan{writes: []kube.Write{*w}}
 	}
+	return plan{}
+}
+
+// promoteCandidate scales the candidate down, once proxies send it nothing, and ends the floors of
+// the autoscalers.
+func (r Request) promoteCandidate(s *snapshot) plan {
 	if workload.Replicas(s.target.Deployment) > 0 {
 		return settle("drain", s.record.Config.Drain.Duration, plan{writes: []kube.Write{
 			s.target.scale(0, fmt.Sprintf("Promotion completed! Scaling down %s", s.id()))}})
 	}
-	if writes := s.endFloors(); len(writes) > 0 {
-		return plan{writes: writes}
-	}
+	return plan{writes: s.endFloors()}
+}
+
+// promoteEnd notes that the release was promoted, and removes what nobody mounts any more.
+func (r Request) promoteEnd(s *snapshot) plan {
 	if s.unanswered() {
 		return r.awaitEndpoints(s, "not promoted")
 	}
 	next := s.record.clone()
 	next.Phase, next.Outcome, next.Promoted, next.Former = Succeeded, Promoted, next.Candidate, next.Promoted
-	// it was tried again
-	next.Rejected = slices.DeleteFunc(
-		next.Rejected, func(was Rejection) bool { return was.Revision == candidate.Revision })
+	next.Rejected = slices.DeleteFunc( // it was tried again
+		next.Rejected, func(was Rejection) bool { return was.Revision == next.Candidate.Revision })
 	p := r.promoted(s)
-	p.writes = append(s.history.unused(candidate.Revision, s.record.Stable.Revision), s.write(next, ""))
+	p.writes = append(s.history.unused(next.Candidate.Revision, s.record.Stable.Revision), s.write(next, ""))
 	return p
 }
 

@@ -61,87 +61,117 @@ func (r *Release) rollback(ctx context.Context) error {
 	return err
 }
 
+// planRollback is what rollback does next.
 func (r Request) planRollback(s *snapshot) plan {
-	ns, record := s.namespace, s.record
-	byHand := r.Step.RunID == ""
-	nothing := func(why string) plan {
-		outcome := Refused
-		if record != nil && slices.Contains(record.Before, r.Step.RunID) {
-			outcome = Superseded
-		}
-		return plan{done: &result{
-			text:    fmt.Sprintf("%s.%s: nothing of this run to undo: %s", s.layout.Target, ns, why),
-			results: map[string]string{"outcome": string(outcome)}}}
-	}
+	return first(s, r.rollbackNothing, r.rollbackBegin, r.rollbackTraffic, r.rollbackStable, r.rollbackCandidate,
+		r.rollbackEnd)
+}
+
+// rollbackNothing is for a run that has no release to undo.
+func (r Request) rollbackNothing(s *snapshot) plan {
+	record, byHand := s.record, r.Step.RunID == ""
 	switch {
 	case record == nil && s.lost() && (s.share() > 0 || workload.Replicas(s.deploymentOfTarget()) > 0):
 		return r.planLost(s)
 	case record == nil:
-		return nothing("there is no release record")
+		return r.nothingToUndo(s, "there is no release record")
 	case !byHand && !s.mine(r.Step.RunID):
 		if p := r.planBack(s); len(p.writes) > 0 { // what this run gave, and nobody has taken over yet
 			return p
 		}
-		return nothing(fmt.Sprintf("run %s was the last to hold the target", record.Run))
+		return r.nothingToUndo(s, fmt.Sprintf("run %s was the last to hold the target", record.Run))
 	case record.Phase == Succeeded && (!byHand || record.Outcome != Promoted):
-		return nothing(fmt.Sprintf("the release ended as %s", record.Outcome))
+		return r.nothingToUndo(s, fmt.Sprintf("the release ended as %s", record.Outcome))
 	case record.Phase == Failed:
 		return r.rolledBack(s)
-	case record.Phase != RollingBack:
-		next := record.clone()
-		next.Phase, next.Epoch = RollingBack, s.lastEpoch()+1
-		next.Outcome = cmp.Or(record.Outcome, Aborted)
-		if record.Phase == Succeeded {
-			next.Outcome, next.Reason = Aborted, "rolled back by hand after its promotion"
-			next.Promoted, next.Former = record.Former, Version{}
-		}
-		return plan{writes: []kube.Write{
-			s.write(next, fmt.Sprintf("Rolling back %s %s", s.id(), cmp.Or(record.Reason, string(next.Outcome))))}}
 	}
-	if w := s.toSafety(record.Epoch); w != nil {
+	return plan{}
+}
+
+func (r Request) nothingToUndo(s *snapshot, why string) plan {
+	outcome := Refused
+	if s.record != nil && slices.Contains(s.record.Before, r.Step.RunID) {
+		outcome = Superseded
+	}
+	return plan{done: &result{
+		text:    fmt.Sprintf("%s: nothing of this run to undo: %s", s.id(), why),
+		results: map[string]string{"outcome": string(outcome)}}}
+}
+
+// rollbackBegin notes that the release rolls back, under a fence of its own.
+func (r Request) rollbackBegin(s *snapshot) plan {
+	if s.record.Phase == RollingBack {
+		return plan{}
+	}
+	next := s.record.clone()
+	next.Phase, next.Epoch = RollingBack, s.lastEpoch()+1
+	next.Outcome = cmp.Or(s.record.Outcome, Aborted)
+	if s.record.Phase == Succeeded {
+		next.Outcome, next.Reason = Aborted, "rolled back by hand after its promotion"
+		next.Promoted, next.Former = s.record.Former, Version{}
+	}
+	return plan{writes: []kube.Write{s.write(next,
+		fmt.Sprintf("Rolling back %s %s", s.id(), cmp.Or(s.record.Reason, string(next.Outcome))))}}
+}
+
+// rollbackTraffic leads traffic to where it is safe.
+func (r Request) rollbackTraffic(s *snapshot) plan {
+	if w := s.toSafety(s.record.Epoch); w != nil {
 		return plan{writes: []kube.Write{*w}}
 	}
-	stable := record.Stable
-	if s.primary == nil && stable.Revision != "" {
+	return plan{}
+}
+
+// rollbackStable brings stable back to its revision, and waits until it serves.
+func (r Request) rollbackStable(s *snapshot) plan {
+	stable, epoch := s.record.Stable, s.record.Epoch
+	switch {
+	case stable.Revision == "": // there is none yet, in a first release
+		return plan{}
+	case s.primary == nil:
 		return r.withoutStable(s)
+	case s.primary.Annotations[workload.FenceAnnotation] != epochText(epoch):
+		return plan{writes: []kube.Write{s.primary.fence(epoch, s.layout, s.route.Name)}}
+	case !s.runs(stable.Revision) && s.runs(s.record.Candidate.Revision):
+		return plan{writes: []kube.Write{
+			s.primary.roll(stable.Template, max(stable.Replicas, workload.Replicas(s.primary.Deployment)), epoch,
+				fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), s.namespace, stable.Revision))}}
 	}
-	if s.primary != nil && stable.Revision != "" {
-		if s.primary.Annotations[workload.FenceAnnotation] != epochText(record.Epoch) {
-			return plan{writes: []kube.Write{s.primary.fence(record.Epoch, s.layout, s.route.Name)}}
-		}
-		if !s.runs(stable.Revision) && s.runs(record.Candidate.Revision) {
-			return plan{writes: []kube.Write{
-				s.primary.roll(stable.Template, max(stable.Replicas, workload.Replicas(s.primary.Deployment)),
-					record.Epoch,
-					fmt.Sprintf("Bringing %s.%s back to revision %s", s.layout.Primary(), ns, stable.Revision))}}
-		}
-		if state := workload.RolloutOf(s.primary.Deployment, int32(record.Config.ReadyThreshold)); !state.Done {
-			return plan{wait: &pause{
-				key: "stable", watch: &watched{kube.Deployment, s.primary.object},
-				text:  fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), ns, state.Text),
-				limit: record.Config.ProgressDeadline.Duration,
-				then: ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(),
-					stable.Revision, state.Text, s.traffic().text)}}
-		}
-		if s.unanswered() {
-			return r.awaitEndpoints(s, "not rolled back")
-		}
-		if w := s.leadBack(); w != nil {
-			return plan{writes: []kube.Write{*w}}
-		}
-		if s.target != nil && workload.Replicas(s.target.Deployment) > 0 && s.share() == 0 {
-			return settle("drain", record.Config.Drain.Duration, plan{writes: []kube.Write{
-				s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id()))}})
-		}
+	if state := workload.RolloutOf(s.primary.Deployment, int32(s.record.Config.ReadyThreshold)); !state.Done {
+		return plan{wait: &pause{
+			key: "stable", watch: &watched{kube.Deployment, s.primary.object},
+			text:  fmt.Sprintf("%s.%s not ready: %s", s.layout.Primary(), s.namespace, state.Text),
+			limit: s.record.Config.ProgressDeadline.Duration,
+			then: ended(report.Undecided, "%s: stable does not come back to revision %s: %s; %s", s.id(),
+				stable.Revision, state.Text, s.traffic().text)}}
 	}
-	if writes := s.endFloors(); len(writes) > 0 {
-		return plan{writes: writes}
+	if s.unanswered() {
+		return r.awaitEndpoints(s, "not rolled back")
 	}
-	next := record.clone()
+	if w := s.leadBack(); w != nil {
+		return plan{writes: []kube.Write{*w}}
+	}
+	return plan{}
+}
+
+// rollbackCandidate scales the candidate down, once proxies send it nothing, and ends the floors of
+// the autoscalers.
+func (r Request) rollbackCandidate(s *snapshot) plan {
+	if s.record.Stable.Revision != "" && s.target != nil && workload.Replicas(s.target.Deployment) > 0 &&
+		s.share() == 0 {
+		return settle("drain", s.record.Config.Drain.Duration, plan{writes: []kube.Write{
+			s.target.scale(0, fmt.Sprintf("Canary failed! Scaling down %s", s.id()))}})
+	}
+	return plan{writes: s.endFloors()}
+}
+
+// rollbackEnd notes how the release ended, and removes what nobody mounts any more.
+func (r Request) rollbackEnd(s *snapshot) plan {
+	next := s.record.clone()
 	next.Phase, next.StableFails = Failed, false
 	p := r.rolledBack(s)
 	if p.done != nil {
-		p.writes = append(s.history.unused(stable.Revision), s.write(next, ""))
+		p.writes = append(s.history.unused(s.record.Stable.Revision), s.write(next, ""))
 	}
 	return p
 }
