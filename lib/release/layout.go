@@ -170,17 +170,13 @@ func (s *snapshot) copyMounts() []kube.Write {
 		if !ok || s.copies[m.Kind+"/"+name] {
 			continue
 		}
-		kind := kube.ConfigMap
-		if m.Kind == "Secret" {
-			kind = kube.Secret
-		}
 		body := map[string]any{
 			"metadata":  map[string]any{"labels": map[string]any{workload.TargetLabel: s.layout.Target}},
 			"immutable": true}
 		for k, v := range content {
 			body[k] = v
 		}
-		writes = append(writes, kube.Write{Kind: kind, Name: name, Create: body})
+		writes = append(writes, kube.Write{Kind: kindOf(m), Name: name, Create: body})
 	}
 	return writes
 }

@@ -1,13 +1,8 @@
 package release
 
 import (
-	"context"
 	"fmt"
 
-	discoveryv1 "k8s.io/api/discovery/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
-	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
@@ -91,30 +86,4 @@ func (r Request) awaitEndpoints(s *snapshot, how string) plan {
 	return plan{wait: &pause{
 		key: "endpoints", text: text, limit: s.record.Config.ProgressDeadline.Duration,
 		then: ended(report.Undecided, "%s. Look whether the Service is there, and at its selector", text)}}
-}
-
-// readEndpoints counts the endpoints of stable's Service that are ready. It is nil for an account
-// that may not list them.
-func (r *Release) readEndpoints(ctx context.Context, s *snapshot) (*int, error) {
-	found, err := r.Client.Find(
-		ctx, kube.EndpointSlice, map[string]string{discoveryv1.LabelServiceName: s.layout.PrimaryService()}, 0)
-	if apierrors.IsForbidden(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	ready := 0
-	for i := range found {
-		var slice discoveryv1.EndpointSlice
-		if err := kube.Decode(found[i].Object, &slice); err != nil {
-			return nil, err
-		}
-		for _, e := range slice.Endpoints {
-			if e.Conditions.Ready == nil || *e.Conditions.Ready {
-				ready++
-			}
-		}
-	}
-	return &ready, nil
 }
