@@ -115,92 +115,126 @@ const (
 // drive observes, plans and applies until the plan is done. It returns an error that is a
 // *report.Error where the plan ended with another code than Done.
 func (r *Release) drive(ctx context.Context, what scope, next func(*snapshot) plan) error {
-	var waiting *pause
-	var since, said, begun time.Time
-	same := ""
-	conflicts, rounds := 0, 0
-	away := outage{patience: max(r.patience, r.Outage)}
+	d := &driver{Release: r, what: what, next: next, away: outage{patience: max(r.patience, r.Outage)}}
 	for {
-		if err := context.Cause(ctx); err != nil {
-			return report.Errorf(report.Undecided, "ended before it was done: %v", err)
-		}
-		s, err := r.observe(ctx, what)
-		if err != nil {
-			if ctx.Err() != nil || kube.Away(err) && away.tolerated(ctx, r.Report, err) {
-				continue // told to end, which the next round says, or to be tried again
-			}
+		if done, err := d.round(ctx); done || err != nil {
 			return err
-		}
-		if waiting != nil {
-			s.waitedFor = waiting.run
-		}
-		p := next(s)
-		if !p.decided() {
-			return errors.New("internal error, please report it with the log above: no plan for what was observed")
-		}
-		if p.wait != nil {
-			if waiting == nil || waiting.key != p.wait.key {
-				since, said = s.now, time.Time{}
-			}
-			if p.wait.text != "" && (waiting == nil || waiting.text != p.wait.text || s.now.Sub(said) > sayInterval) {
-				r.Report.Say("%s", p.wait.text)
-				said = s.now
-			}
-			waiting = p.wait
-			if p.wait.limit == 0 || s.now.Sub(since) < p.wait.limit {
-				away.since = time.Time{}
-				left := lookAround
-				if p.wait.limit > 0 {
-					left = min(left, p.wait.limit-s.now.Sub(since))
-				}
-				if err := r.idle(ctx, p.wait.watch, left); err != nil && ctx.Err() == nil {
-					return err
-				}
-				continue
-			}
-			p = p.wait.then
-		}
-		told := p.done == nil || r.Config == nil
-		for _, w := range p.writes {
-			if err = r.Client.Do(ctx, w); err != nil {
-				break
-			}
-			told = told && !s.shown(w)
-			away.since = time.Time{}
-			if w.Say != "" {
-				r.Report.Event(ctx, false, "%s", w.Say)
-			}
-		}
-		if !told {
-			r.tell(ctx, r.canaryOf(s))
-		}
-		switch {
-		case errors.Is(err, kube.ErrConflict) && conflicts < maxConflicts:
-			conflicts++
-			sleep(ctx, 100*time.Millisecond)
-		case err != nil && (ctx.Err() != nil || r.mayPass(err) && away.tolerated(ctx, r.Report, err)):
-			// told to end, or to be tried again
-		case err != nil:
-			return err
-		case p.done != nil:
-			return r.finish(ctx, *p.done)
-		}
-		if err != nil {
-			continue
-		}
-		if conflicts = 0; p.changes() != same {
-			same, rounds, begun = p.changes(), 0, s.now
-		}
-		if rounds++; rounds > maxConflicts { // somebody sets back what this writes
-			if s.now.Sub(begun) > max(r.patience, maxFight) {
-				return report.Errorf(
-					report.Undecided, "%s was written %d times in %s, and is as it was before each time: somebody "+
-						"sets it back, or the API server leaves it out. Look at its managedFields",
-					p.writes[0], rounds, s.now.Sub(begun).Round(time.Second))
-			}
-			sleep(ctx, lastPoll)
 		}
 	}
+}
+
+// driver is a plan on its way.
+type driver struct {
+	*Release
+	what scope
+	next func(*snapshot) plan
+
+	waiting     *pause    // that was planned last
+	since, said time.Time // since when that is waited for, and when people were told so
+	conflicts   int       // since a write went through
+	same        string    // what the last plan changed
+	rounds      int       // in which the plan changed the same
+	begun       time.Time // when the first of them was
+	away        outage
+}
+
+// round observes, plans and applies once. It returns true when the plan is done.
+func (d *driver) round(ctx context.Context) (done bool, err error) {
+	if err := context.Cause(ctx); err != nil {
+		return false, report.Errorf(report.Undecided, "ended before it was done: %v", err)
+	}
+	s, err := d.observe(ctx, d.what)
+	if err != nil {
+		if ctx.Err() != nil || kube.Away(err) && d.away.tolerated(ctx, d.Report, err) {
+			return false, nil // terminated, which the next round says, or to be tried again
+		}
+		return false, err
+	}
+	if d.waiting != nil {
+		s.waitedFor = d.waiting.run
+	}
+	p := d.next(s)
+	if !p.decided() {
+		return false, errors.New("internal error, please report it with the log above: no plan for what was observed")
+	}
+	if p.wait != nil {
+		if left := d.wait(s.now, p.wait); left > 0 {
+			d.away.since = time.Time{}
+			err := d.idle(ctx, p.wait.watch, left)
+			if ctx.Err() != nil {
+				err = nil // which the next round says
+			}
+			return false, err
+		}
+		p = p.wait.then
+	}
+	err = d.apply(ctx, s, p)
+	switch {
+	case errors.Is(err, kube.ErrConflict) && d.conflicts < maxConflicts:
+		d.conflicts++
+		sleep(ctx, 100*time.Millisecond)
+		return false, nil
+	case err != nil && (ctx.Err() != nil || d.mayPass(err) && d.away.tolerated(ctx, d.Report, err)):
+		return false, nil // terminated, or to be tried again
+	case err != nil:
+		return false, err
+	case p.done != nil:
+		return true, d.finish(ctx, *p.done)
+	}
+	return false, d.progress(ctx, s.now, p)
+}
+
+// wait says what is waited for, and returns how long until the next look; 0 once the limit is over.
+func (d *driver) wait(now time.Time, p *pause) time.Duration {
+	if d.waiting == nil || d.waiting.key != p.key {
+		d.since, d.said = now, time.Time{}
+	}
+	if p.text != "" && (d.waiting == nil || d.waiting.text != p.text || now.Sub(d.said) > sayInterval) {
+		d.Report.Say("%s", p.text)
+		d.said = now
+	}
+	d.waiting = p
+	if p.limit == 0 {
+		return lookAround
+	}
+	return min(lookAround, max(0, p.limit-now.Sub(d.since)))
+}
+
+// apply carries the writes of a plan out, and brings the status of a Canary up to date with them.
+func (d *driver) apply(ctx context.Context, s *snapshot, p plan) (err error) {
+	told := p.done == nil || d.Config == nil
+	for _, w := range p.writes {
+		if err = d.Client.Do(ctx, w); err != nil {
+			break
+		}
+		told = told && !s.shown(w)
+		d.away.since = time.Time{}
+		if w.Say != "" {
+			d.Report.Event(ctx, false, "%s", w.Say)
+		}
+	}
+	if !told {
+		d.tell(ctx, d.canaryOf(s))
+	}
+	return err
+}
+
+// progress ends a step whose writes went through and are undone each time: somebody sets back what
+// it writes.
+func (d *driver) progress(ctx context.Context, now time.Time, p plan) error {
+	if d.conflicts = 0; p.changes() != d.same {
+		d.same, d.rounds, d.begun = p.changes(), 0, now
+	}
+	if d.rounds++; d.rounds <= maxConflicts {
+		return nil
+	}
+	if took := now.Sub(d.begun); took > max(d.patience, maxFight) {
+		return report.Errorf(report.Undecided, "%s was written %d times in %s, and is as it was before each time: "+
+			"somebody sets it back, or the API server leaves it out. Look at its managedFields",
+			p.writes[0], d.rounds, took.Round(time.Second))
+	}
+	sleep(ctx, lastPoll)
+	return nil
 }
 
 // changes is what a plan changes, without the guards of its writes: two plans that are the same
