@@ -405,7 +405,7 @@ func TestPlanDetach(t *testing.T) {
 				"[{\"destination\":{\"host\":\"shop\"}}], remove fence null"}},
 		{"the route is gone", left,
 			[]string{"wait for leftovers at most 3s, then", "  delete Service/shop-primary",
-				"  delete Service/shop-canary"}},
+				"  delete Service/shop-canary", "  delete Deployment/shop-primary"}},
 		{"nothing is left", func(s *snapshot, r *Request) {
 			left(s, r)
 			s.primary, s.primaryService, s.canaryService = nil, nil, nil

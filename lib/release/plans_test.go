@@ -67,6 +67,7 @@ func pods(name, revision string, replicas, available int) *deployment {
 			"replicas": int64(replicas), "updatedReplicas": int64(replicas), "availableReplicas": int64(available)}}}}
 	if name != "shop" {
 		d.object.SetAnnotations(map[string]string{workload.FenceAnnotation: "2"})
+		d.object.SetLabels(map[string]string{workload.TargetLabel: "shop"})
 		template := d.object.Object["spec"].(map[string]any)["template"].(map[string]any)
 		template["metadata"].(map[string]any)["annotations"] = map[string]any{workload.RevisionAnnotation: revision}
 	}
