@@ -48,42 +48,51 @@ func (r *Release) analyze(ctx context.Context) error {
 		shift.Weight, cfg.Interval, cfg.SuccessRate, cfg.RequestDuration, cfg.Threshold, s.record.FailedChecks)
 	for {
 		judged, err := r.await(ctx, watch)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case judged.done != nil:
+		}
+		if judged.done != nil {
 			return r.finish(ctx, *judged.done)
-		case judged.Verdict == analysis.Pass:
-			r.Report.Say("%s passed at %d %%: %s", s.id(), shift.Weight, judged.Text)
-			if err := r.note(ctx, judged.Result, watch); err != nil {
-				return err
-			}
-			return r.finish(ctx,
-				result{text: fmt.Sprintf("%s is good at %d %% of the traffic", s.id(), shift.Weight),
-					results: verdict(analysis.Pass, "")})
-		case judged.Verdict == analysis.Fail && judged.Early:
-			return r.reject(ctx, watch, judged.Result, judged.Text)
-		case judged.Verdict == analysis.Fail:
-			failed := watch.record.FailedChecks + 1
-			r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", s.id(),
-				judged.Text, failed, cfg.Threshold)
-			if failed >= cfg.Threshold {
-				return r.reject(ctx, watch, judged.Result,
-					fmt.Sprintf("failed checks threshold reached %d: %s", failed, judged.Text))
-			}
-			if err := r.note(ctx, judged.Result, watch); err != nil {
-				return err
-			}
-			watch.observed = time.Time{}
-		case judged.Reason == analysis.Environment:
-			return r.environment(ctx, watch, judged.Result)
-		case judged.Reason == analysis.SplitNotHonoured:
-			judged.Text += listed(ctx, "by caller", watch.observer.Callers)
-			return r.undecided(ctx, watch, judged.Result)
-		default:
-			return r.undecided(ctx, watch, judged.Result)
+		}
+		if again, err := r.conclude(ctx, watch, judged.Result); !again {
+			return err
 		}
 	}
+}
+
+// conclude does what follows from a judgement. It returns true where the candidate is looked at
+// again: a check failed, and not yet too many.
+func (r *Release) conclude(ctx context.Context, w *watch, judged analysis.Result) (again bool, err error) {
+	shift, threshold := w.record.shift(), w.record.Config.Threshold
+	switch {
+	case judged.Verdict == analysis.Pass:
+		r.Report.Say("%s passed at %d %%: %s", w.id, shift.Weight, judged.Text)
+		if err := r.note(ctx, judged, w); err != nil {
+			return false, err
+		}
+		return false, r.finish(ctx, result{
+			text:    fmt.Sprintf("%s is good at %d %% of the traffic", w.id, shift.Weight),
+			results: verdict(analysis.Pass, "")})
+	case judged.Verdict == analysis.Fail && judged.Early:
+		return false, r.reject(ctx, w, judged, judged.Text)
+	case judged.Verdict == analysis.Fail:
+		failed := w.record.FailedChecks + 1
+		r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", w.id, judged.Text, failed, threshold)
+		if failed >= threshold {
+			return false, r.reject(ctx, w, judged,
+				fmt.Sprintf("failed checks threshold reached %d: %s", failed, judged.Text))
+		}
+		if err := r.note(ctx, judged, w); err != nil {
+			return false, err
+		}
+		w.observed = time.Time{}
+		return true, nil
+	case judged.Reason == analysis.Environment:
+		return false, r.environment(ctx, w, judged)
+	case judged.Reason == analysis.SplitNotHonoured:
+		judged.Text += listed(ctx, "by caller", w.observer.Callers)
+	}
+	return false, r.undecided(ctx, w, judged)
 }
 
 // watch is the observation of one weight.

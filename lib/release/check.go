@@ -21,47 +21,60 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
+// found collects mistakes: the parameter, its value, and what to do.
+type found func(parameter, value, remedy string, args ...any)
+
 // check looks, before anything is changed, for every reason why this release could not be carried
 // out on this cluster.
 func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
-	cfg := r.Config
 	var problems config.Problems
 	add := func(parameter, value, remedy string, args ...any) {
 		problems = append(
 			problems, config.Problem{Parameter: parameter, Value: value, Remedy: fmt.Sprintf(remedy, args...)})
 	}
+	shown := show.Address(r.Config.Prometheus)
 	if err := r.checkPrometheus(ctx); errors.Is(err, config.ErrForeign) {
-		shown := show.Address(cfg.Prometheus)
-		add("prometheus", shown,
-			"%v: take it out of the specification; or whoever runs the pipeline gives prometheus=%s, or "+
-				"has prometheus=%s in allow", err, shown, shown)
+		add("prometheus", shown, "%v: take it out of the specification; or whoever runs the pipeline gives "+
+			"prometheus=%s, or has prometheus=%s in allow", err, shown, shown)
 	} else if err != nil {
-		add("prometheus", show.Address(cfg.Prometheus),
-			"give the address of the Prometheus that scrapes Istio's metrics: %v", err)
+		add("prometheus", shown, "give the address of the Prometheus that scrapes Istio's metrics: %v", err)
 	}
 	if s.target == nil {
-		add("target", cfg.Target,
+		add("target", r.Config.Target,
 			"there is no such Deployment in namespace %s: give the name of one, or apply it first", r.Client.Namespace)
 	} else {
 		r.checkTarget(ctx, s, add)
 	}
 	r.tooLarge(s, add)
+	r.checkRoute(s, add)
+	r.checkService(s, add)
+	return problems
+}
+
+// checkRoute finds why the VirtualService cannot divide traffic.
+func (r Request) checkRoute(s *snapshot, add found) {
+	cfg := r.Config
 	if s.noMesh != nil {
 		add("virtualService", cfg.VirtualService, "%v Install Istio first", s.noMesh)
 	}
-	if s.virtualService != nil && s.split == nil {
-		_, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
-		switch by := workload.ManagedBy(s.virtualService); {
-		case err != nil:
-			add("virtualService", cfg.VirtualService,
-				"%v; let one route lead to %s with weight 100 and to %s with weight 0, or to %s alone", s.splitError,
-				s.route.Stable, s.route.Candidate, cfg.Service)
-		case by != "":
-			add("virtualService", cfg.VirtualService,
-				"%s writes it and would take the route back: let its route lead to %s with weight 100 and "+
-					"to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
-		}
+	if s.virtualService == nil || s.split != nil {
+		return
 	}
+	_, err := routing.FindWhole(s.virtualService, cfg.Route, cfg.Service)
+	switch by := workload.ManagedBy(s.virtualService); {
+	case err != nil:
+		add("virtualService", cfg.VirtualService,
+			"%v; let one route lead to %s with weight 100 and to %s with weight 0, or to %s alone", s.splitError,
+			s.route.Stable, s.route.Candidate, cfg.Service)
+	case by != "":
+		add("virtualService", cfg.VirtualService, "%s writes it and would take the route back: let its route lead to "+
+			"%s with weight 100 and to %s with weight 0 there", by, s.route.Stable, s.route.Candidate)
+	}
+}
+
+// checkService finds why the Service that people call cannot lead to stable.
+func (r Request) checkService(s *snapshot, add found) {
+	cfg := r.Config
 	if s.service != nil && s.primary == nil && !r.preparing() && !workload.Protected(s.service) {
 		if by := workload.ManagedBy(s.service); by != "" {
 			add("service", cfg.Service,
@@ -84,7 +97,6 @@ func (r *Release) check(ctx context.Context, s *snapshot) config.Problems {
 				"which both lead to the same",
 			port[0], port[1], s.layout.PrimaryService(), port[2])
 	}
-	return problems
 }
 
 // selectsOther says what the Service selects, where that is neither the target's pods nor stable's:
@@ -128,8 +140,7 @@ func (s *snapshot) movedPorts() [][3]any {
 }
 
 // checkTarget looks at the target and at what applies to its pods.
-func (r *Release) checkTarget(
-	ctx context.Context, s *snapshot, add func(parameter, value, remedy string, args ...any)) {
+func (r *Release) checkTarget(ctx context.Context, s *snapshot, add found) {
 	cfg := r.Config
 	if selector, err := s.selector(); err != nil {
 		add("target", cfg.Target, "Deployment %s cannot be released: %v", cfg.Target, err)
@@ -140,21 +151,7 @@ func (r *Release) checkTarget(
 				"with mode=prepare once more",
 			kube.LastManager(s.service), selector.Stable)
 	}
-	if selector, err := workload.SelectorOf(s.target.Deployment); err == nil {
-		names, err := r.uncovered(ctx, s, selector)
-		if err != nil {
-			add("namespace", r.Client.Namespace, "what selects the target's pods could not be read: %v", err)
-		}
-		for _, name := range names {
-			if !slices.Contains(cfg.AcceptUncovered, name) {
-				add("acceptUncovered", strings.Join(cfg.AcceptUncovered, ","),
-					"%s applies to the target and not to %s, which will have the traffic: let it select %s=%s too, "+
-						"or accept it by its name, acceptUncovered=%s",
-					name, s.layout.Primary(), selector.Key, selector.Stable[selector.Key],
-					strings.Join(append(slices.Clone(cfg.AcceptUncovered), name), ","))
-			}
-		}
-	}
+	r.checkCovered(ctx, s, add)
 	if canary, err := r.flagger(ctx); err != nil {
 		add("target", cfg.Target, "whether Flagger manages it could not be read: %v", err)
 	} else if canary != "" {
@@ -172,15 +169,41 @@ func (r *Release) checkTarget(
 	} else if remedy != "" {
 		add("target", cfg.Target, "%s", remedy)
 	}
+	r.checkMounts(ctx, s, add)
+}
+
+// checkCovered finds what applies to the target and would not apply to stable.
+func (r *Release) checkCovered(ctx context.Context, s *snapshot, add found) {
+	selector, err := workload.SelectorOf(s.target.Deployment)
+	if err != nil {
+		return // which is a mistake by itself
+	}
+	names, err := r.uncovered(ctx, s, selector)
+	if err != nil {
+		add("namespace", r.Client.Namespace, "what selects the target's pods could not be read: %v", err)
+	}
+	accepted := r.Config.AcceptUncovered
+	for _, name := range names {
+		if !slices.Contains(accepted, name) {
+			add("acceptUncovered", strings.Join(accepted, ","),
+				"%s applies to the target and not to %s, which will have the traffic: let it select %s=%s too, "+
+					"or accept it by its name, acceptUncovered=%s", name, s.layout.Primary(), selector.Key,
+				selector.Stable[selector.Key], strings.Join(append(slices.Clone(accepted), name), ","))
+		}
+	}
+}
+
+// checkMounts finds what the target mounts, and both versions cannot.
+func (r *Release) checkMounts(ctx context.Context, s *snapshot, add found) {
 	for _, name := range workload.TemplateOf(s.target.object).Claims() {
 		if remedy, err := r.notShared(ctx, name); err != nil {
-			add("target", cfg.Target, "its pods mount the claim %s, which could not be read: %v", name, err)
+			add("target", r.Config.Target, "its pods mount the claim %s, which could not be read: %v", name, err)
 		} else if remedy != "" {
-			add("target", cfg.Target, "its pods mount the claim %s, %s", name, remedy)
+			add("target", r.Config.Target, "its pods mount the claim %s, %s", name, remedy)
 		}
 	}
 	for _, m := range s.missing {
-		add("target", cfg.Target, "its pods mount %s, which is not there: create it first", m)
+		add("target", r.Config.Target, "its pods mount %s, which is not there: create it first", m)
 	}
 }
 

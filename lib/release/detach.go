@@ -87,42 +87,51 @@ func (r Request) planTarget(s *snapshot) plan {
 	if s.primary == nil {
 		return plan{}
 	}
-	selector, _ := s.selector() // which detachBegin has checked
-	revision := workload.RevisionOf(s.primary.Deployment)
-	promoted := s.record.Promoted
-	// where Secrets may not be read, or mounted content has changed, revisions differ
-	same := workload.TemplateOf(s.target.object).Equal(promoted.Template)
+	return first(s, r.targetVersion, r.targetPods,
+		func(s *snapshot) plan { return r.planRollout(s, s.target, "the target") })
+}
+
+// targetVersion gives the target the version that stable runs.
+func (r Request) targetVersion(s *snapshot) plan {
+	revision, promoted := workload.RevisionOf(s.primary.Deployment), s.record.Promoted
+	target := workload.TemplateOf(s.target.object)
+	// Where Secrets may not be read, or mounted content has changed, revisions differ.
+	same := target.Equal(promoted.Template)
 	if revision == "" { // made by Flagger or by hand: there is nothing else to tell it by
-		same = slices.Equal(
-			workload.TemplateOf(s.target.object).Images(), workload.TemplateOf(s.primary.object).Images())
+		same = slices.Equal(target.Images(), workload.TemplateOf(s.primary.object).Images())
 	}
-	if s.revision != revision && !same {
-		if promoted.Revision != revision || revision == "" {
-			return ended(report.Undecided,
-				"%s: stable runs revision %s, and how the target would run it is not known: set the "+
-					"target to that version first", s.id(), s.stable().Revision)
-		}
-		return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name,
-			Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(), revision),
-			Patch: []kube.Operation{
-				kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}
+	switch {
+	case s.revision == revision || same:
+		return plan{}
+	case promoted.Revision != revision || revision == "":
+		return ended(report.Undecided, "%s: stable runs revision %s, and how the target would run it is not known: "+
+			"set the target to that version first", s.id(), s.stable().Revision)
 	}
-	serves := s.split != nil && s.split.Candidate == 100 || s.split == nil && s.service != nil &&
-		workload.Selects(s.service, selector.Candidate)
-	if !serves || s.autoscaler == nil {
-		need := workload.Replicas(s.primary.Deployment)
-		if s.autoscaler != nil {
-			need = min(need, workload.MaxReplicas(s.autoscaler))
-		}
-		if writes := s.hold(need, 0); len(writes) > 0 {
-			return plan{writes: writes}
-		}
-		if workload.Replicas(s.target.Deployment) < need {
-			return plan{writes: []kube.Write{
-				s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id()))}}
-		}
+	return plan{writes: []kube.Write{{Kind: kube.Deployment, Name: s.target.Name,
+		Say: fmt.Sprintf("Bringing %s back to revision %s", s.id(), revision),
+		Patch: []kube.Operation{
+			kube.Unchanged(s.target.object), {Op: "add", Path: "/spec/template", Value: promoted.Template}}}}}
+}
+
+// targetPods gives the target as many pods as stable has, until it serves.
+func (r Request) targetPods(s *snapshot) plan {
+	selector, _ := s.selector() // which detachBegin has checked
+	serves := s.split != nil && s.split.Candidate == 100 ||
+		s.split == nil && s.service != nil && workload.Selects(s.service, selector.Candidate)
+	if serves && s.autoscaler != nil {
+		return plan{}
 	}
-	return r.planRollout(s, s.target, "the target")
+	need := workload.Replicas(s.primary.Deployment)
+	if s.autoscaler != nil {
+		need = min(need, workload.MaxReplicas(s.autoscaler))
+	}
+	if writes := s.hold(need, 0); len(writes) > 0 {
+		return plan{writes: writes}
+	}
+	if workload.Replicas(s.target.Deployment) < need {
+		return plan{writes: []kube.Write{s.target.scale(need, fmt.Sprintf("Scaling up %s", s.id()))}}
+	}
+	return plan{}
 }
 
 // ours tells whether a release of the target made an object.

@@ -144,10 +144,10 @@ func (d *driver) round(ctx context.Context) (done bool, err error) {
 		return false, report.Errorf(report.Undecided, "ended before it was done: %v", err)
 	}
 	s, err := d.observe(ctx, d.what)
+	if err != nil && (ctx.Err() != nil || kube.Away(err) && d.away.tolerated(ctx, d.Report, err)) {
+		return false, nil // terminated, which the next round says, or to be tried again
+	}
 	if err != nil {
-		if ctx.Err() != nil || kube.Away(err) && d.away.tolerated(ctx, d.Report, err) {
-			return false, nil // terminated, which the next round says, or to be tried again
-		}
 		return false, err
 	}
 	if d.waiting != nil {
@@ -168,7 +168,11 @@ func (d *driver) round(ctx context.Context) (done bool, err error) {
 		}
 		p = p.wait.then
 	}
-	err = d.apply(ctx, s, p)
+	return d.applied(ctx, s, p, d.apply(ctx, s, p))
+}
+
+// applied is what follows from a plan whose writes went through, or did not.
+func (d *driver) applied(ctx context.Context, s *snapshot, p plan, err error) (done bool, _ error) {
 	switch {
 	case errors.Is(err, kube.ErrConflict) && d.conflicts < maxConflicts:
 		d.conflicts++

@@ -47,62 +47,77 @@ const gitTime = 2 * time.Minute
 func (r *Release) putGitRight(ctx context.Context, record *Record) error {
 	git := r.Step.Git
 	u, unclear := undo(record, git, r.Step.Target, r.Client.Namespace)
-	left := func(to string) string {
-		return fmt.Sprintf(
-			"jx promote -b --app %s --version %s --env %s --no-poll", u.App, cmp.Or(to, "VERSION"),
-			cmp.Or(git.Environment, "production"))
-	}
-	pending := func(to, format string, args ...any) error {
-		return report.Errorf(report.GitPending, "%s; Git was not put right: %s. What is left to do: %s",
-			r.verdict, fmt.Sprintf(format, args...), to)
-	}
 	asked := (git.Repository != "" || len(r.Step.GitProblems) > 0) && git.Mode != "off" && r.PutRight != nil
+	say, pending := u.unknown(unclear, git, inline(record.Candidate.Revision))
 	switch {
-	case unclear != nil && asked:
-		return pending("set gitApp and run rollback again", "%v", unclear)
-	case unclear != nil:
-		r.Report.Say("Git: if an environment repository says what was rolled back, revert the "+
-			"commit that promoted it. "+
-			"The command for it is not known: %v", unclear)
-		return nil
-	case u.From == "" && asked:
-		return pending(left(u.To),
-			"the version of revision %s is unknown: neither a label helm.sh/chart or chart, nor the tag of an "+
-				"image has one", inline(record.Candidate.Revision))
-	case u.From == u.To && asked:
-		return pending(left(u.To),
-			"both revisions are version %s, and what differs is something else: revert the commit that "+
-				"changed it", u.From)
-	case u.From == "", u.From == u.To:
-		r.Report.Say("Git: if an environment repository says what was rolled back, put it right: "+
-			"revert the commit, or %s", left(u.To))
+	case pending != nil && asked:
+		return r.gitPending(*pending)
+	case pending != nil:
+		r.Report.Say("%s", say)
 		return nil
 	case len(r.Step.GitProblems) > 0:
-		return pending(left(u.To), "%v", r.Step.GitProblems)
+		return r.gitPending(undone{fmt.Sprint(r.Step.GitProblems), u.command(git, u.To)})
 	}
-	r.Report.Say("Git: %s has to say %s, not %s: %s", u.App, cmp.Or(u.To, "the version before"), u.From, left(u.To))
+	r.Report.Say("Git: %s has to say %s, not %s: %s", u.App, cmp.Or(u.To, "the version before"), u.From,
+		u.command(git, u.To))
 	if git.Repository == "" || r.PutRight == nil {
 		return nil
 	}
+	return r.edit(ctx, git, u)
+}
+
+// edit changes the environment repository, or shows how.
+func (r *Release) edit(ctx context.Context, git config.Git, u Undo) error {
 	ctx, cancel := context.WithTimeout(ctx, gitTime)
 	defer cancel()
 	done, err := r.PutRight(ctx, git, u)
-	if done.Edit != "" {
-		for line := range strings.Lines(done.Edit) {
-			r.Report.Say("  %s", strings.TrimRight(line, "\n"))
-		}
+	for line := range strings.Lines(done.Edit) {
+		r.Report.Say("  %s", strings.TrimRight(line, "\n"))
 	}
 	switch {
 	case err != nil && git.Mode == "off": // nobody asked for more than the edit, which cannot be shown
 		r.Report.Say("Git: the edit cannot be shown: %v", err)
 	case err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()):
-		return pending(left(cmp.Or(u.To, done.To)), "%v: %v", err, ctx.Err())
+		return r.gitPending(undone{fmt.Sprintf("%v: %v", err, ctx.Err()), u.command(git, cmp.Or(u.To, done.To))})
 	case err != nil:
-		return pending(left(cmp.Or(u.To, done.To)), "%v", err)
+		return r.gitPending(undone{err.Error(), u.command(git, cmp.Or(u.To, done.To))})
 	default:
 		r.Report.Event(ctx, false, "Git: %s", done.Text)
 	}
 	return report.Results(r.Results, map[string]string{"git": done.Reference})
+}
+
+// undone is why Git was not put right, and what is left to do.
+type undone struct{ why, left string }
+
+func (r *Release) gitPending(u undone) error {
+	return report.Errorf(report.GitPending, "%s; Git was not put right: %s. What is left to do: %s", r.verdict, u.why,
+		u.left)
+}
+
+// command is what puts Git right by hand.
+func (u Undo) command(git config.Git, to string) string {
+	return fmt.Sprintf("jx promote -b --app %s --version %s --env %s --no-poll", u.App, cmp.Or(to, "VERSION"),
+		cmp.Or(git.Environment, "production"))
+}
+
+// unknown says what is left to do where no edit of the repository is known, to who asked for one and
+// to who did not; nil where one is. unclear is why the application is not known.
+func (u Undo) unknown(unclear error, git config.Git, revision string) (say string, pending *undone) {
+	const ask = "Git: if an environment repository says what was rolled back, "
+	byHand := ask + "put it right: revert the commit, or " + u.command(git, u.To)
+	switch {
+	case unclear != nil:
+		return ask + "revert the commit that promoted it. The command for it is not known: " + unclear.Error(),
+			&undone{unclear.Error(), "set gitApp and run rollback again"}
+	case u.From == "":
+		return byHand, &undone{fmt.Sprintf("the version of revision %s is unknown: neither a label helm.sh/chart or "+
+			"chart, nor the tag of an image has one", revision), u.command(git, u.To)}
+	case u.From == u.To:
+		return byHand, &undone{fmt.Sprintf("both revisions are version %s, and what differs is something else: "+
+			"revert the commit that changed it", u.From), u.command(git, u.To)}
+	}
+	return "", nil
 }
 
 // undo plans what the repository has to say. Which application that is, the pipeline decides: the
@@ -146,7 +161,7 @@ func sameApplication(chart string, git config.Git, target string) error {
 }
 
 // checkGit finds, before anything is changed, what rollback would refuse.
-func (r *Release) checkGit(s *snapshot, add func(parameter, value, remedy string, args ...any)) {
+func (r Request) checkGit(s *snapshot, add found) {
 	git := r.Config.Git
 	if git.Repository == "" || git.Mode == "off" {
 		return

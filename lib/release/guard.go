@@ -25,33 +25,12 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	if err != nil {
 		return err
 	}
-	var errorsOnly []analysis.Objective
-	if s.record != nil {
-		errorsOnly = slices.DeleteFunc(
-			slices.Clone(s.record.Objectives), func(o analysis.Objective) bool { return o.Limit > 0 })
+	watch, err := r.watchOfStable(s)
+	if err != nil {
+		return err
 	}
-	for i := range errorsOnly {
-		errorsOnly[i].Weight = 1 / float64(len(errorsOnly))
-	}
-	if len(errorsOnly) == 0 || !s.mine(r.Step.RunID) || s.record.Phase != Progressing && s.record.Phase != Promoting {
-		return do(ctx) // which says so, or has nothing to roll
-	}
-	watch := r.stableWatch
 	if watch == nil {
-		client, err := r.prometheus(&s.record.Config)
-		if errors.Is(err, config.ErrForeign) {
-			return s.atOdds(err)
-		}
-		if err != nil { // that Prometheus cannot be asked is no failure
-			r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
-			return do(ctx)
-		}
-		test, err := analysis.NewSequential(
-			analysis.Plan{Objectives: errorsOnly, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
-		if err != nil {
-			return err
-		}
-		watch = func(ctx context.Context) string { return fails(ctx, client.Observe(r.measured(s), time.Now()), test) }
+		return do(ctx) // which says so, or has nothing to roll
 	}
 	guarded, stop := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
@@ -80,6 +59,38 @@ func (r *Release) guarded(ctx context.Context, do func(context.Context) error) e
 	return r.finish(ctx,
 		result{code: report.Rejected, text: fmt.Sprintf("%s: not promoted: %s", s.id(), reason),
 			results: map[string]string{"outcome": string(Rejected)}})
+}
+
+// watchOfStable returns what says how stable fails while it rolls; nil where nothing can or need be
+// looked at.
+func (r *Release) watchOfStable(s *snapshot) (func(context.Context) string, error) {
+	if !s.mine(r.Step.RunID) || s.record.Phase != Progressing && s.record.Phase != Promoting {
+		return nil, nil
+	}
+	errorsOnly := slices.DeleteFunc(
+		slices.Clone(s.record.Objectives), func(o analysis.Objective) bool { return o.Limit > 0 })
+	for i := range errorsOnly {
+		errorsOnly[i].Weight = 1 / float64(len(errorsOnly))
+	}
+	if len(errorsOnly) == 0 || r.stableWatch != nil {
+		return r.stableWatch, nil
+	}
+	client, err := r.prometheus(&s.record.Config)
+	if errors.Is(err, config.ErrForeign) {
+		return nil, s.atOdds(err)
+	}
+	if err != nil { // that Prometheus cannot be asked is no failure
+		r.Report.Say("what stable answers while it rolls is not looked at: %v", err)
+		return nil, nil
+	}
+	test, err := analysis.NewSequential(
+		analysis.Plan{Objectives: errorsOnly, Alpha: s.record.Config.Alpha, Intervals: 1}, analysis.Evidence{})
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) string {
+		return fails(ctx, client.Observe(r.measured(s), time.Now()), test)
+	}, nil
 }
 
 // fails looks at each scrape until the context ends, and says how stable is shown to fail.

@@ -45,22 +45,27 @@ func (r *Release) Init(ctx context.Context, problems config.Problems) error {
 	if err != nil {
 		return err
 	}
-	for _, line := range lines {
+	for _, line := range append(lines, s.shared()...) {
 		r.Report.Say("%s", line)
-	}
-	for _, m := range s.unread {
-		r.Report.Say("%s may not be read (Role canary-tasks-secrets): it belongs to no revision, and stable mounts "+
-			"the same as the candidate", m)
-	}
-	for _, m := range s.tokens {
-		r.Report.Say("%s is the token of a service account, which cannot be copied: it belongs to no revision, and "+
-			"stable mounts the same as the candidate", m)
 	}
 	r.runSeen, err = r.sees(ctx)
 	if err != nil {
 		return err
 	}
 	return r.orToStable(ctx, func() error { return r.drive(ctx, what, r.planInit) })
+}
+
+// shared says which Secrets both versions mount as they are, as no revision can have its own.
+func (s *snapshot) shared() (lines []string) {
+	for _, m := range s.unread {
+		lines = append(lines, fmt.Sprintf("%s may not be read (Role canary-tasks-secrets): it belongs to no revision, "+
+			"and stable mounts the same as the candidate", m))
+	}
+	for _, m := range s.tokens {
+		lines = append(lines, fmt.Sprintf("%s is the token of a service account, which cannot be copied: it belongs to "+
+			"no revision, and stable mounts the same as the candidate", m))
+	}
+	return lines
 }
 
 // planInit is what canary-init does next.

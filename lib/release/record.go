@@ -232,7 +232,7 @@ const (
 
 // tooLarge adds a mistake where the record of this release could come to more than mostRecord.
 // Judgements are not counted, as text leaves them out.
-func (r Request) tooLarge(s *snapshot, add func(parameter, value, remedy string, args ...any)) {
+func (r Request) tooLarge(s *snapshot, add found) {
 	if s.target == nil {
 		return
 	}

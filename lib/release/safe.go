@@ -30,38 +30,49 @@ func (s *snapshot) safe() haven {
 	r := s.record
 	primary, target := s.layout.Primary(), s.layout.Target
 	serves := s.stableServes()
-	if r == nil {
-		if serves {
-			return haven{0, true, primary + " serves"}
-		}
-		return haven{why: "the release record is gone, and " + primary + " has no pod that serves"}
-	}
-	threshold := int32(r.Config.ReadyThreshold)
-	whole := func(d *deployment) bool { return d != nil && workload.RolloutOf(d.Deployment, threshold).Done }
-	if r.Stable.Revision == "" {
-		if whole(s.primary) {
-			return haven{0, true, primary + " serves"}
-		}
-		return haven{why: primary + " is not up yet, in its first release"}
-	}
-	proven := whole(s.target) && s.revision == r.Candidate.Revision && unjudged(r) == "" &&
-		s.target.Status.AvailableReplicas >= s.servingOfStable()
-	back := serves && s.runs(r.Stable.Revision) && whole(s.primary)
+	stable := haven{0, true, primary + " serves"}
 	switch {
-	case serves && !r.StableFails, back:
-		if proven && !whole(s.primary) && s.split != nil && s.split.Candidate == 100 { // it came to the rescue
+	case r == nil && !serves:
+		return haven{why: "the release record is gone, and " + primary + " has no pod that serves"}
+	case r != nil && r.Stable.Revision == "" && !s.whole(s.primary):
+		return haven{why: primary + " is not up yet, in its first release"}
+	case r == nil || r.Stable.Revision == "":
+		return stable
+	case serves && !r.StableFails, serves && s.runs(r.Stable.Revision) && s.whole(s.primary):
+		if s.rescued() {
 			return haven{100, true, target + " passed at every weight, and " + primary + " is not back as a whole"}
 		}
-		return haven{0, true, primary + " serves"}
-	case proven:
+		return stable
+	case s.proven():
 		return haven{100, true, target + " passed at every weight, and " + primary + " fails"}
-	case !serves && s.target != nil && s.target.Status.AvailableReplicas > 0:
-		return haven{100, true, primary + " has no pod that serves"}
 	case serves:
 		return haven{why: primary + " fails as revision " + r.Candidate.Revision + ", and " + target +
 			" is not up as a whole"}
+	case s.targetServes():
+		return haven{100, true, primary + " has no pod that serves"}
 	}
 	return haven{why: "neither " + primary + " nor " + target + " has a pod that serves"}
+}
+
+// whole reports whether a version is up with all its pods.
+func (s *snapshot) whole(d *deployment) bool {
+	return d != nil && workload.RolloutOf(d.Deployment, int32(s.record.Config.ReadyThreshold)).Done
+}
+
+// proven reports whether the candidate passed at every weight, and is up with enough pods for all
+// the traffic.
+func (s *snapshot) proven() bool {
+	return s.whole(s.target) && s.revision == s.record.Candidate.Revision && unjudged(s.record) == "" &&
+		s.target.Status.AvailableReplicas >= s.servingOfStable()
+}
+
+// targetServes reports whether the target has a pod that serves.
+func (s *snapshot) targetServes() bool { return s.target != nil && s.target.Status.AvailableReplicas > 0 }
+
+// rescued reports whether the candidate has all the traffic because stable failed, and stable is not
+// back as a whole.
+func (s *snapshot) rescued() bool {
+	return s.split != nil && s.split.Candidate == 100 && !s.whole(s.primary) && s.proven()
 }
 
 // runs reports whether stable's pods are made of a revision.

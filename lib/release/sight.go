@@ -119,31 +119,17 @@ func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.
 		return nil, nil, config.Problems{
 			{Parameter: "requestSuccessRate", Value: fmt.Sprint(cfg.SuccessRate), Remedy: err.Error()}}
 	}
-	var lines []string
+	lines, problems := sightOfScrapes(cfg, w.Interval)
+	if len(problems) > 0 {
+		return nil, nil, problems
+	}
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	scrape := w.Interval
-	if scrape >= time.Second {
-		scrape = scrape.Round(time.Second) // scrapes are a little late now and then
-	}
-	if cfg.Interval.Duration < 2*scrape {
-		return nil, nil, config.Problems{
-			{Parameter: "interval", Value: cfg.Interval.String(),
-				Remedy: fmt.Sprintf(
-					"Prometheus scrapes every %s: give at least two scrapes, %s, and better four", scrape, 2*scrape)}}
-	}
-	if cfg.Interval.Duration < 4*scrape {
-		say("warning: interval=%s has fewer than four scrapes, which are every %s: a burst weighs more than "+
-			"it should; better is %s", cfg.Interval, scrape, 4*scrape)
-	}
-	if cfg.SuccessRate == 100 {
-		say("warning: requestSuccessRate=100 makes one failed request proof, and a failed check")
-	}
 	seconds := w.To.Sub(w.From).Seconds()
-	if w.Missing == metrics.TooManySeries {
+	switch {
+	case w.Missing == metrics.TooManySeries:
 		say("sight: warning: %s. As it is, requests cannot be judged, and the release ends inconclusive", w.Text)
 		return objectives, lines, nil
-	}
-	if w.Stable.Requests == 0 || seconds <= 0 {
+	case w.Stable.Requests == 0 || seconds <= 0:
 		say("sight: stable answered no requests in the last %s: without any the candidate cannot be judged, and the "+
 			"release ends inconclusive", span)
 		return objectives, lines, nil
@@ -151,38 +137,13 @@ func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.
 	rate := w.Stable.Requests / seconds
 	say("sight: stable answers %.3g requests/s (over %s, counted at the %s, scraped every %s)", rate,
 		w.To.Sub(w.From).Round(time.Second), sideOf(w.Reporter), w.Interval)
-	plan := planOf(cfg, objectives)
-	var requests []float64
-	total := 0.0
-	for _, weight := range cfg.Weights {
-		n := math.Floor(rate * float64(weight) / 100 * cfg.Interval.Seconds())
-		requests, total = append(requests, n), total+n
-		say("sight: %d %%: %.0f requests in %s: %s", weight, n, cfg.Interval, found(plan, n))
+	requests, ofWeights := sightOfWeights(cfg, planOf(cfg, objectives), rate)
+	lines = append(lines, ofWeights...)
+	ofObjectives, problems := sightOfObjectives(cfg, objectives, w.Stable, requests)
+	if len(problems) > 0 {
+		return nil, nil, problems
 	}
-	if len(requests) > 1 {
-		say("sight: over the release: %.0f requests: %s", total, found(plan, total))
-	}
-	for _, o := range objectives {
-		how := fmt.Sprintf("dispersion %.3g", o.Phi)
-		if !o.Estimated {
-			how += ", assumed: there is too little history to measure it"
-		}
-		stable, err := o.Count(w.Stable)
-		if err != nil && len(w.Stable.Within) > 0 {
-			return nil, nil, config.Problems{
-				{Parameter: "requestDuration", Value: cfg.RequestDuration.String(), Remedy: err.Error()}}
-		}
-		if err != nil {
-			say("sight: warning: %s: %v", o.Name, err)
-			continue
-		}
-		low, high := analysis.Wilson(stable.Events, stable.Requests, 0.05)
-		say("sight: %s: of stable's requests %.3g %% are beyond the limit (95 %% interval %.2g to %.2g), at most "+
-			"%.3g %% may; a candidate like it is rejected by the checks with probability %.2g, and "+
-			"early with at most %v; %s",
-			o.Name, 100*stable.Rate(), 100*low, 100*high, 100*o.MaxRate,
-			analysis.CheckRejects(requests, cfg.Threshold, o.MaxRate, stable.Rate()), cfg.Alpha, how)
-	}
+	lines = append(lines, ofObjectives...)
 	if few := requests[0]; few < analysis.MinRequests {
 		say("sight: warning: at %d %% a check of %s has fewer than %d requests: it is extended until there "+
 			"are enough, at most to %s", cfg.Weights[0], cfg.Interval, analysis.MinRequests,
@@ -191,8 +152,69 @@ func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.
 	return objectives, lines, nil
 }
 
-// found says which share of events is found with so many requests.
-func found(plan analysis.Plan, n float64) string {
+// sightOfScrapes says what an interval sees of scrapes that are so far apart.
+func sightOfScrapes(cfg *config.Config, scrape time.Duration) (lines []string, problems config.Problems) {
+	if scrape >= time.Second {
+		scrape = scrape.Round(time.Second) // scrapes are a little late now and then
+	}
+	if cfg.Interval.Duration < 2*scrape {
+		return nil, config.Problems{{Parameter: "interval", Value: cfg.Interval.String(), Remedy: fmt.Sprintf(
+			"Prometheus scrapes every %s: give at least two scrapes, %s, and better four", scrape, 2*scrape)}}
+	}
+	if cfg.Interval.Duration < 4*scrape {
+		lines = append(lines, fmt.Sprintf("warning: interval=%s has fewer than four scrapes, which are every %s: a "+
+			"burst weighs more than it should; better is %s", cfg.Interval, scrape, 4*scrape))
+	}
+	if cfg.SuccessRate == 100 {
+		lines = append(lines, "warning: requestSuccessRate=100 makes one failed request proof, and a failed check")
+	}
+	return lines, nil
+}
+
+// sightOfWeights says how many requests the candidate gets at each weight, and what they show.
+func sightOfWeights(cfg *config.Config, plan analysis.Plan, rate float64) (requests []float64, lines []string) {
+	total := 0.0
+	for _, weight := range cfg.Weights {
+		n := math.Floor(rate * float64(weight) / 100 * cfg.Interval.Seconds())
+		requests, total = append(requests, n), total+n
+		lines = append(lines, fmt.Sprintf("sight: %d %%: %.0f requests in %s: %s", weight, n, cfg.Interval,
+			sightOf(plan, n)))
+	}
+	if len(requests) > 1 {
+		lines = append(lines, fmt.Sprintf("sight: over the release: %.0f requests: %s", total, sightOf(plan, total)))
+	}
+	return requests, lines
+}
+
+// sightOfObjectives says how near stable is to each limit, and how often a candidate like it would
+// be rejected.
+func sightOfObjectives(cfg *config.Config, objectives []analysis.Objective, answered metrics.Counts,
+	requests []float64) (lines []string, problems config.Problems) {
+	for _, o := range objectives {
+		how := fmt.Sprintf("dispersion %.3g", o.Phi)
+		if !o.Estimated {
+			how += ", assumed: there is too little history to measure it"
+		}
+		stable, err := o.Count(answered)
+		if err != nil && len(answered.Within) > 0 {
+			return nil, config.Problems{
+				{Parameter: "requestDuration", Value: cfg.RequestDuration.String(), Remedy: err.Error()}}
+		}
+		if err != nil {
+			lines = append(lines, fmt.Sprintf("sight: warning: %s: %v", o.Name, err))
+			continue
+		}
+		low, high := analysis.Wilson(stable.Events, stable.Requests, 0.05)
+		lines = append(lines, fmt.Sprintf("sight: %s: of stable's requests %.3g %% are beyond the limit (95 %% "+
+			"interval %.2g to %.2g), at most %.3g %% may; a candidate like it is rejected by the checks with "+
+			"probability %.2g, and early with at most %v; %s", o.Name, 100*stable.Rate(), 100*low, 100*high,
+			100*o.MaxRate, analysis.CheckRejects(requests, cfg.Threshold, o.MaxRate, stable.Rate()), cfg.Alpha, how))
+	}
+	return lines, nil
+}
+
+// sightOf says which share of events is found with so many requests.
+func sightOf(plan analysis.Plan, n float64) string {
 	var parts []string
 	for _, o := range plan.Objectives {
 		what := "failing"

@@ -18,28 +18,8 @@ type traffic struct {
 // traffic says where traffic goes, by the route, the Services and, where they were read, stable's
 // endpoints.
 func (s *snapshot) traffic() traffic {
-	switch {
-	case s.split != nil && s.split.Candidate == 0 && s.unanswered():
-		return traffic{fmt.Sprintf(
-			"VirtualService %s leads to %s, which has no ready endpoint", s.layout.VirtualService,
-			s.layout.PrimaryService()), false, true}
-	case s.split != nil && s.split.Candidate == 0 && !s.stableServes():
-		return traffic{fmt.Sprintf(
-			"VirtualService %s leads to %s, and %s has no pod that serves", s.layout.VirtualService,
-			s.layout.PrimaryService(),
-			s.layout.Primary()), false, true}
-	case s.split != nil && s.split.Candidate == 0:
-		runs := "stable"
-		if s.primary != nil {
-			runs += " runs revision " + s.stable().Revision + " and"
-		}
-		return traffic{runs + " has all the traffic", s.stableServes(), true}
-	case s.split != nil && s.split.Candidate == 100:
-		return traffic{fmt.Sprintf("%s has all the traffic", s.layout.Target), false, true}
-	case s.split != nil:
-		return traffic{fmt.Sprintf(
-			"stable has %d %% of the traffic and %s %d %%", s.split.Stable, s.layout.Target, s.split.Candidate), false,
-			true}
+	if s.split != nil {
+		return s.divided()
 	}
 	service, toStable := s.leadsTo()
 	if s.virtualService == nil {
@@ -47,9 +27,8 @@ func (s *snapshot) traffic() traffic {
 		if s.record != nil && s.record.Stable.Revision == "" {
 			was = "is not there yet"
 		}
-		return traffic{fmt.Sprintf(
-			"VirtualService %s %s: callers in the mesh reach %s", s.layout.VirtualService, was, service), toStable,
-			false}
+		return traffic{fmt.Sprintf("VirtualService %s %s: callers in the mesh reach %s", s.layout.VirtualService, was,
+			service), toStable, false}
 	}
 	if share := s.share(); share > 0 {
 		return traffic{fmt.Sprintf("%s has up to %d %% of the traffic: %s", s.layout.Target, share, s.misrouted()),
@@ -59,8 +38,25 @@ func (s *snapshot) traffic() traffic {
 		return traffic{fmt.Sprintf("VirtualService %s leads to %s", s.layout.VirtualService, service), toStable,
 			toStable}
 	}
-	return traffic{fmt.Sprintf(
-		"%s has no traffic; where the rest goes is not known: %s", s.layout.Target, s.misrouted()), false, false}
+	return traffic{fmt.Sprintf("%s has no traffic; where the rest goes is not known: %s", s.layout.Target,
+		s.misrouted()), false, false}
+}
+
+// divided says where traffic goes by a route of releases.
+func (s *snapshot) divided() traffic {
+	toStable := fmt.Sprintf("VirtualService %s leads to %s", s.layout.VirtualService, s.layout.PrimaryService())
+	switch {
+	case s.split.Candidate == 100:
+		return traffic{fmt.Sprintf("%s has all the traffic", s.layout.Target), false, true}
+	case s.split.Candidate > 0:
+		return traffic{fmt.Sprintf("stable has %d %% of the traffic and %s %d %%", s.split.Stable, s.layout.Target,
+			s.split.Candidate), false, true}
+	case s.unanswered():
+		return traffic{toStable + ", which has no ready endpoint", false, true}
+	case !s.stableServes():
+		return traffic{fmt.Sprintf("%s, and %s has no pod that serves", toStable, s.layout.Primary()), false, true}
+	}
+	return traffic{"stable runs revision " + s.stable().Revision + " and has all the traffic", true, true}
 }
 
 // leadsTo says where the Service that people call leads, and whether that is stable.

@@ -107,34 +107,17 @@ func (r rehearsal) play(ctx context.Context, out io.Writer) error {
 	if cfg.SuccessRate == 0 {
 		return errors.New("requestSuccessRate is off: there is nothing to play")
 	}
+	return r.table(&cfg, out)
+}
+
+// table plays releases of each kind, and prints how they end.
+func (r rehearsal) table(cfg *config.Config, out io.Writer) error {
 	fmt.Fprintf(out, "\n%d releases of each kind, seed %d; requests come at random, and the "+
 		"success rate alone is judged\n", r.runs, r.seed)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "candidate\tfrom weight\tnot promoted\tfound after\tbad answers served")
 	limit := 1 - cfg.SuccessRate/100
-	row := func(what string, rate float64, onset int) {
-		s := r.scenario(&cfg)
-		s.Candidate, s.Onset = rate, onset
-		outcomes := simulate.Run(s, r.runs, r.seed)
-		n, at, bad := 0, time.Duration(0), 0.0
-		for _, o := range outcomes {
-			found := o.Sequential
-			if o.Check.Rejected && (!found.Rejected || o.Check.At < found.At) {
-				found = o.Check
-			}
-			if found.Rejected {
-				n, at, bad = n+1, at+found.At, bad+found.Requests*rate
-			}
-		}
-		lost, _ := simulate.Share(
-			outcomes, func(o simulate.Outcome) bool { return !o.Promoted || o.Sequential.Rejected })
-		after, served := "-", "-"
-		if n > 0 && rate > r.errors {
-			after, served = (at / time.Duration(n)).Round(time.Second).String(),
-				strconv.FormatFloat(bad/float64(n), 'f', 0, 64)
-		}
-		fmt.Fprintf(table, "%s\t%d %%\t%.1f %%\t%s\t%s\n", what, cfg.Weights[onset], 100*lost, after, served)
-	}
+	row := func(what string, rate float64, onset int) { fmt.Fprintln(table, what+r.row(cfg, rate, onset)) }
 	row(fmt.Sprintf("healthy: %.3g %% fail", 100*r.errors), r.errors, 0)
 	last := len(cfg.Weights) - 1
 	for _, rate := range []float64{1.5 * limit, 2 * limit, 5 * limit, .2, 1} {
@@ -147,6 +130,30 @@ func (r rehearsal) play(ctx context.Context, out io.Writer) error {
 		}
 	}
 	return table.Flush()
+}
+
+// row plays releases of a candidate that fails so often from one of the weights on.
+func (r rehearsal) row(cfg *config.Config, rate float64, onset int) string {
+	s := r.scenario(cfg)
+	s.Candidate, s.Onset = rate, onset
+	outcomes := simulate.Run(s, r.runs, r.seed)
+	n, at, bad := 0, time.Duration(0), 0.0
+	for _, o := range outcomes {
+		found := o.Sequential
+		if o.Check.Rejected && (!found.Rejected || o.Check.At < found.At) {
+			found = o.Check
+		}
+		if found.Rejected {
+			n, at, bad = n+1, at+found.At, bad+found.Requests*rate
+		}
+	}
+	lost, _ := simulate.Share(outcomes, func(o simulate.Outcome) bool { return !o.Promoted || o.Sequential.Rejected })
+	after, served := "-", "-"
+	if n > 0 && rate > r.errors {
+		after = (at / time.Duration(n)).Round(time.Second).String()
+		served = strconv.FormatFloat(bad/float64(n), 'f', 0, 64)
+	}
+	return fmt.Sprintf("\t%d %%\t%.1f %%\t%s\t%s", cfg.Weights[onset], 100*lost, after, served)
 }
 
 // history is what stable would have answered, evenly.
