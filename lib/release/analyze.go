@@ -374,19 +374,13 @@ func (r *Release) undecided(ctx context.Context, w *watch, judged analysis.Resul
 
 // update changes the record, as long as this run holds the target.
 func (r *Release) update(ctx context.Context, change func(*Record)) error {
-	for conflicts := 0; ; conflicts++ {
-		s, err := r.observe(ctx, scope{recordOnly: true})
-		if err != nil {
-			return err
-		}
-		if s.record == nil || !s.mine(r.Step.RunID) {
-			return report.Errorf(report.Undecided, "superseded: another run holds the target now")
+	return r.drive(ctx, scope{recordOnly: true}, func(s *snapshot) plan {
+		if !s.mine(r.Step.RunID) {
+			return plan{done: &result{
+				code: report.Undecided, text: "superseded: another run holds the target now"}}
 		}
 		next := s.record.clone()
 		change(next)
-		if err = r.Client.Do(ctx, s.write(next, "")); !errors.Is(err, kube.ErrConflict) || conflicts == maxConflicts {
-			r.tell(ctx, next.Config.Canary)
-			return err
-		}
-	}
+		return plan{writes: []kube.Write{s.write(next, "")}, done: &result{}}
+	})
 }

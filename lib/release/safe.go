@@ -38,7 +38,7 @@ func (s *snapshot) safe() haven {
 		return haven{why: primary + " is not up yet, in its first release"}
 	case r == nil || r.Stable.Revision == "":
 		return stable
-	case serves && !r.StableFails, serves && s.runs(r.Stable.Revision) && s.whole(s.primary):
+	case serves && (!r.StableFails || s.isBack()):
 		if s.rescued() {
 			return haven{100, true, target + " passed at every weight, and " + primary + " is not back as a whole"}
 		}
@@ -53,6 +53,9 @@ func (s *snapshot) safe() haven {
 	}
 	return haven{why: "neither " + primary + " nor " + target + " has a pod that serves"}
 }
+
+// isBack reports whether stable is up on its own version.
+func (s *snapshot) isBack() bool { return s.runs(s.record.Stable.Revision) && s.whole(s.primary) }
 
 // whole reports whether a version is up with all its pods.
 func (s *snapshot) whole(d *deployment) bool {
