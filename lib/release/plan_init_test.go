@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
@@ -47,6 +49,45 @@ func fenced(s *snapshot, r *Request) {
 	s.primary.Annotations[workload.FenceAnnotation] = "2"
 }
 
+// scaled are the autoscalers of both versions, and what they keep at least and at most.
+func scaled(least, most int64) edit {
+	return func(s *snapshot, r *Request) {
+		of := func(name, target string) *kube.Object {
+			return &kube.Object{Object: map[string]any{
+				"metadata": map[string]any{
+					"name": name, "resourceVersion": "9", "labels": map[string]any{workload.TargetLabel: "shop"}},
+				"spec": map[string]any{
+					"minReplicas": least, "maxReplicas": most,
+					"scaleTargetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": target}}}}
+		}
+		s.autoscaler, s.primaryAutoscaler = of("scale", "shop"), of("scale-primary", "shop-primary")
+		if s.record != nil {
+			s.record.Autoscaler, s.record.PrimaryAutoscaler = "scale", "scale-primary"
+		}
+	}
+}
+
+func TestPlanInit(t *testing.T) {
+	checkPlans(t, func(*snapshot, *Request) {}, Request.planInit, []planned{
+		{"the target is gone", func(s *snapshot, r *Request) { s.target = nil },
+			[]string{"end as undecided: shop.web: Deployment shop is gone: apply it again, and then run this once more"}},
+		{"a first release", firstRelease, []string{"create ConfigMap/shop-canary-release"}},
+		{"a new revision", between,
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
+				"stable A, promoted A: New revision detected! Scaling up shop.web"}},
+		{"the lock is taken", begun,
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
+				"\"2\", add weight 100, add weight 0",
+				"patch Deployment/shop-primary [resourceVersion 5] add fence \"2\", add route " +
+					"\"{\\\"service\\\":\\\"shop\\\",\\\"virtualService\\\":\\\"shop\\\"}\""}},
+		{"the candidate is up", fenced,
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
+				"stable A, promoted A: Starting canary analysis for shop.web",
+				"end as done: revision=B weight-1=20 weight-2=40 shop.web: revision B is up beside stable (revision " +
+					"A); it will get [20 40] % of the traffic"}},
+	})
+}
+
 func TestInitHeld(t *testing.T) {
 	checkPlans(t, held, Request.initHeld, []planned{
 		{"nobody holds it", func(s *snapshot, r *Request) { s.record = nil }, nil},
@@ -61,12 +102,13 @@ func TestInitHeld(t *testing.T) {
 			[]string{"end as busy: shop.web is held by run run-2 (phase Progressing, revision B, until 13:00:00 at " +
 				"the latest); nothing was changed"}},
 		{"a newer revision", func(s *snapshot, r *Request) { s.revision = "C" },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add " +
-				"weight 100, add weight 0"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
+				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"a newer revision, and traffic is safe",
 			func(s *snapshot, r *Request) { s.revision = "C"; weight(0, 2)(s, r) },
-			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of C by run-3, epoch " +
-				"3, stable A, promoted A"}},
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of C by run-3, epoch 3, " +
+				"stable A, promoted A: New revision detected! Restarting analysis for shop.web: run run-2, which " +
+				"released revision B, is superseded"}},
 		{"a newer revision that may not take over",
 			func(s *snapshot, r *Request) { s.revision, r.Config.Takeover = "C", false },
 			[]string{"wait for busy at most 1m0s, then",
@@ -87,18 +129,20 @@ func TestInitHeld(t *testing.T) {
 		{"its run has ended", func(s *snapshot, r *Request) { s.holderEnded = true }, nil},
 		{"it was interrupted while it promoted",
 			func(s *snapshot, r *Request) { s.record.Phase, s.record.Interrupted = Promoting, true },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add " +
-				"weight 100, add weight 0"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
+				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"it was interrupted while it promoted, and traffic is safe", func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Interrupted = Promoting, true
 			weight(0, 2)(s, r)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-3, " +
-			"epoch 3, stable A, promoted A, weight 20"}},
+			"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web first: run run-2 was " +
+			"interrupted while Promoting"}},
 		{"it was interrupted while it rolled a rejected revision back", func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Outcome, s.holderEnded = RollingBack, Rejected, true
 			weight(0, 2)(s, r)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack rejected of B by run-3, " +
-			"epoch 3, stable A, promoted A, weight 20"}},
+			"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web first: run run-2 was " +
+			"interrupted while RollingBack"}},
 	})
 }
 
@@ -110,7 +154,7 @@ func TestInitOwn(t *testing.T) {
 		{"its release rolls back", func(s *snapshot, r *Request) {
 			r.Config.RunID, s.record.Phase = "run-2", RollingBack
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 100, add weight 0"}},
+			"\"2\", add weight 100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"its release was rolled back", func(s *snapshot, r *Request) {
 			weight(0, 2)(s, r)
 			r.Config.RunID, s.record.Phase, s.target = "run-2", RollingBack, pods("shop", "B", 0, 0)
@@ -224,18 +268,18 @@ func TestInitIdle(t *testing.T) {
 func TestInitLock(t *testing.T) {
 	checkPlans(t, between, Request.initLock, []planned{
 		{"a new revision", nil,
-			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch " +
-				"3, stable A, promoted A"}},
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
+				"stable A, promoted A: New revision detected! Scaling up shop.web"}},
 		{"a first release", firstRelease, []string{"create ConfigMap/shop-canary-release"}},
 		{"the candidate still has traffic", weight(20, 1),
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add " +
-				"weight 100, add weight 0"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
+				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"this run holds it", func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Holder = Initializing, "run-2"
 		}, nil},
 		{"another run holds it, whose time is over", func(s *snapshot, r *Request) { s.record.Phase = Initializing },
-			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch " +
-				"3, stable A, promoted A"}},
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
+				"stable A, promoted A: New revision detected! Scaling up shop.web"}},
 		{"stable runs it", func(s *snapshot, r *Request) { s.revision = "A" },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of A by run-2, epoch " +
 				"3, stable A, promoted A"}},
@@ -299,7 +343,8 @@ func TestPlanLayout(t *testing.T) {
 		s.primaryService, s.canaryService = service("shop-primary", "shop-primary"), service("shop-canary", "shop")
 	}
 	checkPlans(t, lock, Request.planLayout, []planned{
-		{"nothing is there", nil, []string{"create Deployment/shop-primary"}},
+		{"nothing is there", nil,
+			[]string{"create Deployment/shop-primary: Creating shop-primary.web out of shop, revision B"}},
 		{"the selector has expressions", func(s *snapshot, r *Request) { s.target.Spec.Selector = nil },
 			[]string{"end as configuration: Deployment shop: its spec.selector must have matchLabels only"}},
 		{"it mounts a ConfigMap", func(s *snapshot, r *Request) {
@@ -316,7 +361,8 @@ func TestPlanLayout(t *testing.T) {
 		{"stable was made of an older revision", func(s *snapshot, r *Request) {
 			made(s, r)
 			s.primary = pods("shop-primary", "A", 2, 2)
-		}, []string{"patch Deployment/shop-primary [fence 1] images [shop:B], add replicas 2"}},
+		}, []string{"patch Deployment/shop-primary [fence 1] images [shop:B], add replicas 2: Bringing " +
+			"shop-primary.web to revision B"}},
 		{"stable is up", made, []string{"create Service/shop-primary", "create Service/shop-canary"}},
 		{"there is no Service at all", func(s *snapshot, r *Request) {
 			made(s, r)
@@ -345,8 +391,8 @@ func TestPlanLayout(t *testing.T) {
 func TestInitEnd(t *testing.T) {
 	checkPlans(t, fenced, Request.initEnd, []planned{
 		{"the candidate is up", nil,
-			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch " +
-				"2, stable A, promoted A",
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
+				"stable A, promoted A: Starting canary analysis for shop.web",
 				"end as done: revision=B weight-1=20 weight-2=40 shop.web: revision B is up beside stable (revision " +
 					"A); it will get [20 40] % of the traffic"}},
 		{"its pods start", func(s *snapshot, r *Request) { s.target = pods("shop", "B", 2, 1) },
@@ -355,6 +401,33 @@ func TestInitEnd(t *testing.T) {
 					"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
 		{"it has too few pods", func(s *snapshot, r *Request) { s.target = pods("shop", "B", 1, 1) },
 			[]string{"patch Deployment/shop [resourceVersion 5] add replicas 2"}},
+		{"an autoscaler may take pods away", scaled(1, 10),
+			[]string{"patch HorizontalPodAutoscaler/scale [resourceVersion 9] add minReplicas 2",
+				"patch HorizontalPodAutoscaler/scale-primary [resourceVersion 9] add minReplicas 2"}},
+		{"an autoscaler allows fewer pods than stable has", scaled(1, 1),
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
+				"stable A, promoted A: Starting canary analysis for shop.web",
+				"end as done: revision=B weight-1=20 weight-2=40 shop.web: revision B is up beside stable (revision " +
+					"A); it will get [20 40] % of the traffic"}},
+		{"an autoscaler keeps enough pods", scaled(2, 10),
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
+				"stable A, promoted A: Starting canary analysis for shop.web",
+				"end as done: revision=B weight-1=20 weight-2=40 shop.web: revision B is up beside stable (revision " +
+					"A); it will get [20 40] % of the traffic"}},
+		{"an autoscaler is another controller's", func(s *snapshot, r *Request) {
+			scaled(1, 10)(s, r)
+			owner := []metav1.OwnerReference{{Kind: "ScaledObject", Name: "shop", Controller: new(true)}}
+			s.autoscaler.SetOwnerReferences(owner)
+			s.primaryAutoscaler.SetOwnerReferences(owner)
+		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
+			"stable A, promoted A: Starting canary analysis for shop.web",
+			"end as done: revision=B weight-1=20 weight-2=40 shop.web: revision B is up beside stable (revision A); " +
+				"it will get [20 40] % of the traffic"}},
+		{"an autoscaler came since the lock was taken", func(s *snapshot, r *Request) {
+			scaled(2, 10)(s, r)
+			s.record.Autoscaler, s.record.PrimaryAutoscaler = "", ""
+		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch " +
+			"2, stable A, promoted A"}},
 		{"it changed since the lock was taken", func(s *snapshot, r *Request) { s.revision = "C" },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of C by run-2, epoch " +
 				"2, stable A, promoted A"}},
@@ -378,13 +451,13 @@ func TestInitEnd(t *testing.T) {
 		{"a first release whose target is scaled down", func(s *snapshot, r *Request) {
 			s.record.Stable, s.primary, s.target = Version{}, pods("shop-primary", "B", 2, 2), pods("shop", "B", 0, 0)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded initialized of B by run-2, " +
-			"epoch 2, stable B, promoted B",
+			"epoch 2, stable B, promoted B: Initialization done! shop.web",
 			"end as done: outcome=initialized revision=B shop.web is initialized: stable runs revision B and has " +
 				"all the traffic; the next revision will be a canary release"}},
 		{"mode prepare", func(s *snapshot, r *Request) {
 			r.Config.Mode, s.primary = config.Prepare, pods("shop-primary", "B", 2, 2)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded initialized of B by , epoch " +
-			"2, stable B, promoted B",
+			"2, stable B, promoted B: Initialization done! shop.web",
 			"end as done: outcome=initialized revision=B shop.web is prepared: stable runs revision B and has all " +
 				"the traffic, and Service shop stays when its chart no longer has it. Apply the chart with its " +
 				"canary turned on next, and then release it"}},

@@ -67,8 +67,8 @@ func TestPlanShift(t *testing.T) {
 	passed := func(s *snapshot, r *Request) { s.record.Shifts[0].Passed, r.Step.Weight = true, 40 }
 	checkPlans(t, passed, Request.planShift, []planned{
 		{"the next weight", nil,
-			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add " +
-				"weight 60, add weight 40"}},
+			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add weight 60, add " +
+				"weight 40: Advance shop.web canary weight 40"}},
 		{"the weight that it has", func(s *snapshot, r *Request) { r.Step.Weight = 20 },
 			[]string{"end as done: weight=20 shop.web has 20 % of the traffic, stable 80 %"}},
 		{"a weight that is not next", func(s *snapshot, r *Request) { r.Step.Weight = 60 },
@@ -92,7 +92,8 @@ func TestPlanShift(t *testing.T) {
 				"for rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
 		{"stable has grown", func(s *snapshot, r *Request) {
 			s.primary = pods("shop-primary", "A", 10, 10)
-		}, []string{"patch Deployment/shop [resourceVersion 5] add replicas 4"}},
+		}, []string{"patch Deployment/shop [resourceVersion 5] add replicas 4: Scaling up shop.web to 4 pods " +
+			"for 40 % of the traffic"}},
 		{"it may not go on", func(s *snapshot, r *Request) { s.revision = "C" },
 			[]string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
 	})
@@ -126,16 +127,18 @@ func TestPlanPromote(t *testing.T) {
 		{"another run holds it", func(s *snapshot, r *Request) { r.Step.RunID = "run-1" },
 			[]string{"end as undecided: shop.web: superseded: run run-2 holds the target now (revision B)"}},
 		{"stable is to become it", promoting,
-			[]string{"patch Deployment/shop-primary [fence 2] images [shop:B], add replicas 2"}},
+			[]string{"patch Deployment/shop-primary [fence 2] images [shop:B], add replicas 2: Copying shop.web " +
+				"template spec to shop-primary.web"}},
 		{"the target has another revision by now", func(s *snapshot, r *Request) {
 			promoting(s, r)
 			s.revision = "C"
-		}, []string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add " +
-			"weight 100, add weight 0"}},
+		}, []string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add weight 100, add " +
+			"weight 0: Routing all traffic to primary: shop.web has revision C by now, which was not judged"}},
 		{"the target has another revision, and no pod of stable serves", func(s *snapshot, r *Request) {
 			promoting(s, r)
 			s.revision, s.primary = "C", pods("shop-primary", "A", 2, 0)
-		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:B], add replicas 2"}},
+		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:B], add replicas 2: Copying shop.web " +
+			"template spec to shop-primary.web"}},
 		{"stable's pods start", func(s *snapshot, r *Request) {
 			promoting(s, r)
 			s.primary = pods("shop-primary", "B", 2, 1)
@@ -143,14 +146,17 @@ func TestPlanPromote(t *testing.T) {
 			"  end as rejected: shop-primary.web (stable) not ready within progressDeadlineSeconds=60: waiting for " +
 				"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
 		{"stable is up", rolled,
-			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add " +
-				"weight 100, add weight 0"}},
+			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add weight 100, add " +
+				"weight 0: Routing all traffic to primary: shop.web"}},
 		{"stable has all the traffic", moved,
-			[]string{"wait for drain at most 3s, then", "  patch Deployment/shop [resourceVersion 5] add replicas 0"}},
+			[]string{"wait for drain at most 3s, then",
+				"  patch Deployment/shop [resourceVersion 5] add replicas 0: Promotion " +
+					"completed! Scaling down shop.web"}},
 		{"somebody set the Service back", func(s *snapshot, r *Request) {
 			moved(s, r)
 			s.service = service("shop", "shop")
-		}, []string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop-primary\"}"}},
+		}, []string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop-primary\"}: Service " +
+			"shop.web leads to shop-primary again: its selector was set back by somebody"}},
 		{"the candidate is scaled down", alone,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded promoted of B by run-2, " +
 				"epoch 2, stable A, promoted B, weight 40",
@@ -195,12 +201,12 @@ func TestPlanRollback(t *testing.T) {
 	checkPlans(t, func(*snapshot, *Request) {}, Request.planRollback, []planned{
 		{"a release under way", nil,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-2, " +
-				"epoch 3, stable A, promoted A, weight 20"}},
+				"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web aborted"}},
 		{"no record", func(s *snapshot, r *Request) { s.record, s.primary = nil, nil },
 			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: there is no release record"}},
 		{"the record was deleted", func(s *snapshot, r *Request) { s.record = nil },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add " +
-				"weight 100, add weight 0"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
+				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"the record was deleted, and traffic is safe", func(s *snapshot, r *Request) {
 			s.record = nil
 			weight(0, 2)(s, r)
@@ -213,8 +219,8 @@ func TestPlanRollback(t *testing.T) {
 		{"another run took it over, and has not fenced the route", func(s *snapshot, r *Request) {
 			r.Step.RunID, s.record.Phase = "run-1", Initializing
 			weight(20, 1)(s, r)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add " +
-			"weight 100, add weight 0"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
+			"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"another run took it over", func(s *snapshot, r *Request) { r.Step.RunID = "run-1" },
 			[]string{"end as done: outcome=superseded shop.web: nothing of this run to undo: run run-2 was the " +
 				"last to hold the target"}},
@@ -224,7 +230,7 @@ func TestPlanRollback(t *testing.T) {
 		{"it was promoted, and somebody wants it back", by(func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Promoted
 		}), []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-2, " +
-			"epoch 3, stable A, promoted , weight 20"}},
+			"epoch 3, stable A, promoted , weight 20: Rolling back shop.web aborted"}},
 		{"there was nothing to release, and somebody wants it back", by(func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Unchanged
 		}), []string{"end as done: outcome=refused shop.web: nothing of this run to undo: the " +
@@ -236,18 +242,20 @@ func TestPlanRollback(t *testing.T) {
 			"and has all the traffic"}},
 		{"it rolls back", back,
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 100, add weight 0"}},
+				"\"2\", add weight 100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"stable fails as the candidate's version", func(s *snapshot, r *Request) {
 			judged(s, r)
 			back(s, r)
 			s.record.StableFails, s.primary = true, pods("shop-primary", "B", 2, 2)
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 0, add weight 100"}},
+			"\"2\", add weight 0, add weight 100: Routing all traffic to canary: shop.web: shop passed at every " +
+			"weight, and shop-primary fails"}},
 		{"stable is gone", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = nil
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 0, add weight 100"}},
+			"\"2\", add weight 0, add weight 100: Routing all traffic to canary: shop.web: " +
+			"shop-primary has no pod that serves"}},
 		{"stable is gone, and the candidate has all the traffic", func(s *snapshot, r *Request) {
 			back(s, r)
 			weight(100, 2)(s, r)
@@ -263,11 +271,13 @@ func TestPlanRollback(t *testing.T) {
 		{"stable runs the candidate's version", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = pods("shop-primary", "B", 2, 2)
-		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:A], add replicas 2"}},
+		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:A], add replicas 2: Bringing " +
+			"shop-primary.web back to revision A"}},
 		{"somebody else gave stable another version", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = pods("shop-primary", "C", 2, 2)
-		}, []string{"wait for drain at most 3s, then", "  patch Deployment/shop [resourceVersion 5] add replicas 0"}},
+		}, []string{"wait for drain at most 3s, then",
+			"  patch Deployment/shop [resourceVersion 5] add replicas 0: Canary failed! Scaling down shop.web"}},
 		{"stable's pods start", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = pods("shop-primary", "A", 2, 1)
@@ -285,9 +295,11 @@ func TestPlanRollback(t *testing.T) {
 		{"somebody set the Service back", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.service = service("shop", "shop")
-		}, []string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop-primary\"}"}},
+		}, []string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop-primary\"}: Service " +
+			"shop.web leads to shop-primary again: its selector was set back by somebody"}},
 		{"traffic is safe", safe,
-			[]string{"wait for drain at most 3s, then", "  patch Deployment/shop [resourceVersion 5] add replicas 0"}},
+			[]string{"wait for drain at most 3s, then",
+				"  patch Deployment/shop [resourceVersion 5] add replicas 0: Canary failed! Scaling down shop.web"}},
 		{"the candidate is scaled down", alone,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Failed rejected of B by run-2, epoch " +
 				"2, stable A, promoted A, weight 20",
@@ -314,25 +326,26 @@ func TestPlanBack(t *testing.T) {
 	checkPlans(t, func(*snapshot, *Request) {}, Request.planBack, []planned{
 		{"the candidate has traffic", nil,
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 100, add weight 0"}},
+				"\"2\", add weight 100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"it has none", weight(0, 2), []string{"end as done: "}},
 		{"the record was deleted", func(s *snapshot, r *Request) { s.record = nil },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add " +
-				"weight 100, add weight 0"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
+				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"there never was one", func(s *snapshot, r *Request) { s.record, s.primary = nil, nil },
 			[]string{"end as done: "}},
 		{"another run holds it", func(s *snapshot, r *Request) { r.Step.RunID = "run-1" }, []string{"end as done: "}},
 		{"another run holds it, and has not fenced the route", func(s *snapshot, r *Request) {
 			r.Step.RunID, s.record.Phase = "run-1", Initializing
 			weight(20, 1)(s, r)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add " +
-			"weight 100, add weight 0"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
+			"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"another release fenced it off", weight(20, 3),
 			[]string{"end as undecided: VirtualService shop was fenced off by another release"}},
 		{"no pod of stable serves", func(s *snapshot, r *Request) {
 			s.primary = pods("shop-primary", "A", 2, 0)
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 0, add weight 100"}},
+			"\"2\", add weight 0, add weight 100: Routing all traffic to canary: shop.web: " +
+			"shop-primary has no pod that serves"}},
 		{"no pod serves", func(s *snapshot, r *Request) {
 			s.primary, s.target = pods("shop-primary", "A", 2, 0), pods("shop", "B", 2, 0)
 		}, []string{"end as undecided: it keeps 20 % of the traffic: neither shop-primary nor " +
@@ -343,7 +356,9 @@ func TestPlanBack(t *testing.T) {
 				"destination": map[string]any{"host": "other"}, "weight": int64(0)})
 			_, s.splitError = routing.Find(s.virtualService, s.route)
 			s.split = nil
-		}, []string{"patch VirtualService/shop [resourceVersion 8] add weight 100, add weight 0"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8] add weight 100, add weight 0: Routing all " +
+			"traffic to primary: VirtualService shop is not as this release left it; the candidate's traffic " +
+			"is taken away at http[0]"}},
 	})
 }
 
@@ -376,17 +391,17 @@ func TestPlanDetach(t *testing.T) {
 			[]string{"end as busy: shop.web: run run-1 releases it (Progressing): end that first"}},
 		{"it begins", func(s *snapshot, r *Request) { s.record.Phase = Succeeded },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Detaching promoted of A by run-2, " +
-				"epoch 2, stable A, promoted A"}},
+				"epoch 2, stable A, promoted A: Detaching shop.web"}},
 		{"the target has another revision", func(s *snapshot, r *Request) {
 			s.revision, s.target = "C", pods("shop", "C", 0, 0)
 			s.record.Promoted.Template = workload.TemplateOf(pods("shop", "A", 0, 0).object)
-		}, []string{"patch Deployment/shop [resourceVersion 5] images [shop:A]"}},
+		}, []string{"patch Deployment/shop [resourceVersion 5] images [shop:A]: Bringing shop.web back to revision A"}},
 		{"nobody knows what stable runs", func(s *snapshot, r *Request) {
 			s.revision, s.record.Promoted = "C", Version{}
 		}, []string{"end as undecided: shop.web: stable runs revision A, and how the target would run it is not " +
 			"known: set the target to that version first"}},
 		{"the target has no pods", func(s *snapshot, r *Request) { s.target = pods("shop", "A", 0, 0) },
-			[]string{"patch Deployment/shop [resourceVersion 5] add replicas 2"}},
+			[]string{"patch Deployment/shop [resourceVersion 5] add replicas 2: Scaling up shop.web"}},
 		{"its pods start", func(s *snapshot, r *Request) { s.target = pods("shop", "A", 2, 1) },
 			[]string{"wait for rollout of shop at most 1m0s, then",
 				"  end as rejected: shop.web (the target) not ready within progressDeadlineSeconds=60: waiting for " +
@@ -395,7 +410,7 @@ func TestPlanDetach(t *testing.T) {
 			[]string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop\"}, add labels {}"}},
 		{"the Service leads to it", led,
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"1\", add weight 0, add weight 100"}},
+				"\"1\", add weight 0, add weight 100: Routing all traffic to shop"}},
 		{"it has all the traffic", moved, []string{"wait for route at most 3s, then", "  delete VirtualService/shop"}},
 		{"the route is the chart's", func(s *snapshot, r *Request) {
 			moved(s, r)

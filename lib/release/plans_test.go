@@ -110,7 +110,8 @@ func weight(candidate int32, epoch int64) edit {
 	}
 }
 
-// described is a plan as lines of text: a line a write, with its guards in brackets. Of two weights
+// described is a plan as lines of text: a line a write, with its guards in brackets, and what it says
+// once it is done. Of two weights
 // stable's comes first.
 func described(p plan) []string {
 	var lines []string
@@ -136,11 +137,15 @@ func described(p plan) []string {
 }
 
 func describedWrite(w kube.Write) string {
+	say := ""
+	if w.Say != "" {
+		say = ": " + w.Say
+	}
 	switch {
 	case w.Delete:
-		return "delete " + w.String()
+		return "delete " + w.String() + say
 	case w.Create != nil:
-		return "create " + w.String()
+		return "create " + w.String() + say
 	}
 	var guards, changes []string
 	for _, o := range w.Patch {
@@ -164,7 +169,7 @@ func describedWrite(w kube.Write) string {
 			changes = append(changes, strings.TrimSpace(o.Op+" "+name+" "+string(value)))
 		}
 	}
-	return fmt.Sprintf("patch %s %v %s", w, guards, strings.Join(changes, ", "))
+	return fmt.Sprintf("patch %s %v %s%s", w, guards, strings.Join(changes, ", "), say)
 }
 
 func template(value any) (t map[string]any) {

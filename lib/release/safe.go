@@ -70,7 +70,9 @@ func (s *snapshot) proven() bool {
 }
 
 // targetServes reports whether the target has a pod that serves.
-func (s *snapshot) targetServes() bool { return s.target != nil && s.target.Status.AvailableReplicas > 0 }
+func (s *snapshot) targetServes() bool {
+	return s.target != nil && s.target.Status.AvailableReplicas > 0
+}
 
 // rescued reports whether the candidate has all the traffic because stable failed, and stable is not
 // back as a whole.
