@@ -101,8 +101,8 @@ func (u Undo) command(git config.Git, to string) string {
 		cmp.Or(git.Environment, "production"))
 }
 
-// unknown says what is left to do where no edit of the repository is known, to who asked for one and
-// to who did not; nil where one is. unclear is why the application is not known.
+// unknown says what is left to do where no edit of the repository is known, to who asked for one
+// and to who did not; nil where one is. unclear is why the application is not known.
 func (u Undo) unknown(unclear error, git config.Git, revision string) (say string, pending *undone) {
 	const ask = "Git: if an environment repository says what was rolled back, "
 	byHand := ask + "put it right: revert the commit, or " + u.command(git, u.To)

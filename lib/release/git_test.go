@@ -120,7 +120,8 @@ func TestUndoMessage(t *testing.T) {
 	}
 }
 
-// A chart that is called otherwise than the application is found by canary-init, and refused by rollback.
+// A chart that is called otherwise than the application is found by canary-init, and refused by
+// rollback.
 func TestForeignChart(t *testing.T) {
 	t.Parallel()
 	repository := config.Git{Mode: "commit", Repository: "https://git.example.com/env.git"}
@@ -181,7 +182,8 @@ func TestForeignChart(t *testing.T) {
 	}
 }
 
-// After a rollback Git is told, and only then; what goes wrong there changes nothing of where traffic goes.
+// After a rollback Git is told, and only then; what goes wrong there changes nothing of where
+// traffic goes.
 func TestPutGitRight(t *testing.T) {
 	t.Parallel()
 	git := config.Git{Mode: "commit", Repository: "https://git.example.com/env.git", Environment: "production"}
@@ -252,7 +254,8 @@ func TestPutGitRight(t *testing.T) {
 	}
 }
 
-// A version of whatever labels, images and record say can be written to Git, and the name of a chart to a message.
+// A version of whatever labels, images and record say can be written to Git, and the name of a
+// chart to a message.
 func FuzzNameAndVersion(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"shop-1.2.3", "shop:1"}, {"web-2-shop-v1.2.3-rc.1_5", ""},

@@ -101,8 +101,8 @@ func (o *observation) deployment(ctx context.Context, name string) *deployment {
 	return d
 }
 
-// readRecord reads the record, and whether the run that holds the target has ended. canary-init goes
-// no further without a record that it can read.
+// readRecord reads the record, and whether the run that holds the target has ended. canary-init
+// goes no further without a record that it can read.
 func (o *observation) readRecord(ctx context.Context) error {
 	s := o.s
 	if s.recordObject = o.get(ctx, kube.ConfigMap, s.layout.Record()); s.recordObject == nil {
@@ -250,8 +250,8 @@ func (o *observation) readEnd(ctx context.Context, what scope) {
 	}
 }
 
-// readOwned lists what a Canary owns. What stable mounts is read as long as stable is among it, which
-// is therefore the last; Secrets that this account may not read are left out.
+// readOwned lists what a Canary owns. What stable mounts is read as long as stable is among it,
+// which is therefore the last; Secrets that this account may not read are left out.
 func (o *observation) readOwned(ctx context.Context) {
 	s := o.s
 	var all []watched

@@ -110,9 +110,8 @@ func weight(candidate int32, epoch int64) edit {
 	}
 }
 
-// described is a plan as lines of text: a line a write, with its guards in brackets, and what it says
-// once it is done. Of two weights
-// stable's comes first.
+// described is a plan as lines of text: a line a write, with its guards in brackets, and what it
+// says once it is done. Of two weights stable's comes first.
 func described(p plan) []string {
 	var lines []string
 	for _, w := range p.writes {

@@ -33,9 +33,10 @@ var (
 	firstSeed = flag.Uint64("seed", 1, "the first of them")
 )
 
-// TestRandom lets several pipelines release one target, with kills, SIGTERM, lost answers and people who edit what is being released.
-// Whatever comes, these hold:
-//   - No version that fails is in stable. One that fails as stable only, is not there once its release has ended.
+// TestRandom lets several pipelines release one target, with kills, SIGTERM, lost answers and
+// people who edit what is being released. Whatever comes, these hold:
+//   - No version that fails is in stable. One that fails as stable only, is not there once its
+//     release has ended.
 //   - After a rollback stable runs what it ran before.
 //   - Nobody gives the candidate traffic but the run that holds the target.
 //   - The weights of the route add up to 100.

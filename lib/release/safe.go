@@ -74,8 +74,8 @@ func (s *snapshot) targetServes() bool {
 	return s.target != nil && s.target.Status.AvailableReplicas > 0
 }
 
-// rescued reports whether the candidate has all the traffic because stable failed, and stable is not
-// back as a whole.
+// rescued reports whether the candidate has all the traffic because stable failed, and stable is
+// not back as a whole.
 func (s *snapshot) rescued() bool {
 	return s.split != nil && s.split.Candidate == 100 && !s.whole(s.primary) && s.proven()
 }
