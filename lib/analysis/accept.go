@@ -5,7 +5,7 @@ import (
 	"math"
 	"slices"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Acceptance is the test that may pass a candidate before its interval is over: only where that was
@@ -57,7 +57,7 @@ func (a *Acceptance) Evidence() AcceptanceEvidence { return slices.Clone(a.evide
 
 // Look adds new strata and says whether the candidate can be accepted. A request that took longer
 // than the bucket bound below the limit counts as slow here: it may have been.
-func (a *Acceptance) Look(strata []metrics.Stratum) bool {
+func (a *Acceptance) Look(strata []counts.Stratum) bool {
 	all := true
 	need := -math.Log(a.alpha / 2)
 	for i, o := range a.objectives {
@@ -74,7 +74,7 @@ func (a *Acceptance) Look(strata []metrics.Stratum) bool {
 }
 
 // generous are the counts with all that may be an event: without buckets nothing is known.
-func (o Objective) generous(c metrics.Counts) Arm {
+func (o Objective) generous(c counts.Counts) Arm {
 	if o.Limit == 0 {
 		return Arm{Requests: c.Requests, Events: c.Errors}
 	}

@@ -14,7 +14,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Verdict is what a judgement comes to.
@@ -92,21 +92,21 @@ type Measured struct {
 
 // Result is a judgement, with all that it can be computed from again.
 type Result struct {
-	Verdict Verdict        `json:"verdict"`
-	Reason  Reason         `json:"reason,omitempty"`
-	Early   bool           `json:"early,omitempty"` // by the sequential test, which ends the release
-	Text    string         `json:"text"`
-	From    time.Time      `json:"from,omitzero"`
-	To      time.Time      `json:"to,omitzero"`
-	Counts  metrics.Counts `json:"counts"` // of the candidate
-	Stable  metrics.Counts `json:"stable"`
-	LogE    float64        `json:"logE,omitempty"` // of the sequential test
-	Metrics []Metric       `json:"metrics,omitempty"`
+	Verdict Verdict       `json:"verdict"`
+	Reason  Reason        `json:"reason,omitempty"`
+	Early   bool          `json:"early,omitempty"` // by the sequential test, which ends the release
+	Text    string        `json:"text"`
+	From    time.Time     `json:"from,omitzero"`
+	To      time.Time     `json:"to,omitzero"`
+	Counts  counts.Counts `json:"counts"` // of the candidate
+	Stable  counts.Counts `json:"stable"`
+	LogE    float64       `json:"logE,omitempty"` // of the sequential test
+	Metrics []Metric      `json:"metrics,omitempty"`
 }
 
 // Check compares what the candidate did with the limits, as Flagger does: every metric must be
 // within its own. A metric that fails decides, even where another could not be measured.
-func Check(limits Limits, w metrics.Window, own ...Measured) Result {
+func Check(limits Limits, w counts.Window, own ...Measured) Result {
 	c := w.Candidate
 	r := Result{Verdict: Pass, From: w.From, To: w.To, Counts: c, Stable: w.Stable}
 	if w.Missing != "" {

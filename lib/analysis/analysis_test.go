@@ -7,11 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
-func window(requests, failed float64, within map[string]float64) metrics.Window {
-	return metrics.Window{Candidate: metrics.Counts{Requests: requests, Errors: failed, Within: within}}
+func window(requests, failed float64, within map[string]float64) counts.Window {
+	return counts.Window{Candidate: counts.Counts{Requests: requests, Errors: failed, Within: within}}
 }
 
 func TestCheck(t *testing.T) {
@@ -21,7 +21,7 @@ func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		desc    string
 		limits  Limits
-		w       metrics.Window
+		w       counts.Window
 		verdict Verdict
 		reason  Reason
 		text    string
@@ -75,7 +75,7 @@ func TestCheck(t *testing.T) {
 			"success rate 100.00% >= 99%, request duration 495ms <= 500ms (1000 requests)"},
 		{"one metric is off", Limits{SuccessRate: 99}, window(1000, 0, map[string]float64{"500": 0, "+Inf": 1000}),
 			Pass, Good, "success rate 100.00% >= 99% (1000 requests)"},
-		{"nothing to judge by", limits, metrics.Window{Missing: metrics.NoRequests, Text: "no requests: …"},
+		{"nothing to judge by", limits, counts.Window{Missing: counts.NoRequests, Text: "no requests: …"},
 			Inconclusive, "no requests", "no requests: …"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -101,7 +101,7 @@ func TestCheckDescribes(t *testing.T) {
 	for _, c := range []struct {
 		desc      string
 		limits    Limits
-		w         metrics.Window
+		w         counts.Window
 		text      string
 		low, high float64
 		within    float64

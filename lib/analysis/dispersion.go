@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Fewer strata than minHistory, or fewer events in them than minEvents, do not tell how bursty
@@ -76,7 +76,7 @@ type Objective struct {
 // Objectives are the limits that are checked, with equal weights and the dispersion that the
 // history of stable shows: its strata before the release, which may be none. An error is a limit
 // that no candidate can be shown to break.
-func (l Limits) Objectives(history []metrics.Stratum) ([]Objective, error) {
+func (l Limits) Objectives(history []counts.Stratum) ([]Objective, error) {
 	h := History{Limits: l}
 	h.Add(history)
 	return h.Objectives()
@@ -92,7 +92,7 @@ type History struct {
 }
 
 // Add adds strata, those of each proxy the oldest first.
-func (h *History) Add(strata []metrics.Stratum) {
+func (h *History) Add(strata []counts.Stratum) {
 	h.Strata += len(strata)
 	for i, o := range h.Limits.objectives() {
 		if len(h.arms) <= i {
@@ -143,7 +143,7 @@ func (l Limits) objectives() []Objective {
 
 // Count is what the objective counts. An error is a duration that was not measured, or that cannot
 // be told.
-func (o Objective) Count(c metrics.Counts) (Arm, error) {
+func (o Objective) Count(c counts.Counts) (Arm, error) {
 	if o.Limit == 0 {
 		return Arm{Requests: c.Requests, Events: c.Errors}, nil
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 func near(t *testing.T, what string, got, want, within float64) {
@@ -16,13 +16,13 @@ func near(t *testing.T, what string, got, want, within float64) {
 	}
 }
 
-func stratum(nc, np, xc, xp float64) metrics.Stratum {
-	return metrics.Stratum{
-		Candidate: metrics.Counts{Requests: nc, Errors: xc}, Stable: metrics.Counts{Requests: np, Errors: xp}}
+func stratum(nc, np, xc, xp float64) counts.Stratum {
+	return counts.Stratum{
+		Candidate: counts.Counts{Requests: nc, Errors: xc}, Stable: counts.Counts{Requests: np, Errors: xp}}
 }
 
 // three strata with errors that begin at the second, the candidate at 5 and 10 percent.
-var three = []metrics.Stratum{stratum(75, 1425, 0, 1), stratum(75, 1425, 3, 2), stratum(150, 1350, 6, 1)}
+var three = []counts.Stratum{stratum(75, 1425, 0, 1), stratum(75, 1425, 3, 2), stratum(150, 1350, 6, 1)}
 
 // The likelihood ratios are binomial, mixed over 33 alternatives; the values were computed
 // independently in multiple precision.
@@ -107,13 +107,13 @@ func TestMoments(t *testing.T) {
 // What two proxies differ by is not dispersion: successive strata are those of one proxy.
 func TestDispersionWithinProxies(t *testing.T) {
 	t.Parallel()
-	var history []metrics.Stratum
+	var history []counts.Stratum
 	for proxy := range 100 {
 		failed := float64(proxy % 2 * 80)
 		for range 3 {
 			history = append(history,
-				metrics.Stratum{Proxy: fmt.Sprintf("caller-%02d", proxy),
-					Stable: metrics.Counts{Requests: 1000, Errors: failed}})
+				counts.Stratum{Proxy: fmt.Sprintf("caller-%02d", proxy),
+					Stable: counts.Counts{Requests: 1000, Errors: failed}})
 		}
 	}
 	all, err := Limits{SuccessRate: 99}.Objectives(history)

@@ -5,7 +5,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Judge judges a candidate at one weight: by the Sequential with every scrape, and by Check at the
@@ -21,7 +21,7 @@ type Judge struct {
 	Acceptance *Acceptance // of this weight since its last failed check; nil where a weight is never passed early
 
 	begin    time.Time // first scrape of this interval
-	before   metrics.Window
+	before   counts.Window
 	begun    bool
 	accepted bool
 }
@@ -29,7 +29,7 @@ type Judge struct {
 // Look takes what was scraped since the last look. ok says that there is a judgement already: that
 // the candidate is shown to be failing (Early), or that candidate and stable are (reason
 // Environment).
-func (j *Judge) Look(w metrics.Window) (r Result, ok bool) {
+func (j *Judge) Look(w counts.Window) (r Result, ok bool) {
 	if !j.begun && j.Sequential != nil {
 		j.Sequential.Begin(j.Weight >= 1)
 		j.begun = true
@@ -37,7 +37,7 @@ func (j *Judge) Look(w metrics.Window) (r Result, ok bool) {
 	if j.begin.IsZero() {
 		j.begin = w.From
 	}
-	if w.Missing == metrics.TooManySeries || j.Sequential == nil {
+	if w.Missing == counts.TooManySeries || j.Sequential == nil {
 		return Result{}, false
 	}
 	signal := j.Sequential.Look(w.Reporter, w.Strata)
@@ -50,8 +50,8 @@ func (j *Judge) Look(w metrics.Window) (r Result, ok bool) {
 	case signal.Reject:
 		r.Verdict, r.Early = Fail, true
 		switch slow := signal.Objective.Limit > 0; {
-		case slow && w.Missing == metrics.NoneAnswered:
-			r.Reason, r.Text = Reason(metrics.NoneAnswered),
+		case slow && w.Missing == counts.NoneAnswered:
+			r.Reason, r.Text = Reason(counts.NoneAnswered),
 				fmt.Sprintf("the callers of %.0f gave up; %s", w.Candidate.Aborted, r.Text)
 		case slow:
 			r.Reason = Slow
@@ -71,24 +71,24 @@ func (j *Judge) Look(w metrics.Window) (r Result, ok bool) {
 
 // Due says whether there is something to check: an interval is complete, the candidate is shown to
 // be good where that is enough, or the deadline is over.
-func (j *Judge) Due(w metrics.Window, now time.Time) bool {
+func (j *Judge) Due(w counts.Window, now time.Time) bool {
 	return j.complete(w) || j.accepted || !now.Before(j.Deadline)
 }
 
-func (j *Judge) complete(w metrics.Window) bool {
+func (j *Judge) complete(w counts.Window) bool {
 	return !w.To.IsZero() && w.To.Sub(j.begin) >= j.Interval
 }
 
 // Check judges what is Due; own are the queries of people's own, evaluated now. ok is false where
 // the interval is extended.
-func (j *Judge) Check(w metrics.Window, own []Measured, now time.Time) (r Result, ok bool) {
+func (j *Judge) Check(w counts.Window, own []Measured, now time.Time) (r Result, ok bool) {
 	interval := w
 	interval.Candidate, interval.Stable = w.Candidate.Minus(j.before.Candidate), w.Stable.Minus(j.before.Stable)
 	r = Check(j.Limits, interval, own...)
 	last := !now.Before(j.Deadline)
 	// That a candidate has no requests although stable has some is told by its own name only where
 	// it is known: all callers gave up.
-	known := w.Missing != "" && w.Missing != metrics.NoRequests
+	known := w.Missing != "" && w.Missing != counts.NoRequests
 	if split := CheckSplit(j.Weight, w.Candidate.Requests, w.Stable.Requests); split.Alarm && !j.Shared &&
 		r.Verdict != Fail && !known {
 		r.Text = fmt.Sprintf("%s: %s; %s", SplitNotHonoured, split, r.Text)

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // counted is a scrape of a release as a caller's proxy counts it: so many requests of each version
@@ -16,16 +16,16 @@ type counted struct{ candidate, failed, stable, stableFailed float64 }
 func play(t *testing.T, j *Judge, reporter string, strata ...counted) (r Result, ok bool, looks int) {
 	t.Helper()
 	begin := time.Unix(1e9, 0)
-	w := metrics.Window{From: begin, To: begin, Reporter: reporter}
+	w := counts.Window{From: begin, To: begin, Reporter: reporter}
 	for _, c := range strata {
 		looks++
 		from := w.To
 		w.To = from.Add(5 * time.Second)
-		candidate, stable := metrics.Counts{Requests: c.candidate, Errors: c.failed},
-			metrics.Counts{Requests: c.stable, Errors: c.stableFailed}
+		candidate, stable := counts.Counts{Requests: c.candidate, Errors: c.failed},
+			counts.Counts{Requests: c.stable, Errors: c.stableFailed}
 		w.Candidate.Requests, w.Candidate.Errors = w.Candidate.Requests+c.candidate, w.Candidate.Errors+c.failed
 		w.Stable.Requests, w.Stable.Errors = w.Stable.Requests+c.stable, w.Stable.Errors+c.stableFailed
-		w.Strata = []metrics.Stratum{{From: from, To: w.To, Candidate: candidate, Stable: stable}}
+		w.Strata = []counts.Stratum{{From: from, To: w.To, Candidate: candidate, Stable: stable}}
 		if r, ok = j.Look(w); ok {
 			return r, ok, looks
 		}
@@ -131,9 +131,9 @@ func TestJudgeGoesOn(t *testing.T) {
 	if got := j.Sequential.Evidence(); got.Interval != 1 {
 		t.Errorf("%d intervals after the first", got.Interval)
 	}
-	w := metrics.Window{
+	w := counts.Window{
 		From: time.Unix(1e9, 0), To: time.Unix(1e9+65, 0), Reporter: "source|waypoint",
-		Candidate: metrics.Counts{Requests: 1300, Errors: 13.2}, Stable: metrics.Counts{Requests: 5200, Errors: 48}}
+		Candidate: counts.Counts{Requests: 1300, Errors: 13.2}, Stable: counts.Counts{Requests: 5200, Errors: 48}}
 	if _, ok := j.Look(w); ok || j.Due(w, w.To) {
 		t.Error("the next interval is over with its first scrape")
 	}

@@ -19,7 +19,7 @@ type Bounds struct {
 	Slower, MaybeSlower Arm
 }
 
-// BoundsAround counts the requests on both sides of a limit. within is metrics.Counts.Within. It is
+// BoundsAround counts the requests on both sides of a limit. within is counts.Counts.Within. It is
 // an error if no duration was measured, or if the limit is above the top finite bound: who is
 // slower cannot be told then.
 func BoundsAround(limit time.Duration, within map[string]float64) (Bounds, error) {

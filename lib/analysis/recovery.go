@@ -3,7 +3,7 @@ package analysis
 import (
 	"math"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Recovery tells a candidate that makes both versions fail from a failure that only comes at the
@@ -15,13 +15,13 @@ import (
 type Recovery struct {
 	Limits Limits
 
-	first, begin metrics.Window
+	first, begin counts.Window
 }
 
 // Look takes what was counted since the candidate's traffic was taken away. known is false as long
 // as there is too little to say.
-func (r *Recovery) Look(w metrics.Window) (recovered, known bool) {
-	since := func(before metrics.Window) float64 { // scrapes
+func (r *Recovery) Look(w counts.Window) (recovered, known bool) {
+	since := func(before counts.Window) float64 { // scrapes
 		if before.To.IsZero() || w.Interval <= 0 {
 			return 0
 		}
@@ -35,9 +35,9 @@ func (r *Recovery) Look(w metrics.Window) (recovered, known bool) {
 	case r.begin.To.IsZero() && since(r.first) >= 1-almost:
 		r.begin = w
 	case since(r.begin) >= 2-almost:
-		counts := w.Stable.Minus(r.begin.Stable)
-		checked := Check(r.Limits, metrics.Window{From: r.begin.To, To: w.To, Candidate: counts})
-		return checked.Verdict == Pass && r.shown(counts), checked.Verdict != Inconclusive
+		stable := w.Stable.Minus(r.begin.Stable)
+		checked := Check(r.Limits, counts.Window{From: r.begin.To, To: w.To, Candidate: stable})
+		return checked.Verdict == Pass && r.shown(stable), checked.Verdict != Inconclusive
 	}
 	return false, false
 }
@@ -47,7 +47,7 @@ const recoveryAlpha = 0.05
 
 // shown tells whether the limits are shown to be kept: a few good answers are no reason to remember
 // a revision as rejected.
-func (r *Recovery) shown(c metrics.Counts) bool {
+func (r *Recovery) shown(c counts.Counts) bool {
 	objectives, err := r.Limits.Objectives(nil)
 	for _, o := range objectives {
 		if keepsLimit(o.generous(c), o.MaxRate) < -math.Log(recoveryAlpha) {

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Stable fails until some seconds after the candidate's traffic was taken away; it is scraped every
@@ -31,9 +31,9 @@ func TestRecovery(t *testing.T) {
 			begin := time.Unix(1000, 0)
 			for looked := 0; looked <= 60; looked++ {
 				s := looked / 5 * 5 // the last scrape
-				w := metrics.Window{
+				w := counts.Window{
 					From: begin, To: begin.Add(time.Duration(s) * time.Second), Interval: 5 * time.Second,
-					Stable: metrics.Counts{
+					Stable: counts.Counts{
 						Requests: float64(s) * c.perSecond, Errors: .3 * c.perSecond * float64(min(s, c.until))}}
 				recovered, known := r.Look(w)
 				if known || looked == 60 {

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Plan is what the sequential test must know before the first request. It must not change within a
@@ -143,7 +143,7 @@ func (s *Sequential) Begin(alone bool) {
 // Look adds new strata and says what all of them come to. With the reporter destination, where
 // versions are scraped at different moments, a failure of both can be seen at the candidate first:
 // the evidence then has to be there at two looks that brought strata, one after the other.
-func (s *Sequential) Look(reporter string, strata []metrics.Stratum) Signal {
+func (s *Sequential) Look(reporter string, strata []counts.Stratum) Signal {
 	if s.evidence.Interval == 0 {
 		s.Begin(false)
 	}
@@ -171,7 +171,7 @@ func (s *Sequential) Look(reporter string, strata []metrics.Stratum) Signal {
 
 // table is a stratum as the objective sees it. Both versions' durations are counted by the same
 // bound; where that cannot be, the stratum says nothing.
-func (o Objective) table(s metrics.Stratum) (Table, bool) {
+func (o Objective) table(s counts.Stratum) (Table, bool) {
 	if o.Limit == 0 {
 		return Table{Candidate: Arm{s.Candidate.Requests, s.Candidate.Errors},
 			Stable: Arm{s.Stable.Requests, s.Stable.Errors}}, true
@@ -271,7 +271,7 @@ func (s Signal) String() string {
 	if s.Objective.Limit > 0 {
 		what = "took longer than " + s.Objective.Limit.Round(time.Millisecond).String()
 	}
-	counts := fmt.Sprintf(
+	numbers := fmt.Sprintf(
 		"%.0f of %.0f requests %s (%.3g %%, allowed are %.3g %%), of stable %.0f of %.0f (%.3g %%), since interval %d",
 		s.Candidate.Events, s.Candidate.Requests, what, 100*s.Candidate.Rate(), 100*s.Objective.MaxRate,
 		s.Stable.Events, s.Stable.Requests, 100*s.Stable.Rate(), s.Start)
@@ -284,11 +284,11 @@ func (s Signal) String() string {
 			s.Candidate.Requests, what, 100*s.Candidate.Rate(), 100*s.Objective.MaxRate, evidence)
 	case s.Reject:
 		return fmt.Sprintf(
-			"%s: the candidate is beyond the limit and worse than stable: %s; %s", s.Objective.Name, counts, evidence)
+			"%s: the candidate is beyond the limit and worse than stable: %s; %s", s.Objective.Name, numbers, evidence)
 	case s.Environment:
 		return fmt.Sprintf(
-			"environment: both versions are beyond the limit and the candidate is not shown to be worse: %s", counts)
+			"environment: both versions are beyond the limit and the candidate is not shown to be worse: %s", numbers)
 	default:
-		return fmt.Sprintf("nothing is shown: %s; %s", counts, evidence)
+		return fmt.Sprintf("nothing is shown: %s; %s", numbers, evidence)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 var errorsOnly = Objective{Name: "request-success-rate", MaxRate: .01, Weight: 1}
@@ -71,9 +71,9 @@ func TestPlan(t *testing.T) {
 func TestObjectives(t *testing.T) {
 	t.Parallel()
 	limits := Limits{SuccessRate: 99, RequestDuration: 300 * time.Millisecond}
-	var history []metrics.Stratum
+	var history []counts.Stratum
 	for i := range 120 {
-		history = append(history, metrics.Stratum{Stable: metrics.Counts{Requests: 1000, Errors: float64(i % 3),
+		history = append(history, counts.Stratum{Stable: counts.Counts{Requests: 1000, Errors: float64(i % 3),
 			Within: map[string]float64{"250": 900, "500": 990, "+Inf": 1000}}})
 	}
 	all, err := limits.Objectives(history)
@@ -97,12 +97,12 @@ func TestObjectives(t *testing.T) {
 		all[0].Weight != 1 {
 		t.Errorf("of 119 strata: %+v, %v", all, err)
 	}
-	var interleaved []metrics.Stratum // two proxies, whose callers ask for other things
+	var interleaved []counts.Stratum // two proxies, whose callers ask for other things
 	for i := range 120 {
 		for proxy, failed := range map[string]int{"one": i % 3, "other": 50 + i%3} {
 			interleaved = append(
-				interleaved, metrics.Stratum{
-					Proxy: proxy, Stable: metrics.Counts{Requests: 1000, Errors: float64(failed)}})
+				interleaved, counts.Stratum{
+					Proxy: proxy, Stable: counts.Counts{Requests: 1000, Errors: float64(failed)}})
 		}
 	}
 	if all, err := (Limits{SuccessRate: 99}).Objectives(interleaved); err != nil || all[0].Phi > .05 {
@@ -111,7 +111,7 @@ func TestObjectives(t *testing.T) {
 }
 
 // random are strata of two versions, with durations.
-func random(rng *rand.Rand, n int, candidate, stable float64) (all []metrics.Stratum) {
+func random(rng *rand.Rand, n int, candidate, stable float64) (all []counts.Stratum) {
 	within := func(n, slow float64) map[string]float64 {
 		return map[string]float64{"250": 0, "500": n - slow, "+Inf": n}
 	}
@@ -146,9 +146,9 @@ func TestEvidenceIsKept(t *testing.T) {
 			one.Begin(i == 50)
 			other.Begin(i == 50)
 		}
-		a, b := one.Look("source", []metrics.Stratum{s}), other.Look("source", []metrics.Stratum{s})
-		accepted := accept.Look([]metrics.Stratum{s})
-		if got := again.Look([]metrics.Stratum{s}); again != accept && got != accepted {
+		a, b := one.Look("source", []counts.Stratum{s}), other.Look("source", []counts.Stratum{s})
+		accepted := accept.Look([]counts.Stratum{s})
+		if got := again.Look([]counts.Stratum{s}); again != accept && got != accepted {
 			t.Fatalf("stratum %d: accepted %v, and %v", i, accepted, got)
 		}
 		if math.Abs(a.LogE-b.LogE) > 1e-5 || a.Reject != b.Reject || a.Start != b.Start || a.Objective != b.Objective ||
@@ -186,16 +186,16 @@ func TestLook(t *testing.T) {
 	t.Parallel()
 	both := []Objective{errorsOnly, {Name: "request-duration", MaxRate: .01, Limit: 500 * time.Millisecond, Weight: 1}}
 	both[0].Weight, both[1].Weight = .5, .5
-	slow := metrics.Stratum{
-		Candidate: metrics.Counts{Requests: 100, Within: map[string]float64{"500": 50, "+Inf": 100}},
-		Stable:    metrics.Counts{Requests: 400, Within: map[string]float64{"500": 400, "+Inf": 400}}}
-	candidateOnly := metrics.Stratum{Candidate: slow.Candidate}
+	slow := counts.Stratum{
+		Candidate: counts.Counts{Requests: 100, Within: map[string]float64{"500": 50, "+Inf": 100}},
+		Stable:    counts.Counts{Requests: 400, Within: map[string]float64{"500": 400, "+Inf": 400}}}
+	candidateOnly := counts.Stratum{Candidate: slow.Candidate}
 	healthy := stratum(100, 400, 0, 0)
 	failing := stratum(100, 400, 20, 1)
 	outage := stratum(100, 400, 20, 80)
 	type look struct {
 		begin, alone bool
-		stratum      metrics.Stratum
+		stratum      counts.Stratum
 	}
 	for _, c := range []struct {
 		desc        string
@@ -228,13 +228,13 @@ func TestLook(t *testing.T) {
 			[]look{{begin: true, stratum: stratum(100, 400, 20, 160)},
 				{begin: true, stratum: stratum(500, 5000, 4, 0)}}, false, false, 2, "nothing is shown"},
 		{"the candidate is failing, and both are slow", Plan{Objectives: both}, "source",
-			[]look{{stratum: metrics.Stratum{
-				Candidate: metrics.Counts{Requests: 100, Errors: 50, Within: slow.Candidate.Within},
-				Stable:    metrics.Counts{Requests: 100, Within: slow.Candidate.Within}}}}, true, false, 1,
+			[]look{{stratum: counts.Stratum{
+				Candidate: counts.Counts{Requests: 100, Errors: 50, Within: slow.Candidate.Within},
+				Stable:    counts.Counts{Requests: 100, Within: slow.Candidate.Within}}}}, true, false, 1,
 			"request-success-rate"},
-		{"durations that cannot be compared", Plan{Objectives: both}, "source", []look{{stratum: metrics.Stratum{
+		{"durations that cannot be compared", Plan{Objectives: both}, "source", []look{{stratum: counts.Stratum{
 			Candidate: slow.Candidate,
-			Stable:    metrics.Counts{Requests: 400, Within: map[string]float64{"1000": 400, "+Inf": 400}}}}}, false,
+			Stable:    counts.Counts{Requests: 400, Within: map[string]float64{"1000": 400, "+Inf": 400}}}}}, false,
 			false, 1, "0 of 0"},
 		{"stable gets nothing by chance", Plan{Objectives: both}, "source", []look{{stratum: candidateOnly}}, false,
 			false, 1, "nothing is shown"},
@@ -263,7 +263,7 @@ func TestLook(t *testing.T) {
 				if l.begin {
 					s.Begin(l.alone)
 				}
-				got = s.Look(c.reporter, []metrics.Stratum{l.stratum})
+				got = s.Look(c.reporter, []counts.Stratum{l.stratum})
 				if last := i == len(c.looks)-1; !last && got.Reject {
 					t.Fatalf("rejected at look %d: %s", i+1, got)
 				}
@@ -288,16 +288,16 @@ func TestLookAgain(t *testing.T) {
 			t.Fatalf("before anything was counted ln E is %v", got.LogE)
 		}
 	}
-	s.Look("destination", []metrics.Stratum{stratum(100, 400, 20, 1)})
+	s.Look("destination", []counts.Stratum{stratum(100, 400, 20, 1)})
 	if got := s.Look("destination", nil); got.Reject || got.LogE < got.Bound {
 		t.Errorf("%+v", got)
 	}
 	kept := s.Evidence()
 	again := sequential(t, s.plan, kept)
-	if got := again.Look("destination", []metrics.Stratum{stratum(100, 400, 20, 1)}); !got.Reject {
+	if got := again.Look("destination", []counts.Stratum{stratum(100, 400, 20, 1)}); !got.Reject {
 		t.Errorf("the look before was forgotten: %+v", got)
 	}
-	s.Look("destination", []metrics.Stratum{stratum(100, 400, 20, 1)})
+	s.Look("destination", []counts.Stratum{stratum(100, 400, 20, 1)})
 	if got := kept.Terms[0][0].Candidate; got != (Arm{100, 20}) {
 		t.Errorf("evidence that was kept is changed by later looks: %+v", got)
 	}
@@ -337,7 +337,7 @@ func TestNull(t *testing.T) {
 						s.Begin(false)
 					}
 					if s.Look("source",
-						[]metrics.Stratum{
+						[]counts.Stratum{
 							stratum(20, 40, binomial(rng, 20, c.candidate), binomial(rng, 40, c.stable))}).Reject {
 						crossed++
 						break
@@ -353,25 +353,25 @@ func TestNull(t *testing.T) {
 
 func TestAccept(t *testing.T) {
 	t.Parallel()
-	fast := metrics.Counts{Requests: 500, Within: map[string]float64{"250": 500, "500": 500, "+Inf": 500}}
-	maybe := metrics.Counts{Requests: 500, Within: map[string]float64{"250": 400, "500": 500, "+Inf": 500}}
-	many := metrics.Counts{Requests: 5000, Errors: 200, Within: fast.Within}
+	fast := counts.Counts{Requests: 500, Within: map[string]float64{"250": 500, "500": 500, "+Inf": 500}}
+	maybe := counts.Counts{Requests: 500, Within: map[string]float64{"250": 400, "500": 500, "+Inf": 500}}
+	many := counts.Counts{Requests: 5000, Errors: 200, Within: fast.Within}
 	for _, c := range []struct {
 		desc              string
-		candidate, stable metrics.Counts
+		candidate, stable counts.Counts
 		looks             int
 		want              bool
 	}{
 		{"good", fast, fast, 1, true},
-		{"too few", metrics.Counts{Requests: 50, Within: map[string]float64{"250": 50, "500": 50, "+Inf": 50}}, fast, 1,
+		{"too few", counts.Counts{Requests: 50, Within: map[string]float64{"250": 50, "500": 50, "+Inf": 50}}, fast, 1,
 			false},
 		{"perhaps slow", maybe, fast, 1, false},
 		{"perhaps slow, as stable", maybe, maybe, 20, true},
-		{"durations are not known", metrics.Counts{Requests: 500}, fast, 1, false},
-		{"beyond the limit, much better than stable", metrics.Counts{Requests: 5000, Errors: 60, Within: fast.Within},
+		{"durations are not known", counts.Counts{Requests: 500}, fast, 1, false},
+		{"beyond the limit, much better than stable", counts.Counts{Requests: 5000, Errors: 60, Within: fast.Within},
 			many, 1, true},
 		{"beyond the limit, as stable", many, many, 1, true},
-		{"beyond the limit, and 1.6 times stable's", metrics.Counts{Requests: 5000, Errors: 320, Within: fast.Within},
+		{"beyond the limit, and 1.6 times stable's", counts.Counts{Requests: 5000, Errors: 320, Within: fast.Within},
 			many, 1, false},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -384,7 +384,7 @@ func TestAccept(t *testing.T) {
 			}
 			got := false
 			for range c.looks {
-				got = a.Look([]metrics.Stratum{{Candidate: c.candidate, Stable: c.stable}})
+				got = a.Look([]counts.Stratum{{Candidate: c.candidate, Stable: c.stable}})
 			}
 			if got != c.want {
 				t.Errorf("accepted %v: %+v", got, a.Evidence())
@@ -396,7 +396,7 @@ func TestAccept(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 1.0
-	for !a.Look([]metrics.Stratum{stratum(1, 0, 0, 0)}) {
+	for !a.Look([]counts.Stratum{stratum(1, 0, 0, 0)}) {
 		n++
 	}
 	if keepsLimit(Arm{n, 0}, .01) < math.Log(40) || keepsLimit(Arm{n - 1, 0}, .01) >= math.Log(40) {
@@ -479,7 +479,7 @@ func TestPrimaryKeepsTheLimit(t *testing.T) {
 	t.Parallel()
 	s := sequential(t, Plan{Objectives: []Objective{errorsOnly}, Alpha: .05, Intervals: 3, Primary: true}, Evidence{})
 	for range 50 {
-		if got := s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 50, 50)}); got.Environment ||
+		if got := s.Look("source|waypoint", []counts.Stratum{stratum(10000, 10000, 50, 50)}); got.Environment ||
 			got.Reject {
 			t.Fatalf("environment %v, reject %v: %s", got.Environment, got.Reject, got)
 		}
@@ -487,7 +487,7 @@ func TestPrimaryKeepsTheLimit(t *testing.T) {
 	environment := false
 	for range 50 {
 		environment = environment ||
-			s.Look("source|waypoint", []metrics.Stratum{stratum(10000, 10000, 300, 300)}).Environment
+			s.Look("source|waypoint", []counts.Stratum{stratum(10000, 10000, 300, 300)}).Environment
 	}
 	if !environment {
 		t.Error("both are far beyond the limit, and it is not said")

@@ -50,11 +50,11 @@ func CheckSplit(w, candidate, stable float64) Split {
 	return s
 }
 
-// logMultinomial is ln of the Bayes factor of counts against the shares theta, with a Dirichlet
+// logMultinomial is ln of the Bayes factor of observed counts against the shares theta, with a Dirichlet
 // prior (Lindon & Malek, arXiv 2011.03567, equation 6).
-func logMultinomial(counts, theta, prior []float64) float64 {
+func logMultinomial(observed, theta, prior []float64) float64 {
 	ln, n, sum := 0.0, 0.0, 0.0
-	for i, s := range counts {
+	for i, s := range observed {
 		ln += logGamma(prior[i]+s) - logGamma(prior[i]) - s*math.Log(theta[i])
 		n, sum = n+s, sum+prior[i]
 	}

@@ -7,8 +7,8 @@
 // got its weight; times are Prometheus' own.
 //
 // client.go asks, query.go is for people's own PromQL, decode.go reads what is large, observer.go
-// chooses which series, missing.go says what is missing and why, state.go adds up, counts.go is
-// what comes out.
+// chooses which series, missing.go says what is missing and why, state.go adds up. What comes out
+// are the data types of package counts.
 package metrics
 
 import (

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/common/model"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // bothWays are what an answer is read as, by a decoder that has read it before, and by one that has
@@ -54,7 +56,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		s := State{Since: time.Unix(1763999999, 0)}
 		s.add(fresh.series, side{stable: "s.", candidate: "c.", label: "destination_service"})
-		for _, c := range []Counts{s.Stable, s.Candidate} {
+		for _, c := range []counts.Counts{s.Stable, s.Candidate} {
 			if c.Requests < 0 || c.Errors < 0 || c.Errors > c.Requests && !math.IsInf(c.Errors, 0) || c.Aborted < 0 {
 				t.Errorf("%+v", c)
 			}
@@ -76,9 +78,9 @@ func FuzzCuts(f *testing.F) {
 			of = side{reporters: "destination", stable: "s", candidate: "c", label: "destination_workload",
 				namespace: "web"}
 		}
-		count := func(cut int) (State, []Stratum) {
+		count := func(cut int) (State, []counts.Stratum) {
 			s, value := State{Since: time.Unix(100, 0)}, 0.0
-			var strata []Stratum
+			var strata []counts.Stratum
 			var now []model.SamplePair
 			for i, n := range increases {
 				if value += float64(n); n == 255 { // it begins anew
@@ -103,7 +105,7 @@ func FuzzCuts(f *testing.F) {
 			want.Scrapes != got.Scrapes {
 			t.Errorf("%d and %d scrapes (-at once, +in looks)\n%s", want.Scrapes, got.Scrapes, diff)
 		}
-		sum := func(strata []Stratum) (n float64) {
+		sum := func(strata []counts.Stratum) (n float64) {
 			for _, s := range strata {
 				n += s.Candidate.Requests
 			}

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/common/model"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // prometheus speaks its HTTP API and answers with series that a test has set. A real one is in
@@ -178,7 +180,7 @@ var target = Target{
 	Namespace: "web", Stable: Arm{"shop-primary", "shop-primary"}, Candidate: Arm{"shop", "shop-canary"}}
 
 // The observation begins 20 s ago; scrapes are every 5 s.
-func look(t *testing.T, p *prometheus) (Window, error) {
+func look(t *testing.T, p *prometheus) (counts.Window, error) {
 	t.Helper()
 	if p.now.IsZero() {
 		p.now = time.Now()
@@ -192,74 +194,77 @@ func TestLook(t *testing.T) {
 	for _, c := range []struct {
 		desc      string
 		series    []series
-		stable    Counts
-		candidate Counts
-		missing   Missing
+		stable    counts.Counts
+		candidate counts.Counts
+		missing   counts.Missing
 	}{
 		{"what was before does not count",
 			[]series{stable, requests("shop-canary", "200", "a", at(20.5, 5, 17, 10, 12, 30, 7, 60))},
-			Counts{Requests: 200}, Counts{Requests: 50}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 50}, ""},
 		{"a series born at 30 counts from zero",
 			[]series{stable, requests("shop-canary", "200", "a", at(17, 10, 12, 20, 7, 30)),
 				requests("shop-canary", "503", "a", at(7, 30))},
-			Counts{Requests: 200}, Counts{Requests: 50, Errors: 30}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 50, Errors: 30}, ""},
 		{"but not where its target is as new: a restarted Prometheus",
 			[]series{stable, requests("shop-canary", "200", "b", at(12, 5000, 7, 5010))},
-			Counts{Requests: 200}, Counts{Requests: 10}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 10}, ""},
 		{"nor where its target was not scraped for a while",
 			[]series{requests("shop-primary", "200", "a", at(18, 900, 16, 1000, 14, 1100, 7, 1200)),
 				requests("shop-canary", "200", "a", at(7, 30, 5, 31))},
-			Counts{Requests: 300}, Counts{Requests: 1}, ""},
+			counts.Counts{Requests: 300}, counts.Counts{Requests: 1}, ""},
 		{"a counter that began anew", []series{stable, requests("shop-canary", "200", "a", at(17, 100, 12, 4, 7, 10))},
-			Counts{Requests: 200}, Counts{Requests: 10}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 10}, ""},
 		{"failures of gRPC are answered with 200",
 			[]series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 10), "grpc_response_status", "14"),
 				requests("shop-canary", "200", "a", at(17, 0, 7, 5), "grpc_response_status", "0")},
-			Counts{Requests: 200}, Counts{Requests: 15, Errors: 10}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 15, Errors: 10}, ""},
 		{"who gave up says nothing",
 			[]series{stable, requests("shop-canary", "0", "a", at(17, 0, 7, 10)),
 				requests("shop-canary", "404", "a", at(17, 0, 7, 20))},
-			Counts{Requests: 200}, Counts{Requests: 20, Aborted: 10}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 20, Aborted: 10}, ""},
 		{"a waypoint is a caller",
 			[]series{stable, requests("shop-canary", "200", "w", at(17, 0, 7, 20), "reporter", "waypoint"),
 				requests("shop-canary", "200", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload",
 					"shop")},
-			Counts{Requests: 200}, Counts{Requests: 20}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 20}, ""},
 		{"callers before workloads, never both", []series{stable, requests("shop-canary", "200", "a", at(17, 0, 7, 20)),
 			requests("shop-canary", "500", "c", at(17, 0, 7, 20), "reporter", "destination", "destination_workload",
 				"shop")},
-			Counts{Requests: 200}, Counts{Requests: 20}, ""},
+			counts.Counts{Requests: 200}, counts.Counts{Requests: 20}, ""},
 		{"workloads where no caller counts", []series{
 			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload",
 				"shop-primary"),
 			requests("shop-canary", "500", "d", at(17, 0, 7, 20), "reporter", "destination", "destination_workload",
 				"shop")},
-			Counts{Requests: 30}, Counts{Requests: 20, Errors: 20}, ""},
+			counts.Counts{Requests: 30}, counts.Counts{Requests: 20, Errors: 20}, ""},
 		{"nothing is added up of a single scrape at the workloads: the callers' may be yet to come", []series{
 			requests("shop", "200", "d", at(3, 30), "reporter", "destination", "destination_workload", "shop")},
-			Counts{}, Counts{}, NoScrape},
+			counts.Counts{}, counts.Counts{}, counts.NoScrape},
 		{"nor of one since the moment, with another just before", []series{
 			requests("shop", "200", "d", at(20.5, 5, 7, 30), "reporter", "destination", "destination_workload",
-				"shop")}, Counts{}, Counts{}, NoScrape},
+				"shop")}, counts.Counts{}, counts.Counts{}, counts.NoScrape},
 		{"the candidate's pods are not scraped", []series{
 			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload",
-				"shop-primary")}, Counts{Requests: 30}, Counts{}, NoSeries},
+				"shop-primary")}, counts.Counts{Requests: 30}, counts.Counts{}, counts.NoSeries},
 		{"they are, and got none", []series{
 			requests("shop-primary", "200", "c", at(17, 0, 7, 30), "reporter", "destination", "destination_workload",
 				"shop-primary"),
 			requests("shop", "200", "d", at(17, 5, 7, 5), "reporter", "destination", "destination_workload", "shop")},
-			Counts{Requests: 30}, Counts{}, NoRequests},
-		{"callers that gave up", []series{requests("shop-canary", "0", "a", at(17, 0, 7, 10))}, Counts{},
-			Counts{Aborted: 10}, NoneAnswered},
-		{"nobody asks for either", []series{requests("shop-primary", "200", "a", at(17, 7, 7, 7))}, Counts{}, Counts{},
-			NoRequests},
-		{"all scrapes are from before", []series{requests("shop-canary", "200", "a", at(25, 5, 22, 10))}, Counts{},
-			Counts{}, NoScrape},
+			counts.Counts{Requests: 30}, counts.Counts{}, counts.NoRequests},
+		{"callers that gave up", []series{requests("shop-canary", "0", "a", at(17, 0, 7, 10))}, counts.Counts{},
+			counts.Counts{Aborted: 10}, counts.NoneAnswered},
+		{"nobody asks for either", []series{requests("shop-primary", "200", "a", at(17, 7, 7, 7))}, counts.Counts{},
+			counts.Counts{},
+			counts.NoRequests},
+		{"all scrapes are from before", []series{requests("shop-canary", "200", "a", at(25, 5, 22, 10))},
+			counts.Counts{},
+			counts.Counts{}, counts.NoScrape},
 		{"the candidate got none", []series{stable, requests("shop-canary", "200", "a", at(17, 7, 7, 7))},
-			Counts{Requests: 200}, Counts{}, NoRequests},
-		{"others are scraped", []series{{map[string]string{"__name__": "another"}, at(7, 1)}}, Counts{}, Counts{},
-			NoSeries},
-		{"nothing is scraped", nil, Counts{}, Counts{}, NoScrape},
+			counts.Counts{Requests: 200}, counts.Counts{}, counts.NoRequests},
+		{"others are scraped", []series{{map[string]string{"__name__": "another"}, at(7, 1)}}, counts.Counts{},
+			counts.Counts{},
+			counts.NoSeries},
+		{"nothing is scraped", nil, counts.Counts{}, counts.Counts{}, counts.NoScrape},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -268,7 +273,7 @@ func TestLook(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(
-				[]Counts{c.stable, c.candidate}, []Counts{got.Stable, got.Candidate},
+				[]counts.Counts{c.stable, c.candidate}, []counts.Counts{got.Stable, got.Candidate},
 				cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("(-want, +got)\n%s", diff)
 			}
@@ -338,7 +343,7 @@ func TestLooksAddUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(
-				Counts{Requests: 13, Errors: 3}, second.Candidate.Minus(first.Candidate),
+				counts.Counts{Requests: 13, Errors: 3}, second.Candidate.Minus(first.Candidate),
 				cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("between them (-want, +got)\n%s", diff)
 			}
@@ -379,18 +384,20 @@ func TestStrata(t *testing.T) {
 	for _, c := range []struct {
 		desc   string
 		series []series
-		want   []Stratum
+		want   []counts.Stratum
 	}{
-		{"at the callers", callers, []Stratum{
-			{From: ago(17), To: ago(12), Proxy: " a ", Stable: Counts{Requests: 100},
-				Candidate: Counts{Requests: 20, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
-			{From: ago(16), To: ago(11), Proxy: " b ", Stable: Counts{Requests: 50}},
-			{From: ago(12), To: ago(7), Proxy: " a ", Stable: Counts{Requests: 100},
-				Candidate: Counts{Requests: 25, Errors: 5, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
+		{"at the callers", callers, []counts.Stratum{
+			{From: ago(17), To: ago(12), Proxy: " a ", Stable: counts.Counts{Requests: 100},
+				Candidate: counts.Counts{Requests: 20, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
+			{From: ago(16), To: ago(11), Proxy: " b ", Stable: counts.Counts{Requests: 50}},
+			{From: ago(12), To: ago(7), Proxy: " a ", Stable: counts.Counts{Requests: 100},
+				Candidate: counts.Counts{
+					Requests: 25, Errors: 5, Within: map[string]float64{"5": 0, "25": 2, "+Inf": 20}}},
 		}},
-		{"at the workloads, which are scraped at different moments", workloads, []Stratum{
+		{"at the workloads, which are scraped at different moments", workloads, []counts.Stratum{
 			// 9 s of 10, the rest is not complete
-			{From: ago(17), To: ago(7), Stable: Counts{Requests: 30}, Candidate: Counts{Requests: 18, Errors: 18}},
+			{From: ago(17), To: ago(7), Stable: counts.Counts{Requests: 30},
+				Candidate: counts.Counts{Requests: 18, Errors: 18}},
 		}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -536,7 +543,8 @@ func TestTooManySeries(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(Window{Missing: TooManySeries, Text: tooMany(maxSeries+2, "")}, got); diff != "" {
+		if diff := cmp.Diff(
+			counts.Window{Missing: counts.TooManySeries, Text: tooMany(maxSeries+2, "")}, got); diff != "" {
 			t.Errorf("(-want, +got)\n%s", diff)
 		}
 	}

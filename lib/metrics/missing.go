@@ -11,20 +11,23 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // whatIsMissing tells apart why the candidate has no requests. Only where the counts do not tell is
 // Prometheus asked once more, for what else it has.
-func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) error {
+func (o *Observer) whatIsMissing(ctx context.Context, w *counts.Window, now time.Time) error {
 	switch {
 	case w.Candidate.Requests > 0:
 		return nil
 	case w.Candidate.Aborted > 0:
-		w.Missing, w.Text = NoneAnswered, fmt.Sprintf("none answered: the callers of %.0f gave up", w.Candidate.Aborted)
+		w.Missing, w.Text = counts.NoneAnswered,
+			fmt.Sprintf("none answered: the callers of %.0f gave up", w.Candidate.Aborted)
 		return nil
 	case w.Stable.Requests > 0 && w.Reporter != "destination":
 		// they came through proxies: the share by caller tells more
-		w.Missing, w.Text = NoRequests,
+		w.Missing, w.Text = counts.NoRequests,
 			fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
 		return nil
 	}
@@ -35,21 +38,21 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) 
 	candidate, cause := o.target.Candidate.Workload, ""
 	switch {
 	case w.Stable.Requests > 0 && !o.state.Sighted:
-		w.Missing, w.Text = NoSeries,
+		w.Missing, w.Text = counts.NoSeries,
 			fmt.Sprintf("no series: stable got %.0f requests, and no proxy counts any of %s", w.Stable.Requests,
 				candidate)
 		cause = cmp.Or(o.unscraped(has), has.fromOutside())
 		w.Text += cmp.Or(cause, ": it got none, or its pods have no sidecar that is scraped")
 		return nil
 	case w.Stable.Requests > 0:
-		w.Missing, w.Text = NoRequests,
+		w.Missing, w.Text = counts.NoRequests,
 			fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
 		cause = has.fromOutside()
 	case w.Scrapes > 0:
-		w.Missing, w.Text = NoRequests, "no requests: neither stable nor the candidate got any"
+		w.Missing, w.Text = counts.NoRequests, "no requests: neither stable nor the candidate got any"
 		cause = has.fromOutside()
 	case has.series > 0:
-		w.Missing, w.Text = NoSeries,
+		w.Missing, w.Text = counts.NoSeries,
 			fmt.Sprintf("no series: Prometheus has %.0f series of %s, none of %s or %s in namespace %s", has.series,
 				requestsMetric, o.target.Stable.Workload, candidate, o.target.Namespace)
 		cause = likely("the namespace is not labelled for injection, its pods were not started again since, " +
@@ -59,7 +62,7 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *Window, now time.Time) 
 				"namespace has series of " + strings.Join(has.workloads, ", "))
 		}
 	default:
-		w.Missing, w.Text = NoScrape,
+		w.Missing, w.Text = counts.NoScrape,
 			fmt.Sprintf("no scrape: Prometheus has no %s scraped since %s; are the proxies scraped?", requestsMetric,
 				o.state.Since.UTC().Format(time.TimeOnly))
 	}

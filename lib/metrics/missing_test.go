@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // What is missing is said with what there was instead, and with the likely cause where Prometheus
@@ -78,12 +80,12 @@ func TestCauseThatIsNotKnown(t *testing.T) {
 	for _, c := range []struct {
 		desc   string
 		series []series
-		want   Missing
+		want   counts.Missing
 	}{
 		{"something was counted",
 			[]series{requests(
 				"shop-primary", "200", "c", at(17, 0, 12, 20, 7, 30), "reporter", "destination", "destination_workload",
-				"shop-primary")}, NoSeries},
+				"shop-primary")}, counts.NoSeries},
 		{"nothing was", nil, ""},
 	} {
 		t.Run(c.desc, func(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // The metrics of Istio's proxies that are counted.
@@ -36,6 +38,15 @@ const (
 // lag is how long after its time a scrape may appear in Prometheus: what is so young is fetched
 // again.
 const lag = 10 * time.Second
+
+// Target says whose requests are counted.
+type Target struct {
+	Namespace         string
+	Stable, Candidate Arm
+}
+
+// Arm is one of the two versions: the names of its Deployment and its Service.
+type Arm struct{ Workload, Service string }
 
 // Observer counts the requests of a target since a moment. Each look asks for new scrapes only. It
 // is for one goroutine.
@@ -106,7 +117,7 @@ func (s side) stables(destination string) bool {
 }
 
 // of returns the counts of a series' version: one of both.
-func (s side) of(l *labels, stable, candidate *Counts) *Counts {
+func (s side) of(l *labels, stable, candidate *counts.Counts) *counts.Counts {
 	destination := l.service
 	if s.workloads() {
 		destination = l.workload
@@ -120,7 +131,7 @@ func (s side) of(l *labels, stable, candidate *Counts) *Counts {
 // Look fetches what was scraped since the last look and returns all that was counted since the
 // observation began. Where that is long ago it reads a slice and says so (Window.More): the next
 // look, at once, goes on behind it. An error is Prometheus', and is ErrQuery.
-func (o *Observer) Look(ctx context.Context) (Window, error) {
+func (o *Observer) Look(ctx context.Context) (counts.Window, error) {
 	now := o.clock()
 	from := o.from()
 	if o.many || o.slice == 0 && now.Sub(from) > longRange {
@@ -134,7 +145,7 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 	} else {
 		o.slice = 0 // this is the last one
 	}
-	var strata []Stratum
+	var strata []counts.Stratum
 	looked := 0
 	for _, s := range o.sides() {
 		if o.state.Reporter != "" && o.state.Reporter != s.reporters {
@@ -151,13 +162,14 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 					maxSamplesBody>>20))
 		}
 		if err != nil {
-			return Window{}, err
+			return counts.Window{}, err
 		}
 		if len(series) == 0 {
 			continue
 		}
 		if o.state.Reporter == "" && s.workloads() && !twice(series, model.TimeFromUnixNano(o.state.Since.UnixNano())) {
-			return Window{Missing: NoScrape, Text: "no scrape but one since the candidate got its weight"}, nil
+			return counts.Window{
+				Missing: counts.NoScrape, Text: "no scrape but one since the candidate got its weight"}, nil
 		}
 		if len(series) > maxSeries {
 			o.many = true
@@ -167,9 +179,9 @@ func (o *Observer) Look(ctx context.Context) (Window, error) {
 		strata = o.state.add(series, s)
 		break
 	}
-	w := Window{From: o.state.From, To: o.state.To, Scrapes: o.state.Scrapes, Reporter: o.state.Reporter,
+	w := counts.Window{From: o.state.From, To: o.state.To, Scrapes: o.state.Scrapes, Reporter: o.state.Reporter,
 		Series: looked, Interval: o.state.interval(),
-		Stable: o.state.Stable.clone(), Candidate: o.state.Candidate.clone(), Strata: strata, More: to.Before(now)}
+		Stable: o.state.Stable.Clone(), Candidate: o.state.Candidate.Clone(), Strata: strata, More: to.Before(now)}
 	if w.More {
 		o.read = to
 		return w, nil
@@ -201,7 +213,7 @@ func (o *Observer) leastSlice() time.Duration { return max(leastSlice, sliceHas*
 // measure asks how many series there are in a long range and how often they were scraped, which
 // decides on the side that is counted, and on the slices it is read in. The window says what is
 // missing where it cannot be read.
-func (o *Observer) measure(ctx context.Context, from, now time.Time) (Window, error) {
+func (o *Observer) measure(ctx context.Context, from, now time.Time) (counts.Window, error) {
 	o.slice = 0
 	for _, s := range o.sides() {
 		if o.state.Reporter != "" && o.state.Reporter != s.reporters {
@@ -212,23 +224,23 @@ func (o *Observer) measure(ctx context.Context, from, now time.Time) (Window, er
 			continue // what is fetched tells more
 		}
 		if err != nil {
-			return Window{}, err
+			return counts.Window{}, err
 		}
 		if o.many = series > maxSeries; o.many {
-			return Window{Missing: TooManySeries, Text: tooMany(series, "")}, nil
+			return counts.Window{Missing: counts.TooManySeries, Text: tooMany(series, "")}, nil
 		}
 		if s.workloads() && scrapes < 2 {
-			return Window{}, nil // nothing is decided yet
+			return counts.Window{}, nil // nothing is decided yet
 		}
 		o.state.Reporter = s.reporters
 		if length := now.Sub(from); series*scrapes > o.most {
 			every := time.Duration(float64(length) / scrapes)
 			o.slice = max(leastSlice, sliceHas*every, time.Duration(float64(length)*o.most/(series*scrapes)))
 		}
-		return Window{}, nil
+		return counts.Window{}, nil
 	}
 	o.many = false
-	return Window{}, nil
+	return counts.Window{}, nil
 }
 
 // count returns how many series a side has in a range, and how many samples one of them has at
@@ -256,7 +268,7 @@ func (o *Observer) count(ctx context.Context, s side, from, to time.Time) (serie
 
 // tooMany returns the window for more series than are looked at, with how many there are where
 // Prometheus tells.
-func (o *Observer) tooMany(ctx context.Context, from, to time.Time, why string) (Window, error) {
+func (o *Observer) tooMany(ctx context.Context, from, to time.Time, why string) (counts.Window, error) {
 	most := 0.0
 	for _, s := range o.sides() {
 		if o.state.Reporter == "" || o.state.Reporter == s.reporters {
@@ -265,7 +277,7 @@ func (o *Observer) tooMany(ctx context.Context, from, to time.Time, why string) 
 			}
 		}
 	}
-	return Window{Missing: TooManySeries, Text: tooMany(most, why)}, nil
+	return counts.Window{Missing: counts.TooManySeries, Text: tooMany(most, why)}, nil
 }
 
 // tooMany says so, with what would help.

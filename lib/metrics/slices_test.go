@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // rising is a counter that is scraped every so many seconds, from one time to another, in seconds
@@ -25,9 +27,9 @@ func rising(from, to, every, by float64) map[float64]float64 {
 }
 
 // catchUp looks until there is no more, and returns the last window with the strata of all.
-func catchUp(t *testing.T, o *Observer) Window {
+func catchUp(t *testing.T, o *Observer) counts.Window {
 	t.Helper()
-	var strata []Stratum
+	var strata []counts.Stratum
 	for looks := 0; ; looks++ {
 		w, err := o.Look(t.Context())
 		if err != nil {
@@ -88,7 +90,7 @@ func TestSlices(t *testing.T) {
 			t.Parallel()
 			p := &prometheus{now: time.Now().Truncate(time.Second), series: c.series}
 			client := start(t, p)
-			observe := func(most float64) (Window, int) {
+			observe := func(most float64) (counts.Window, int) {
 				p.queries = nil
 				o := client.Observe(target, p.now.Add(-600*time.Second))
 				o.most = most
@@ -116,11 +118,11 @@ func TestAnswerTooLarge(t *testing.T) {
 		desc    string
 		since   time.Duration
 		most    time.Duration // from which on an answer is too large
-		missing Missing
+		missing counts.Missing
 		text    string
 	}{
 		{"some", 600 * time.Second, 200 * time.Second, "", ""},
-		{"all", 150 * time.Second, 0, TooManySeries,
+		{"all", 150 * time.Second, 0, counts.TooManySeries,
 			"not evaluated: 2 series: what they have in 38s is more than 32 MiB; let the proxies tell less apart"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -180,7 +182,7 @@ func TestTooManySeriesAreNotFetched(t *testing.T) {
 		o := client.Observe(target, p.now.Add(-c.since))
 		for range c.looks {
 			w, err := o.Look(t.Context())
-			if err != nil || w.Missing != TooManySeries || !strings.HasPrefix(w.Text, want) || w.More {
+			if err != nil || w.Missing != counts.TooManySeries || !strings.HasPrefix(w.Text, want) || w.More {
 				t.Errorf("%+v, %v", w, err)
 			}
 		}

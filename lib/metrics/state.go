@@ -5,22 +5,25 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
+
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // State is what an observation has come to. It can be written as JSON, and another process goes on
 // with it (Client.Resume). It grows with the number of series that are scraped, not with time: what
 // went away is forgotten.
 type State struct {
-	Since     time.Time `json:"since"`
-	From      time.Time `json:"from,omitzero"` // first scrape
-	To        time.Time `json:"to,omitzero"`   // last scrape
-	Scrapes   int       `json:"scrapes"`
-	Reporter  string    `json:"reporter,omitempty"`
-	Stable    Counts    `json:"stable"`
-	Candidate Counts    `json:"candidate"`
+	Since     time.Time     `json:"since"`
+	From      time.Time     `json:"from,omitzero"` // first scrape
+	To        time.Time     `json:"to,omitzero"`   // last scrape
+	Scrapes   int           `json:"scrapes"`
+	Reporter  string        `json:"reporter,omitempty"`
+	Stable    counts.Counts `json:"stable"`
+	Candidate counts.Counts `json:"candidate"`
 	// whether there was a series of the candidate
 	Sighted bool                                   `json:"sighted,omitempty"`
 	Last    map[model.Fingerprint]model.SamplePair `json:"last,omitempty"` // of each series
@@ -29,7 +32,7 @@ type State struct {
 	Grid    time.Duration           `json:"grid,omitempty"`   // at the workloads' side, of each stratum
 	Closed  time.Duration           `json:"closed,omitempty"` // since From, what is complete of them
 	// at the workloads' side, strata that some pod has no later scrape for yet
-	Open []Stratum `json:"open,omitempty"`
+	Open []counts.Stratum `json:"open,omitempty"`
 }
 
 // keptScrapes of each proxy tell when it was scraped before, and how often it is.
@@ -41,10 +44,10 @@ const forgetAfter = 5 * time.Minute
 
 // clone is a copy that later looks do not change.
 func (s State) clone() State {
-	s.Stable, s.Candidate = s.Stable.clone(), s.Candidate.clone()
+	s.Stable, s.Candidate = s.Stable.Clone(), s.Candidate.Clone()
 	s.Open = slices.Clone(s.Open)
 	for i := range s.Open {
-		s.Open[i].Stable, s.Open[i].Candidate = s.Open[i].Stable.clone(), s.Open[i].Candidate.clone()
+		s.Open[i].Stable, s.Open[i].Candidate = s.Open[i].Stable.Clone(), s.Open[i].Candidate.Clone()
 	}
 	s.Last, s.Scraped = maps.Clone(s.Last), maps.Clone(s.Scraped)
 	return s
@@ -54,19 +57,19 @@ func (s State) clone() State {
 // with it. All that a scrape brought has to be in one call. A counter that is smaller than it was
 // began anew. A series that was not there before begins with a baseline, unless its proxy was
 // scraped just before without it: then it was born in between, and its first value is an increase.
-func (s *State) add(all []rawSeries, side side) []Stratum {
+func (s *State) add(all []rawSeries, side side) []counts.Stratum {
 	since := model.TimeFromUnixNano(s.Since.UnixNano())
 	s.scraped(all, since)
 	if s.Last == nil {
 		s.Last = map[model.Fingerprint]model.SamplePair{}
 	}
-	between := strata{all: map[stratumKey]*Stratum{}} // two scrapes of a proxy
+	between := strata{all: map[stratumKey]*counts.Stratum{}} // two scrapes of a proxy
 	for _, one := range all {
 		total := side.of(one.labels, &s.Stable, &s.Candidate)
 		s.Sighted = s.Sighted || total == &s.Candidate
 		last, known := s.Last[one.id]
 		if !known {
-			total.add(one.labels, 0) // it has this bound
+			addTo(total, one.labels, 0) // it has this bound
 		}
 		for _, sample := range one.values {
 			if sample.Timestamp < since || known && sample.Timestamp <= last.Timestamp ||
@@ -84,7 +87,7 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 			}
 			if increase > 0 {
 				in := between.at(from.Time(), sample.Timestamp.Time(), one.proxy)
-				side.of(one.labels, &in.Stable, &in.Candidate).add(one.labels, increase)
+				addTo(side.of(one.labels, &in.Stable, &in.Candidate), one.labels, increase)
 			}
 			last, known = sample, true
 		}
@@ -93,16 +96,16 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 		}
 	}
 	for _, one := range between.all {
-		s.Stable.plus(one.Stable, 1)
-		s.Candidate.plus(one.Candidate, 1)
+		s.Stable.AddShare(one.Stable, 1)
+		s.Candidate.AddShare(one.Candidate, 1)
 	}
 	complete := between.sorted()
 	if side.workloads() {
 		complete = s.close(complete)
 	}
 	for i := range complete {
-		complete[i].Stable.know(s.Stable.Within)
-		complete[i].Candidate.know(s.Candidate.Within)
+		complete[i].Stable.AddBounds(s.Stable.Within)
+		complete[i].Candidate.AddBounds(s.Candidate.Within)
 	}
 	for proxy, times := range s.Scraped {
 		s.Scraped[proxy] = times[max(0, len(times)-keptScrapes):]
@@ -111,25 +114,50 @@ func (s *State) add(all []rawSeries, side side) []Stratum {
 	return complete
 }
 
+// envoysBounds is how many bounds Envoy's histograms have where nobody changed them.
+const envoysBounds = 20
+
+// grpcErrors are the gRPC statuses that are the server's fault: unknown, deadline exceeded,
+// unimplemented, internal, unavailable, data loss.
+var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
+
+// addTo adds n to what a series counts: requests, or those that took at most so long.
+func addTo(c *counts.Counts, l *labels, n float64) {
+	switch {
+	case l.within != "":
+		if c.Within == nil {
+			c.Within = make(map[string]float64, envoysBounds)
+		}
+		c.Within[l.within] += n
+	case l.code == "0":
+		c.Aborted += n
+	default:
+		c.Requests += n
+		if strings.HasPrefix(l.code, "5") || slices.Contains(grpcErrors, l.grpc) {
+			c.Errors += n
+		}
+	}
+}
+
 // close brings the strata of pods to the common grid. It returns those that are complete, and keeps
 // the others open.
-func (s *State) close(between []Stratum) []Stratum {
+func (s *State) close(between []counts.Stratum) []counts.Stratum {
 	if s.Grid == 0 { // nothing was scraped twice, so there is nothing between two scrapes
 		return nil
 	}
-	grid := strata{all: map[stratumKey]*Stratum{}}
+	grid := strata{all: map[stratumKey]*counts.Stratum{}}
 	for i := range s.Open {
-		grid.all[s.Open[i].key()] = &s.Open[i]
+		grid.all[keyOf(s.Open[i])] = &s.Open[i]
 	}
 	for _, one := range between {
 		s.spread(one.From, one.To, func(from, to time.Time, share float64) {
 			cell := grid.at(from, to, "")
-			cell.Stable.plus(one.Stable, share)
-			cell.Candidate.plus(one.Candidate, share)
+			cell.Stable.AddShare(one.Stable, share)
+			cell.Candidate.AddShare(one.Candidate, share)
 		})
 	}
 	sorted, closed := grid.sorted(), s.closedUntil()
-	open := slices.IndexFunc(sorted, func(one Stratum) bool { return one.To.After(closed) })
+	open := slices.IndexFunc(sorted, func(one counts.Stratum) bool { return one.To.After(closed) })
 	if open < 0 {
 		open = len(sorted)
 	}
@@ -140,8 +168,8 @@ func (s *State) close(between []Stratum) []Stratum {
 // strata are found by who counted and when. Series of one proxy come together mostly, and all that
 // one scrape brought has its time.
 type strata struct {
-	all  map[stratumKey]*Stratum
-	last *Stratum // found
+	all  map[stratumKey]*counts.Stratum
+	last *counts.Stratum // found
 }
 
 // stratumKey tells strata apart.
@@ -150,17 +178,18 @@ type stratumKey struct {
 	to    int64
 }
 
-func (s Stratum) key() stratumKey { return stratumKey{s.Proxy, s.To.UnixMilli()} }
+// keyOf returns the key of a stratum.
+func keyOf(s counts.Stratum) stratumKey { return stratumKey{s.Proxy, s.To.UnixMilli()} }
 
 // at returns a stratum, which begins empty.
-func (s *strata) at(from, to time.Time, proxy string) *Stratum {
+func (s *strata) at(from, to time.Time, proxy string) *counts.Stratum {
 	if s.last != nil && s.last.Proxy == proxy && s.last.To.Equal(to) {
 		return s.last
 	}
 	key := stratumKey{proxy, to.UnixMilli()}
 	in, ok := s.all[key]
 	if !ok {
-		in = &Stratum{From: from.UTC(), To: to.UTC(), Proxy: proxy}
+		in = &counts.Stratum{From: from.UTC(), To: to.UTC(), Proxy: proxy}
 		s.all[key] = in
 	}
 	s.last = in
@@ -168,12 +197,13 @@ func (s *strata) at(from, to time.Time, proxy string) *Stratum {
 }
 
 // sorted are the strata, oldest first.
-func (s *strata) sorted() []Stratum {
-	all := make([]Stratum, 0, len(s.all))
+func (s *strata) sorted() []counts.Stratum {
+	all := make([]counts.Stratum, 0, len(s.all))
 	for _, one := range s.all {
 		all = append(all, *one)
 	}
-	slices.SortFunc(all, func(a, b Stratum) int { return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Proxy, b.Proxy)) })
+	slices.SortFunc(all,
+		func(a, b counts.Stratum) int { return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Proxy, b.Proxy)) })
 	return all
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -207,7 +208,7 @@ func (r *Release) await(ctx context.Context, w *watch) (judgement, error) {
 
 // look looks once. The error is Prometheus'.
 func (r *Release) look(ctx context.Context, w *watch) (judged analysis.Result, ok bool, err error) {
-	var counted metrics.Window
+	var counted counts.Window
 	for more := true; more; more = counted.More { // a step that begins late catches up
 		if counted, err = w.observer.Look(ctx); err != nil {
 			return judged, false, err

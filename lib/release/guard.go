@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -107,7 +108,7 @@ func fails(ctx context.Context, o *metrics.Observer, test *analysis.Sequential) 
 		}
 		strata := slices.Clone(w.Strata)
 		for i := range strata {
-			strata[i].Candidate, strata[i].Stable = strata[i].Stable, metrics.Counts{}
+			strata[i].Candidate, strata[i].Stable = strata[i].Stable, counts.Counts{}
 		}
 		if signal := test.Look(w.Reporter, strata); signal.Reject {
 			return signal.String()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -72,7 +73,7 @@ func planOf(cfg *config.Config, objectives []analysis.Objective) analysis.Plan {
 
 // history is what stable did before the release.
 func (r *Release) history(ctx context.Context, s *snapshot) (
-	w metrics.Window, h *analysis.History, span time.Duration, err error) {
+	w counts.Window, h *analysis.History, span time.Duration, err error) {
 	h = &analysis.History{Limits: limitsOf(r.Config)}
 	client, err := r.prometheus(r.Config)
 	if err != nil {
@@ -112,7 +113,7 @@ func (r *Release) sight(ctx context.Context, s *snapshot) (lines []string, probl
 // Sight says what a configuration can see of stable's present traffic, and fixes what the
 // sequential test takes from it. w is what stable answered within the last span, and h its strata.
 // Problems are why nothing could ever be judged so.
-func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.Duration) (
+func Sight(cfg *config.Config, w counts.Window, h *analysis.History, span time.Duration) (
 	[]analysis.Objective, []string, config.Problems) {
 	objectives, err := h.Objectives()
 	if err != nil {
@@ -126,7 +127,7 @@ func Sight(cfg *config.Config, w metrics.Window, h *analysis.History, span time.
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	seconds := w.To.Sub(w.From).Seconds()
 	switch {
-	case w.Missing == metrics.TooManySeries:
+	case w.Missing == counts.TooManySeries:
 		say("sight: warning: %s. As it is, requests cannot be judged, and the release ends inconclusive", w.Text)
 		return objectives, lines, nil
 	case w.Stable.Requests == 0 || seconds <= 0:
@@ -188,7 +189,7 @@ func sightOfWeights(cfg *config.Config, plan analysis.Plan, rate float64) (reque
 
 // sightOfObjectives says how near stable is to each limit, and how often a candidate like it would
 // be rejected.
-func sightOfObjectives(cfg *config.Config, objectives []analysis.Objective, answered metrics.Counts,
+func sightOfObjectives(cfg *config.Config, objectives []analysis.Objective, answered counts.Counts,
 	requests []float64) (lines []string, problems config.Problems) {
 	for _, o := range objectives {
 		how := fmt.Sprintf("dispersion %.3g", o.Phi)

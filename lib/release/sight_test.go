@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/report"
@@ -64,7 +65,7 @@ func TestScrapesOfAnInterval(t *testing.T) {
 		15002 * time.Millisecond: "give at least two scrapes, 30s, and better four",
 	} {
 		_, lines, problems := Sight(
-			cfg, metrics.Window{Interval: scrape}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
+			cfg, counts.Window{Interval: scrape}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
 		got := strings.Join(lines, "\n")
 		if len(problems) > 0 {
 			got += problems.Error()
@@ -78,7 +79,7 @@ func TestScrapesOfAnInterval(t *testing.T) {
 	const want = "warning: interval=1m0s has fewer than four scrapes, which are every 30s: a burst weighs more than " +
 		"it should; better is 2m0s"
 	if _, lines, problems := Sight(
-		cfg, metrics.Window{Interval: 30 * time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute); len(
+		cfg, counts.Window{Interval: 30 * time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute); len(
 		problems) > 0 || !slices.Contains(lines, want) {
 		t.Errorf("%v, %q", problems, lines)
 	}
@@ -91,7 +92,7 @@ func TestSightWhereNothingMayFail(t *testing.T) {
 	for rate, want := range map[float64]bool{100: true, 99.999: false, 0: false} {
 		cfg.SuccessRate = rate
 		_, lines, problems := Sight(
-			cfg, metrics.Window{Interval: time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
+			cfg, counts.Window{Interval: time.Second}, &analysis.History{Limits: limitsOf(cfg)}, time.Minute)
 		if got := slices.Contains(
 			lines, "warning: requestSuccessRate=100 makes one failed request proof, and a failed check"); got != want ||
 			len(problems) > 0 {

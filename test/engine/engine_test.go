@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/prometheus/util/teststorage"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 	"github.com/canary-tasks/canary-tasks/lib/metrics"
 )
 
@@ -176,7 +177,7 @@ func (p *prometheus) observe(ago float64) *metrics.Observer {
 	return p.client.Observe(target, p.now.Add(-time.Duration(ago*float64(time.Second))))
 }
 
-func (p *prometheus) look(o *metrics.Observer) metrics.Window {
+func (p *prometheus) look(o *metrics.Observer) counts.Window {
 	p.t.Helper()
 	w, err := o.Look(p.t.Context())
 	if err != nil {
@@ -185,8 +186,8 @@ func (p *prometheus) look(o *metrics.Observer) metrics.Window {
 	return w
 }
 
-func counts(requests, failed, aborted float64) metrics.Counts {
-	return metrics.Counts{Requests: requests, Errors: failed, Aborted: aborted}
+func counted(requests, failed, aborted float64) counts.Counts {
+	return counts.Counts{Requests: requests, Errors: failed, Aborted: aborted}
 }
 
 // What was counted since 60 s ago.
@@ -196,56 +197,57 @@ func TestCounts(t *testing.T) {
 	for _, c := range []struct {
 		desc              string
 		series            []series
-		stable, candidate metrics.Counts
+		stable, candidate counts.Counts
 		reporter          string
 	}{
-		{"from the first scrape after the shift", []series{stable}, counts(200, 0, 0), counts(0, 0, 0),
+		{"from the first scrape after the shift", []series{stable}, counted(200, 0, 0), counted(0, 0, 0),
 			"source|waypoint"},
 		{"a scrape at the very moment is the baseline",
-			[]series{sent("a", "shop-canary", "200", []float64{65, 1, 60, 5, 55, 12})}, counts(0, 0, 0),
-			counts(7, 0, 0), "source|waypoint"},
+			[]series{sent("a", "shop-canary", "200", []float64{65, 1, 60, 5, 55, 12})}, counted(0, 0, 0),
+			counted(7, 0, 0), "source|waypoint"},
 		{"a counter that began anew",
-			[]series{sent("a", "shop-canary", "200", []float64{57, 90, 52, 100, 47, 4, 42, 9})}, counts(0, 0, 0),
-			counts(19, 0, 0), "source|waypoint"},
+			[]series{sent("a", "shop-canary", "200", []float64{57, 90, 52, 100, 47, 4, 42, 9})}, counted(0, 0, 0),
+			counted(19, 0, 0), "source|waypoint"},
 		{"a series that is born at 30 beside others of its proxy",
-			[]series{stable, sent("a", "shop-canary", "500", []float64{52, 30, 47, 30})}, counts(200, 0, 0),
-			counts(30, 30, 0), "source|waypoint"},
+			[]series{stable, sent("a", "shop-canary", "500", []float64{52, 30, 47, 30})}, counted(200, 0, 0),
+			counted(30, 30, 0), "source|waypoint"},
 		{"a proxy that was not scraped just before",
-			[]series{stable, sent("b", "shop-canary", "200", []float64{52, 30, 47, 33})}, counts(200, 0, 0),
-			counts(3, 0, 0), "source|waypoint"},
+			[]series{stable, sent("b", "shop-canary", "200", []float64{52, 30, 47, 33})}, counted(200, 0, 0),
+			counted(3, 0, 0), "source|waypoint"},
 		{"a proxy that was not scraped for a while",
 			[]series{sent("a", "shop-primary", "200", []float64{57, 0, 52, 0, 32, 9, 27, 9}),
-				sent("a", "shop-canary", "200", []float64{32, 30, 27, 33})}, counts(9, 0, 0), counts(3, 0, 0),
+				sent("a", "shop-canary", "200", []float64{32, 30, 27, 33})}, counted(9, 0, 0), counted(3, 0, 0),
 			"source|waypoint"},
 		{"a proxy that went away", []series{stable, sent("b", "shop-canary", "200", []float64{57, 0, 52, 8})},
-			counts(200, 0, 0), counts(8, 0, 0), "source|waypoint"},
+			counted(200, 0, 0), counted(8, 0, 0), "source|waypoint"},
 		{"callers before pods, and never both",
 			[]series{stable, got("p", "shop", "200", []float64{57, 0, 52, 500}),
-				sent("a", "shop-canary", "200", []float64{57, 0, 52, 20})}, counts(200, 0, 0), counts(20, 0, 0),
+				sent("a", "shop-canary", "200", []float64{57, 0, 52, 20})}, counted(200, 0, 0), counted(20, 0, 0),
 			"source|waypoint"},
 		{"a waypoint is a caller",
 			[]series{stable, got("p", "shop", "200", []float64{57, 0, 52, 500}),
-				by("waypoint", sent("w", "shop-canary", "200", []float64{57, 0, 52, 20}))}, counts(200, 0, 0),
-			counts(20, 0, 0), "source|waypoint"},
+				by("waypoint", sent("w", "shop-canary", "200", []float64{57, 0, 52, 20}))}, counted(200, 0, 0),
+			counted(20, 0, 0), "source|waypoint"},
 		{"no caller has a sidecar",
 			[]series{got("p", "shop", "200", []float64{57, 0, 52, 500}),
-				got("q", "shop-primary", "503", []float64{57, 0, 52, 5})}, counts(5, 5, 0), counts(500, 0, 0),
+				got("q", "shop-primary", "503", []float64{57, 0, 52, 5})}, counted(5, 5, 0), counted(500, 0, 0),
 			"destination"},
 		{"another namespace's",
 			[]series{stable, {
 				append([]string{},
 					strings.Split("__name__ istio_requests_total reporter source destination_service "+
 						"shop-canary.other.svc.cluster.local response_code 200", " ")...), []float64{57, 0, 52, 9}}},
-			counts(200, 0, 0), counts(0, 0, 0), "source|waypoint"},
+			counted(200, 0, 0), counted(0, 0, 0), "source|waypoint"},
 		{"gRPC that is unavailable",
 			[]series{sent("a", "shop-canary", "200", []float64{57, 0, 52, 9}, "grpc_response_status", "14"),
 				sent("a", "shop-canary", "200", []float64{57, 0, 52, 90}, "grpc_response_status", "5")},
-			counts(0, 0, 0), counts(99, 9, 0), "source|waypoint"},
+			counted(0, 0, 0), counted(99, 9, 0), "source|waypoint"},
 		{"callers that gave up", []series{stable, sent("a", "shop-canary", "0", []float64{57, 0, 52, 9})},
-			counts(200, 0, 0), counts(0, 0, 9), "source|waypoint"},
+			counted(200, 0, 0), counted(0, 0, 9), "source|waypoint"},
 		{"no endpoint: nothing but the Service is known",
-			[]series{sent("a", "shop-canary", "503", []float64{57, 0, 52, 9}, "response_flags", "UH")}, counts(0, 0, 0),
-			counts(9, 9, 0), "source|waypoint"},
+			[]series{sent("a", "shop-canary", "503", []float64{57, 0, 52, 9}, "response_flags", "UH")},
+			counted(0, 0, 0),
+			counted(9, 9, 0), "source|waypoint"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
@@ -253,11 +255,11 @@ func TestCounts(t *testing.T) {
 			p.put(c.series...)
 			w := p.look(p.observe(60))
 			if diff := cmp.Diff(
-				[]metrics.Counts{c.stable, c.candidate}, []metrics.Counts{w.Stable, w.Candidate}, cmpopts.EquateEmpty(),
-				cmpopts.IgnoreFields(metrics.Counts{}, "Within")); diff != "" || w.Reporter != c.reporter {
+				[]counts.Counts{c.stable, c.candidate}, []counts.Counts{w.Stable, w.Candidate}, cmpopts.EquateEmpty(),
+				cmpopts.IgnoreFields(counts.Counts{}, "Within")); diff != "" || w.Reporter != c.reporter {
 				t.Errorf("by %s (-want, +got)\n%s", w.Reporter, diff)
 			}
-			var sum metrics.Counts
+			var sum counts.Counts
 			for _, s := range w.Strata {
 				sum.Requests += s.Candidate.Requests
 				sum.Errors += s.Candidate.Errors
@@ -515,50 +517,50 @@ func TestMissing(t *testing.T) {
 	for _, c := range []struct {
 		desc   string
 		series []series
-		want   metrics.Missing
+		want   counts.Missing
 		says   string
 	}{
-		{"nothing at all", nil, metrics.NoScrape, "are the proxies scraped?"},
-		{"nothing since", []series{sent("a", "shop-primary", "200", []float64{90, 5})}, metrics.NoScrape,
+		{"nothing at all", nil, counts.NoScrape, "are the proxies scraped?"},
+		{"nothing since", []series{sent("a", "shop-primary", "200", []float64{90, 5})}, counts.NoScrape,
 			"are the proxies scraped?"},
 		{"others of the namespace only",
 			[]series{sent("a", "cart", "200", []float64{52, 5}), sent("a", "queue", "200", []float64{52, 5}),
-				sent("b", "queue", "200", []float64{52, 5})}, metrics.NoSeries,
+				sent("b", "queue", "200", []float64{52, 5})}, counts.NoSeries,
 			"Prometheus has 3 series of istio_requests_total, none of shop-primary or shop in namespace web; likely " +
 				"cause: another name, labels that do not match, or pods without a sidecar: the namespace " +
 				"has series of cart, queue"},
 		{"other namespaces only",
 			[]series{sent("a", "cart", "200", []float64{90, 5}),
 				{[]string{"__name__", "istio_requests_total", "destination_workload", "cart",
-					"destination_workload_namespace", "other"}, []float64{52, 5}}}, metrics.NoSeries,
+					"destination_workload_namespace", "other"}, []float64{52, 5}}}, counts.NoSeries,
 			"likely cause: the namespace is not labelled for injection, its pods were not started again since, " +
 				"or they are not scraped"},
-		{"stable's pods only", []series{atPods}, metrics.NoSeries,
+		{"stable's pods only", []series{atPods}, counts.NoSeries,
 			"no proxy counts any of shop: it got none, or its pods have no sidecar that is scraped"},
 		{"stable's pods only, and Prometheus knows none of the candidate's",
-			[]series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-cart-5d8f-x2k4z", 1)}, metrics.NoSeries,
+			[]series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-cart-5d8f-x2k4z", 1)}, counts.NoSeries,
 			"; likely cause: Prometheus scrapes the pods of shop-primary, and none of shop"},
 		{"stable's pods only, and scraping the candidate's fails",
-			[]series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-7c9b-x2k4z", 0)}, metrics.NoSeries,
+			[]series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-7c9b-x2k4z", 0)}, counts.NoSeries,
 			"; likely cause: scraping the pods of shop fails"},
 		{"stable's pods only, and one of the candidate's is scraped",
 			[]series{atPods, up("shop-primary-5d8f-x2k4z", 1), up("shop-7c9b-x2k4z", 0), up("shop-7c9b-x2k4y", 1)},
-			metrics.NoSeries, "no proxy counts any of shop: it got none"},
-		{"callers without a sidecar", []series{atPods, outside}, metrics.NoSeries,
+			counts.NoSeries, "no proxy counts any of shop: it got none"},
+		{"callers without a sidecar", []series{atPods, outside}, counts.NoSeries,
 			"; likely cause: traffic enters outside the mesh: about "},
 		{"callers without a sidecar, and the candidate is counted",
-			[]series{atPods, outside, got("q", "shop", "200", []float64{57, 5, 52, 5, 47, 5})}, metrics.NoRequests,
+			[]series{atPods, outside, got("q", "shop", "200", []float64{57, 5, 52, 5, 47, 5})}, counts.NoRequests,
 			"stable got 50 and the candidate none; likely cause: traffic enters outside the mesh: about "},
 		{"callers without a sidecar, and one with that asks no more",
-			[]series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), outside}, metrics.NoRequests,
+			[]series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}), outside}, counts.NoRequests,
 			"neither stable nor the candidate got any; likely cause: traffic enters outside the mesh"},
 		{"nobody asks", []series{
 			sent("a", "shop-primary", "200", []float64{57, 5, 52, 5}),
-			sent("a", "shop-canary", "200", []float64{57, 5, 52, 5})}, metrics.NoRequests,
+			sent("a", "shop-canary", "200", []float64{57, 5, 52, 5})}, counts.NoRequests,
 			"neither stable nor the candidate got any"},
 		{"nobody asks the candidate", []series{sent("a", "shop-primary", "200", []float64{57, 5, 52, 9})},
-			metrics.NoRequests, "stable got 4 and the candidate none"},
-		{"all give up", []series{sent("a", "shop-canary", "0", []float64{57, 0, 52, 9})}, metrics.NoneAnswered,
+			counts.NoRequests, "stable got 4 and the candidate none"},
+		{"all give up", []series{sent("a", "shop-canary", "0", []float64{57, 0, 52, 9})}, counts.NoneAnswered,
 			"the callers of 9 gave up"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
@@ -739,14 +741,14 @@ func TestJudge(t *testing.T) {
 			[]series{sent("a", "shop-primary", "200", rising(4)), sent("a", "shop-canary", "200", rising(1))},
 			analysis.Inconclusive, analysis.TooFew, false, true, "3 more are needed"},
 		{"nobody asks for either", limits, []series{sent("a", "shop-primary", "200", rising(0))}, analysis.Inconclusive,
-			analysis.Reason(metrics.NoRequests), false, true, "neither stable nor the candidate got any"},
+			analysis.Reason(counts.NoRequests), false, true, "neither stable nor the candidate got any"},
 		{"it hangs until all give up", limits, []series{stable, sent("a", "shop-canary", "0", rising(100))},
-			analysis.Inconclusive, analysis.Reason(metrics.NoneAnswered), false, true, "the callers of 700 gave up"},
+			analysis.Inconclusive, analysis.Reason(counts.NoneAnswered), false, true, "the callers of 700 gave up"},
 		{"nobody counts it", limits, []series{got("p", "shop-primary", "200", rising(400))}, analysis.Inconclusive,
-			analysis.Reason(metrics.NoSeries), false, true, "no proxy counts any of shop"},
-		{"nothing is scraped", limits, nil, analysis.Inconclusive, analysis.Reason(metrics.NoScrape), false, true,
+			analysis.Reason(counts.NoSeries), false, true, "no proxy counts any of shop"},
+		{"nothing is scraped", limits, nil, analysis.Inconclusive, analysis.Reason(counts.NoScrape), false, true,
 			"are the proxies scraped?"},
-		{"more series than are looked at", limits, many, analysis.Inconclusive, analysis.Reason(metrics.TooManySeries),
+		{"more series than are looked at", limits, many, analysis.Inconclusive, analysis.Reason(counts.TooManySeries),
 			false, true, "series, and at most 10000 are"},
 	} {
 		t.Run(c.desc, func(t *testing.T) {

@@ -3,7 +3,7 @@ package simulate
 import (
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // scraped plays the release second by second as the workloads report it: each pod is scraped at its
@@ -12,12 +12,12 @@ import (
 func (r *release) scraped() func(func(interval) bool) {
 	return func(yield func(interval) bool) {
 		var all []interval
-		var ticks []metrics.Stratum // of every second and pod: the pods of stable, then the candidate
+		var ticks []counts.Stratum // of every second and pod: the pods of stable, then the candidate
 		pods := r.Pods + 1
 		c := checks{Scenario: r.Scenario}
 		second := func(weight int, in *interval) {
 			for pod := range pods {
-				var s metrics.Stratum
+				var s counts.Stratum
 				if pod < r.Pods {
 					s.Stable = r.arm((1-r.Weights[weight])/float64(r.Pods), r.Stable, time.Second, 1)
 				} else {
@@ -47,7 +47,7 @@ func (r *release) scraped() func(func(interval) bool) {
 		}
 		// increase is what one pod counted in the scrape interval that ends phase after a point of
 		// the grid.
-		increase := func(pod, point int) (s metrics.Stratum) {
+		increase := func(pod, point int) (s counts.Stratum) {
 			end := point*every + phase[pod]
 			for t := max(0, end-every); t < end; t++ {
 				s.Stable, s.Candidate = sum(s.Stable, ticks[t*pods+pod].Stable, 1),
@@ -59,7 +59,7 @@ func (r *release) scraped() func(func(interval) bool) {
 		for _, in := range all {
 			for range int(r.Interval / r.Scrape) {
 				point++
-				var s metrics.Stratum
+				var s counts.Stratum
 				for pod := range pods {
 					late := float64(phase[pod]) / float64(every)
 					for k, share := range []float64{late, 1 - late} {

@@ -13,7 +13,7 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 // Scenario is one release. Requests come at an even pace, as everything that is computed of them is
@@ -117,8 +117,8 @@ const longest = 4 * time.Hour
 type interval struct {
 	weight int           // which
 	from   time.Duration // since the release began
-	strata []metrics.Stratum
-	total  metrics.Window
+	strata []counts.Stratum
+	total  counts.Window
 }
 
 // release is a scenario that is being played.
@@ -170,13 +170,13 @@ func (s Scenario) play(src rand.Source) (out Outcome) {
 				continue // time only goes on for the checks
 			}
 			out.Looks++
-			signal := sequential.Look(reporter, []metrics.Stratum{stratum})
+			signal := sequential.Look(reporter, []counts.Stratum{stratum})
 			out.Environment = out.Environment || signal.Environment
 			if signal.Reject {
 				found(&out.Sequential, now)
 			}
 			if onsets {
-				if one := single.Look(reporter, []metrics.Stratum{stratum}); one.Worse >= one.Bound {
+				if one := single.Look(reporter, []counts.Stratum{stratum}); one.Worse >= one.Bound {
 					found(&out.Single, now)
 				}
 			}
@@ -217,12 +217,12 @@ type checks struct {
 	Scenario
 	weight, failed int
 	waited         int // intervals at this weight
-	window         metrics.Window
+	window         counts.Window
 }
 
 // judge checks an interval, together with those before that were too few to judge by. It says
 // whether the next begins anew.
-func (c *checks) judge(w metrics.Window) bool {
+func (c *checks) judge(w counts.Window) bool {
 	c.waited++
 	c.window.Candidate.Requests += w.Candidate.Requests
 	c.window.Candidate.Errors += w.Candidate.Errors
@@ -236,7 +236,7 @@ func (c *checks) judge(w metrics.Window) bool {
 	case analysis.Fail:
 		c.failed++
 	}
-	c.window = metrics.Window{}
+	c.window = counts.Window{}
 	return true
 }
 
@@ -272,7 +272,7 @@ func (r *release) intervals() func(func(interval) bool) {
 func (r *release) interval(weight int) interval {
 	in := interval{weight: weight, from: r.now}
 	for range int(r.Interval / r.Scrape) {
-		s := metrics.Stratum{
+		s := counts.Stratum{
 			Candidate: r.arm(r.Weights[weight], r.rate(weight), r.Scrape, r.burst()),
 			Stable:    r.arm(1-r.Weights[weight], r.Stable, r.Scrape, r.burst()),
 		}
@@ -301,7 +301,7 @@ func (r *release) burst() float64 {
 }
 
 // arm are the requests that a version gets from now on.
-func (r *release) arm(weight, rate float64, length time.Duration, burst float64) metrics.Counts {
+func (r *release) arm(weight, rate float64, length time.Duration, burst float64) counts.Counts {
 	n := r.Rate * weight * length.Seconds()
 	if r.Poisson {
 		n = poisson(r.src, n)
@@ -312,14 +312,14 @@ func (r *release) arm(weight, rate float64, length time.Duration, burst float64)
 		r.Outage.Share > 0 {
 		x += binomial(r.src, math.Round((n-x)*overlap.Seconds()/length.Seconds()), r.Outage.Share)
 	}
-	return metrics.Counts{Requests: n, Errors: x}
+	return counts.Counts{Requests: n, Errors: x}
 }
 
-func (r *release) history() (all []metrics.Stratum) {
+func (r *release) history() (all []counts.Stratum) {
 	before := *r
 	before.Outage, before.now = Outage{}, 0
 	for range r.History {
-		all = append(all, metrics.Stratum{Stable: before.arm(1, r.Stable, r.Scrape, r.burst())})
+		all = append(all, counts.Stratum{Stable: before.arm(1, r.Stable, r.Scrape, r.burst())})
 	}
 	return all
 }
@@ -347,12 +347,12 @@ func (s Scenario) flagger(src rand.Source) (f Found, promoted bool) {
 	return Found{Rejected: true, At: r.now, Requests: requests}, false
 }
 
-func flaggerFails(n metrics.Counts, successRate float64) bool {
+func flaggerFails(n counts.Counts, successRate float64) bool {
 	return n.Requests == 0 || 100*(n.Requests-n.Errors)/n.Requests < successRate
 }
 
-func sum(a, b metrics.Counts, share float64) metrics.Counts {
-	return metrics.Counts{Requests: a.Requests + b.Requests*share, Errors: a.Errors + b.Errors*share}
+func sum(a, b counts.Counts, share float64) counts.Counts {
+	return counts.Counts{Requests: a.Requests + b.Requests*share, Errors: a.Errors + b.Errors*share}
 }
 
 // binomial and poisson draw exactly; few expected events are the usual case, for which inversion by

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
 var usual = Scenario{
@@ -165,7 +165,7 @@ func TestGrid(t *testing.T) {
 	s := usual
 	s.Pods, s.Scrape, s.Stable, s.Candidate = 4, 15*time.Second, .1, .1
 	r := &release{Scenario: s, src: rand.NewPCG(1, 2)}
-	var counted, onGrid metrics.Stratum
+	var counted, onGrid counts.Stratum
 	n := 0
 	for in := range r.intervals() {
 		counted.Stable, counted.Candidate = sum(counted.Stable, in.total.Stable, 1),

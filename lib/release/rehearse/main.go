@@ -19,9 +19,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
+	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 	"github.com/canary-tasks/canary-tasks/lib/analysis/simulate"
 	"github.com/canary-tasks/canary-tasks/lib/config"
-	"github.com/canary-tasks/canary-tasks/lib/metrics"
 	"github.com/canary-tasks/canary-tasks/lib/release"
 )
 
@@ -157,17 +157,17 @@ func (r rehearsal) row(cfg *config.Config, rate float64, onset int) string {
 }
 
 // history is what stable would have answered, evenly.
-func (r rehearsal) history(cfg *config.Config, span time.Duration) metrics.Window {
+func (r rehearsal) history(cfg *config.Config, span time.Duration) counts.Window {
 	to := time.Now()
-	w := metrics.Window{From: to.Add(-span), To: to, Interval: r.scrape, Reporter: "source|waypoint"}
+	w := counts.Window{From: to.Add(-span), To: to, Interval: r.scrape, Reporter: "source|waypoint"}
 	bound := strconv.FormatFloat(float64(cfg.RequestDuration.Duration)/float64(time.Millisecond), 'f', -1, 64)
 	for from := w.From; from.Before(to); from = from.Add(r.scrape) {
 		n := r.rate * r.scrape.Seconds()
-		c := metrics.Counts{Requests: n, Errors: n * r.errors}
+		c := counts.Counts{Requests: n, Errors: n * r.errors}
 		if cfg.RequestDuration.Duration > 0 {
 			c.Within = map[string]float64{bound: n, "+Inf": n}
 		}
-		w.Strata = append(w.Strata, metrics.Stratum{From: from, To: from.Add(r.scrape), Stable: c})
+		w.Strata = append(w.Strata, counts.Stratum{From: from, To: from.Add(r.scrape), Stable: c})
 		w.Stable.Requests, w.Stable.Errors = w.Stable.Requests+c.Requests, w.Stable.Errors+c.Errors
 	}
 	if cfg.RequestDuration.Duration > 0 {
