@@ -1,8 +1,8 @@
-// Package analysis judges a candidate by what was counted of its requests. It is pure: counts go
-// in, a verdict comes out.
+// Package analysis judges a candidate by the counts of its requests. It is pure: counts go in, a
+// verdict comes out.
 //
 // Check is the comparison at the end of an interval: where there is enough to judge by, every limit
-// has to be kept. It compares exact values; only what is said is rounded, and never so that it
+// has to be kept. It compares exact values; only the text is rounded, and never so that it
 // contradicts the verdict.
 package analysis
 
@@ -17,7 +17,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
-// Verdict is what a judgement comes to.
+// Verdict is the outcome of a judgement.
 type Verdict string
 
 // The verdicts.
@@ -28,7 +28,7 @@ const (
 	Error        Verdict = "error"        // Prometheus did not answer
 )
 
-// Reason is why: a closed list. What can be missing of the metrics is in it, too.
+// Reason is why there is a verdict: a closed list, which includes the values of counts.Missing.
 type Reason string
 
 // The reasons.
@@ -42,10 +42,10 @@ const (
 	QueryFails  Reason = "query failed"
 	// Prometheus answered and warned, so that the answer may not be whole.
 	Warns Reason = "warning"
-	// A query of people's own gave more than one series, or none.
+	// A custom query gave more than one series, or none.
 	SeveralSeries Reason = "several series"
 	NoValues      Reason = "no values"
-	// The mesh does not give the candidate the share of the requests that its weight is.
+	// The mesh does not give the candidate the share of the requests that its weight asks for.
 	SplitNotHonoured Reason = "split not honoured"
 	// Stable is beyond the limits as well.
 	Environment Reason = "environment"
@@ -58,11 +58,11 @@ type Limits struct {
 }
 
 // narrowestAt is the number of requests at which the interval of a duration is narrowest. It is the
-// same for all checks: one that was chosen by what was counted would not cover as often as it says.
+// same for all checks: if it were chosen by the counts, the coverage would be lower than stated.
 const narrowestAt = 1000
 
-// MinRequests is how many requests a judgement needs at least: with fewer one failure would be more
-// than ten percent.
+// MinRequests is the least number of requests that a judgement needs: with fewer, one failure would
+// be more than ten percent.
 const MinRequests = 10
 
 // Metric is one check of a judgement.
@@ -70,18 +70,18 @@ type Metric struct {
 	Name     string  `json:"name"` // request-success-rate or request-duration, as Flagger calls them
 	Value    float64 `json:"value"`
 	Limit    float64 `json:"limit"`
-	Unit     string  `json:"unit,omitempty"` // percent or milliseconds; a query of people's own has none
+	Unit     string  `json:"unit,omitempty"` // percent or milliseconds; a custom query has none
 	Requests float64 `json:"requests,omitempty"`
 	Passed   bool    `json:"passed"`
-	// Low and High are what the value may be in truth, with 95 % confidence: of a success rate the
-	// Wilson interval, in percent; of a request duration the ends of QuantileInterval in
-	// milliseconds, which are bounds of buckets, where a High of 0 says that no bucket is long
-	// enough to tell. They describe, and decide nothing.
+	// Low and High are the 95 % confidence interval of the value: of a success rate the Wilson
+	// interval, in percent; of a request duration the ends of QuantileInterval in milliseconds,
+	// which are bounds of buckets, where a High of 0 means that no bucket is long enough to tell.
+	// They describe, and decide nothing.
 	Low  float64 `json:"low,omitempty"`
 	High float64 `json:"high,omitempty"`
 }
 
-// Measured is the value of a query of people's own.
+// Measured is the value of a custom query.
 type Measured struct {
 	Name     string
 	Value    float64
@@ -90,7 +90,7 @@ type Measured struct {
 	Text     string   // what is missing, in a sentence
 }
 
-// Result is a judgement, with all that it can be computed from again.
+// Result is a judgement, with everything that is needed to compute it again.
 type Result struct {
 	Verdict Verdict       `json:"verdict"`
 	Reason  Reason        `json:"reason,omitempty"`
@@ -120,96 +120,110 @@ func Check(limits Limits, w counts.Window, own ...Measured) Result {
 			math.Ceil(MinRequests-c.Requests))
 		return r
 	}
-	texts := ""
-	say := func(verdict Verdict, reason Reason, format string, args ...any) {
-		if texts != "" {
-			texts += ", "
-		}
-		texts += fmt.Sprintf(format, args...)
-		if verdict == Fail && r.Verdict != Fail || verdict == Inconclusive && r.Verdict == Pass {
-			r.Verdict, r.Reason = verdict, reason
-		}
-	}
 	if limits.SuccessRate > 0 {
-		arm := Arm{Requests: c.Requests, Events: c.Errors}
-		maxRate := (100 - limits.SuccessRate) / 100
-		rate := 100 * (1 - arm.Rate())
-		m := Metric{Name: "request-success-rate", Value: rate, Limit: limits.SuccessRate, Unit: "percent",
-			Requests: c.Requests, Passed: rate >= limits.SuccessRate}
-		low, high := Wilson(arm.Events, arm.Requests, 0.05)
-		m.Low, m.High = 100*(1-high), 100*(1-low)
-		r.Metrics = append(r.Metrics, m)
-		interval := fmt.Sprintf("(95 %% interval %.2f%% to %.2f%%)", m.Low, m.High)
-		switch {
-		case m.Passed:
-			say(Pass, Good, "success rate %.2f%% >= %v%% %s", rate, limits.SuccessRate, interval)
-		case !Enough(arm, maxRate):
-			say(Inconclusive, TooFew, "too few: success rate %s%% < %v%% %s, %.0f more requests are needed",
-				below(rate, limits.SuccessRate), limits.SuccessRate, interval, needed(maxRate)-c.Requests)
-		case c.Errors >= c.Requests:
-			say(Fail, AllFailing, "all failing: success rate 0%% < %v%% %s", limits.SuccessRate, interval)
-		default:
-			say(Fail, Failing, "success rate %s%% < %v%% %s", below(rate, limits.SuccessRate), limits.SuccessRate,
-				interval)
-		}
+		r.checkSuccessRate(c, limits.SuccessRate)
 	}
 	if limits.RequestDuration > 0 {
-		if p99, ok := quantile(durationQuantile, c.Within); !ok {
-			say(Inconclusive, NoDurations, "no durations: no proxy measured how long its requests took")
-		} else {
-			limit := float64(limits.RequestDuration) / float64(time.Millisecond)
-			capped := isTop(p99, c.Within) // it took longer, and nobody knows how much
-			m := Metric{Name: "request-duration", Value: p99, Limit: limit, Unit: "milliseconds",
-				Requests: c.Within["+Inf"], Passed: p99 <= limit && !capped}
-			m.Low, m.High, _ = QuantileInterval(durationQuantile, c.Within, 0.05, narrowestAt)
-			if math.IsInf(m.High, 1) { // which JSON has no number for
-				m.High = 0
-			}
-			r.Metrics = append(r.Metrics, m)
-			took := time.Duration(p99 * float64(time.Millisecond))
-			shown := took.Round(time.Millisecond)
-			switch few := m.Requests < needed(1-durationQuantile); {
-			case capped && p99 < limit:
-				say(Inconclusive, NoDurations,
-					"no durations: request duration > %s, where the proxies' longest bucket ends: whether it "+
-						"is <= %s cannot be told", shown, limits.RequestDuration)
-			case m.Passed:
-				say(Pass, Good, "request duration %s <= %s", min(shown, limits.RequestDuration), limits.RequestDuration)
-			case capped && !few:
-				say(Fail, Slow, "request duration > %s, where the proxies' longest bucket ends", shown)
-			case few:
-				say(Inconclusive, TooFew, "too few: request duration %s > %s, %.0f more requests are needed",
-					max(shown, limits.RequestDuration+1), limits.RequestDuration, needed(1-durationQuantile)-m.Requests)
-			case shown > limits.RequestDuration:
-				say(Fail, Slow, "request duration %s > %s", shown, limits.RequestDuration)
-			default:
-				say(Fail, Slow, "request duration %s > %s", max(took.Round(time.Microsecond), limits.RequestDuration+1),
-					limits.RequestDuration)
-			}
-		}
+		r.checkDuration(c, limits.RequestDuration)
 	}
 	for _, m := range own {
-		switch {
-		case m.Missing != "":
-			say(Inconclusive, m.Missing, "%s: %s", m.Name, m.Text)
-			continue
-		case m.Min != nil && m.Value < *m.Min:
-			say(Fail, Failing, "%s %v < %v", m.Name, m.Value, *m.Min)
-			r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Limit: *m.Min})
-			continue
-		case m.Max != nil && m.Value > *m.Max:
-			say(Fail, Failing, "%s %v > %v", m.Name, m.Value, *m.Max)
-			r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Limit: *m.Max})
-			continue
-		}
-		say(Pass, Good, "%s %v", m.Name, m.Value)
-		r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Passed: true})
+		r.checkMeasured(m)
 	}
-	r.Text = fmt.Sprintf("%s (%.0f requests)", cmp.Or(texts, "nothing is checked"), c.Requests)
+	r.Text = fmt.Sprintf("%s (%.0f requests)", cmp.Or(r.Text, "nothing is checked"), c.Requests)
 	return r
 }
 
-// below writes a number with two decimals, or as many more as it takes to be seen below a limit.
+// add adds the finding of one check. A failure outranks what is inconclusive, which outranks a
+// pass; of equals the first gives the reason.
+func (r *Result) add(verdict Verdict, reason Reason, format string, args ...any) {
+	if r.Text != "" {
+		r.Text += ", "
+	}
+	r.Text += fmt.Sprintf(format, args...)
+	if verdict == Fail && r.Verdict != Fail || verdict == Inconclusive && r.Verdict == Pass {
+		r.Verdict, r.Reason = verdict, reason
+	}
+}
+
+// checkSuccessRate checks the share of requests that did not fail, in percent.
+func (r *Result) checkSuccessRate(c counts.Counts, limit float64) {
+	arm := Arm{Requests: c.Requests, Events: c.Errors}
+	maxRate := (100 - limit) / 100
+	rate := 100 * (1 - arm.Rate())
+	m := Metric{Name: "request-success-rate", Value: rate, Limit: limit, Unit: "percent",
+		Requests: c.Requests, Passed: rate >= limit}
+	low, high := Wilson(arm.Events, arm.Requests, 0.05)
+	m.Low, m.High = 100*(1-high), 100*(1-low)
+	r.Metrics = append(r.Metrics, m)
+	interval := fmt.Sprintf("(95 %% interval %.2f%% to %.2f%%)", m.Low, m.High)
+	switch {
+	case m.Passed:
+		r.add(Pass, Good, "success rate %.2f%% >= %v%% %s", rate, limit, interval)
+	case !Enough(arm, maxRate):
+		r.add(Inconclusive, TooFew, "too few: success rate %s%% < %v%% %s, %.0f more requests are needed",
+			below(rate, limit), limit, interval, needed(maxRate)-c.Requests)
+	case c.Errors >= c.Requests:
+		r.add(Fail, AllFailing, "all failing: success rate 0%% < %v%% %s", limit, interval)
+	default:
+		r.add(Fail, Failing, "success rate %s%% < %v%% %s", below(rate, limit), limit, interval)
+	}
+}
+
+// checkDuration checks the 99th percentile of the durations.
+func (r *Result) checkDuration(c counts.Counts, limit time.Duration) {
+	p99, ok := quantile(durationQuantile, c.Within)
+	if !ok {
+		r.add(Inconclusive, NoDurations, "no durations: no proxy measured how long its requests took")
+		return
+	}
+	limitMS := float64(limit) / float64(time.Millisecond)
+	capped := isTop(p99, c.Within) // it took longer, and how much is not known
+	m := Metric{Name: "request-duration", Value: p99, Limit: limitMS, Unit: "milliseconds",
+		Requests: c.Within["+Inf"], Passed: p99 <= limitMS && !capped}
+	m.Low, m.High, _ = QuantileInterval(durationQuantile, c.Within, 0.05, narrowestAt)
+	if math.IsInf(m.High, 1) { // which JSON has no number for
+		m.High = 0
+	}
+	r.Metrics = append(r.Metrics, m)
+	took := time.Duration(p99 * float64(time.Millisecond))
+	shown := took.Round(time.Millisecond)
+	switch few := m.Requests < needed(1-durationQuantile); {
+	case capped && p99 < limitMS:
+		r.add(Inconclusive, NoDurations,
+			"no durations: request duration > %s, where the proxies' longest bucket ends: whether it "+
+				"is <= %s cannot be told", shown, limit)
+	case m.Passed:
+		r.add(Pass, Good, "request duration %s <= %s", min(shown, limit), limit)
+	case capped && !few:
+		r.add(Fail, Slow, "request duration > %s, where the proxies' longest bucket ends", shown)
+	case few:
+		r.add(Inconclusive, TooFew, "too few: request duration %s > %s, %.0f more requests are needed",
+			max(shown, limit+1), limit, needed(1-durationQuantile)-m.Requests)
+	case shown > limit:
+		r.add(Fail, Slow, "request duration %s > %s", shown, limit)
+	default:
+		r.add(Fail, Slow, "request duration %s > %s", max(took.Round(time.Microsecond), limit+1), limit)
+	}
+}
+
+// checkMeasured checks that the value of a custom query is in its range.
+func (r *Result) checkMeasured(m Measured) {
+	switch {
+	case m.Missing != "":
+		r.add(Inconclusive, m.Missing, "%s: %s", m.Name, m.Text)
+	case m.Min != nil && m.Value < *m.Min:
+		r.add(Fail, Failing, "%s %v < %v", m.Name, m.Value, *m.Min)
+		r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Limit: *m.Min})
+	case m.Max != nil && m.Value > *m.Max:
+		r.add(Fail, Failing, "%s %v > %v", m.Name, m.Value, *m.Max)
+		r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Limit: *m.Max})
+	default:
+		r.add(Pass, Good, "%s %v", m.Name, m.Value)
+		r.Metrics = append(r.Metrics, Metric{Name: m.Name, Value: m.Value, Passed: true})
+	}
+}
+
+// below formats a number with two decimals, or with as many more as show that it is below a limit.
 func below(value, limit float64) string {
 	for decimals := 2; decimals < 15; decimals++ {
 		text := strconv.FormatFloat(value, 'f', decimals, 64)
@@ -240,7 +254,8 @@ func quantile(q float64, within map[string]float64) (float64, bool) {
 	return low + (buckets[i].bound-low)*(rank-below)/(buckets[i].count-below), true
 }
 
-// isTop says that a quantile is the longest finite bound because more took longer than that.
+// isTop reports whether a quantile is the longest finite bound because more requests took longer
+// than that.
 func isTop(value float64, within map[string]float64) bool {
 	buckets := cumulative(within)
 	top := len(buckets) - 2
@@ -260,7 +275,7 @@ func cumulative(within map[string]float64) []bucket {
 		}
 	}
 	slices.SortFunc(buckets, func(a, b bucket) int { return cmp.Compare(a.bound, b.bound) })
-	for i := range buckets { // proxies may have different bounds; Prometheus repairs it in the same way
+	for i := range buckets { // proxies may have different bounds; Prometheus repairs this in the same way
 		if i > 0 {
 			buckets[i].count = max(buckets[i].count, buckets[i-1].count)
 		}
