@@ -73,39 +73,14 @@ type start struct {
 	Alone             bool `json:"alone,omitempty"` // stable gets no traffic by design
 }
 
-// NewSequential goes on where a Sequential of the same plan was; the zero Evidence begins. The
-// error names what cannot be planned so.
+// NewSequential continues where a Sequential of the same plan stopped; the zero Evidence begins.
+// The error names what is wrong with the plan.
 func NewSequential(p Plan, e Evidence) (*Sequential, error) {
-	if !(p.Alpha > 0 && p.Alpha < 1) || p.Intervals < 1 || len(p.Objectives) == 0 {
-		return nil, fmt.Errorf(
-			"alpha %v of %d intervals and %d objectives: give an alpha between 0 and 1, and at least one of both",
-			p.Alpha, p.Intervals, len(p.Objectives))
+	terms, err := p.terms()
+	if err != nil {
+		return nil, err
 	}
-	s := &Sequential{plan: p, evidence: Evidence{Interval: e.Interval, Crossed: e.Crossed}}
-	weights := 0.0
-	for _, o := range p.Objectives {
-		if !(o.MaxRate >= 0 && o.MaxRate < 1) {
-			return nil, fmt.Errorf(
-				"%s: with %v %% bad requests allowed nothing can be shown: give a limit that a candidate can break",
-				o.Name, 100*o.MaxRate)
-		}
-		if !(o.Weight > 0) || o.Phi < 0 || o.Rate < 0 {
-			return nil, fmt.Errorf(
-				"%s: weight %v, phi %v and rate %v must not be negative, nor the weight 0", o.Name, o.Weight, o.Phi,
-				o.Rate)
-		}
-		weights += o.Weight
-		if p.Primary { // each gets half of alpha
-			o.Weight /= 2
-			floor := o
-			floor.MaxRate *= primaryFloor
-			s.terms = append(s.terms, term{floor, newLimit(floor.MaxRate), primaryMargin})
-		}
-		s.terms = append(s.terms, term{o, newLimit(o.MaxRate), 1})
-	}
-	if math.Abs(weights-1) > 1e-9 {
-		return nil, fmt.Errorf("the weights of the objectives are %v together and not 1", weights)
-	}
+	s := &Sequential{plan: p, terms: terms, evidence: Evidence{Interval: e.Interval, Crossed: e.Crossed}}
 	for _, starts := range e.Terms {
 		s.evidence.Terms = append(s.evidence.Terms, slices.Clone(starts))
 	}
@@ -115,6 +90,50 @@ func NewSequential(p Plan, e Evidence) (*Sequential, error) {
 		return nil, fmt.Errorf("evidence of %d terms is not of this plan with %d", len(e.Terms), len(s.terms))
 	}
 	return s, nil
+}
+
+// terms returns the terms of a plan, two for each objective of a Primary. An error is a plan that
+// nothing can be shown with.
+func (p Plan) terms() ([]term, error) {
+	if !(p.Alpha > 0 && p.Alpha < 1) || p.Intervals < 1 || len(p.Objectives) == 0 {
+		return nil, fmt.Errorf(
+			"alpha %v of %d intervals and %d objectives: give an alpha between 0 and 1, and at least one of both",
+			p.Alpha, p.Intervals, len(p.Objectives))
+	}
+	var terms []term
+	weights := 0.0
+	for _, o := range p.Objectives {
+		if err := o.validate(); err != nil {
+			return nil, err
+		}
+		weights += o.Weight
+		if p.Primary { // each gets half of alpha
+			o.Weight /= 2
+			floor := o
+			floor.MaxRate *= primaryFloor
+			terms = append(terms, term{floor, newLimit(floor.MaxRate), primaryMargin})
+		}
+		terms = append(terms, term{o, newLimit(o.MaxRate), 1})
+	}
+	if math.Abs(weights-1) > 1e-9 {
+		return nil, fmt.Errorf("the weights of the objectives are %v together and not 1", weights)
+	}
+	return terms, nil
+}
+
+// validate returns an error for an objective that cannot be tested.
+func (o Objective) validate() error {
+	if !(o.MaxRate >= 0 && o.MaxRate < 1) {
+		return fmt.Errorf(
+			"%s: with %v %% bad requests allowed nothing can be shown: give a limit that a candidate can break",
+			o.Name, 100*o.MaxRate)
+	}
+	if !(o.Weight > 0) || o.Phi < 0 || o.Rate < 0 {
+		return fmt.Errorf(
+			"%s: weight %v, phi %v and rate %v must not be negative, nor the weight 0", o.Name, o.Weight, o.Phi,
+			o.Rate)
+	}
+	return nil
 }
 
 // Evidence is what NewSequential needs to go on from here.
