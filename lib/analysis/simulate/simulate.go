@@ -1,6 +1,6 @@
-// Package simulate plays releases as counts, through the same code that judges real ones, and
-// Flagger's rule beside it. It is what the error rates and the detection times of the judge are
-// measured with. The same seed gives the same releases, whatever the number of processors.
+// Package simulate simulates releases as counts and judges them by the same code that judges real
+// ones, and by Flagger's rule. It measures the error rates and the detection times of the judge.
+// The same seed gives the same releases, whatever the number of processors.
 package simulate
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
-// Scenario is one release. Requests come at an even pace, as everything that is computed of them is
-// given their number; with Poisson they do not.
+// Scenario is one release. Requests come at an even pace, as all that is computed of them is
+// conditional on their number; with Poisson they do not.
 type Scenario struct {
 	Rate             float64   // requests per second, of both versions
 	Poisson          bool      // requests come at random
@@ -28,17 +28,17 @@ type Scenario struct {
 	Alpha            float64
 	Stable           float64 // share of stable's requests that fail
 	Candidate        float64 // share of the candidate's that fail
-	Onset            int     // at so many weights the candidate is as stable before it fails
-	// each version's share of failures is multiplied by gamma variables of this variance, one for
-	// each scrape
+	Onset            int     // at so many weights the candidate is like stable before it fails
+	// Phi is the variance of the gamma variables that each version's share of failures is multiplied
+	// by, one for each scrape.
 	Phi     float64
 	History int // scrapes of stable before the release
 	Outage  Outage
-	// Hold gives each weight one interval until the onset, and keeps the weight then until all but
-	// the checks have rejected: for at most four hours. Flagger counts from the onset then.
+	// Hold gives each weight one interval until the onset, and then keeps the weight until all but
+	// the checks have rejected, for at most four hours. Flagger then counts from the onset.
 	Hold bool
-	// Pods, where it is not 0, is how many pods stable has (the candidate has one), and lets the
-	// workloads' side report, each pod at a moment of its own.
+	// Pods is how many pods stable has (the candidate has one), which report at the workloads' side,
+	// each pod at a moment of its own; with 0 the callers report.
 	Pods int
 }
 
@@ -46,7 +46,7 @@ type Scenario struct {
 // that a healthy release takes.
 type Outage struct {
 	Length time.Duration
-	Share  float64 // of the requests that fail more
+	Share  float64 // of the requests that fail in addition
 }
 
 // Found is when a rule rejected the release.
@@ -56,7 +56,7 @@ type Found struct {
 	Requests float64       // of the candidate by then, since the onset
 }
 
-// Outcome is what each rule came to.
+// Outcome is the outcome of each rule.
 type Outcome struct {
 	Sequential Found // the rule
 	Single     Found // one e-process for worse than stable, from the onset and without tempering
@@ -68,7 +68,7 @@ type Outcome struct {
 	Looks                     int
 }
 
-// Share is the share of the outcomes with something, and its standard error.
+// Share returns the share of the outcomes that have something, and its standard error.
 func Share(all []Outcome, has func(Outcome) bool) (p, standardError float64) {
 	for _, o := range all {
 		if has(o) {
@@ -80,7 +80,7 @@ func Share(all []Outcome, has func(Outcome) bool) (p, standardError float64) {
 	return p, math.Sqrt(p * (1 - p) / n)
 }
 
-// Mean is the mean time and number of requests of those that were rejected, and their share.
+// Mean returns the mean time and the mean number of requests of the rejected ones, and their share.
 func Mean(all []Outcome, rule func(Outcome) Found) (at time.Duration, requests, share float64) {
 	n := 0
 	for _, o := range all {
@@ -94,7 +94,7 @@ func Mean(all []Outcome, rule func(Outcome) Found) (at time.Duration, requests, 
 	return at / time.Duration(n), requests / float64(n), float64(n) / float64(len(all))
 }
 
-// Run plays a scenario so many times, on all processors.
+// Run plays a scenario a number of times, on all processors.
 func Run(s Scenario, runs int, seed uint64) []Outcome {
 	outcomes := make([]Outcome, runs)
 	var wg sync.WaitGroup
@@ -113,7 +113,7 @@ func Run(s Scenario, runs int, seed uint64) []Outcome {
 // longest is how long a weight is held.
 const longest = 4 * time.Hour
 
-// interval is what was counted in one: scrape by scrape, and together.
+// interval is what was counted in one interval: scrape by scrape, and in total.
 type interval struct {
 	weight int           // which
 	from   time.Duration // since the release began
@@ -129,81 +129,130 @@ type release struct {
 	outage time.Duration // when it begins
 }
 
-func (s Scenario) play(src rand.Source) (out Outcome) {
+// newRelease returns a release that has not begun, with the beginning of its outage drawn.
+func newRelease(s Scenario, src rand.Source) *release {
 	r := &release{Scenario: s, src: src}
 	if s.Outage.Length > 0 {
-		r.outage = time.Duration(rand.New(src).Int64N(int64(s.Interval)*int64(len(s.Weights)) - int64(s.Outage.Length)))
+		healthy := int64(s.Interval) * int64(len(s.Weights))
+		r.outage = time.Duration(rand.New(src).Int64N(healthy - int64(s.Outage.Length)))
 	}
-	limits := analysis.Limits{SuccessRate: s.SuccessRate}
-	objectives, err := limits.Objectives(r.history())
-	if err != nil {
-		panic(err)
-	}
-	plan := analysis.Plan{
-		Objectives: objectives, Alpha: s.Alpha, Intervals: analysis.Intervals(len(s.Weights), s.Threshold)}
-	sequential := newSequential(plan)
-	plan.Intervals, plan.Objectives = 1, []analysis.Objective{{MaxRate: objectives[0].MaxRate, Weight: 1}}
-	single := newSequential(plan)
-	reporter := "source"
-	if s.Pods > 0 {
-		reporter = "destination"
-	}
-	var onset time.Duration
-	requests, onsets, flagged := 0.0, false, 0
-	found := func(f *Found, at time.Duration) {
-		if !f.Rejected {
-			*f = Found{Rejected: true, At: at - onset, Requests: requests}
-		}
-	}
-	c, fresh := checks{Scenario: s}, true
+	return r
+}
+
+// play plays one release by all rules.
+func (s Scenario) play(src rand.Source) Outcome {
+	r := newRelease(s, src)
+	rules := newRules(s, r.history())
 	for in := range r.intervals() {
-		if fresh {
-			sequential.Begin(false)
-		}
-		if in.weight >= min(s.Onset, len(s.Weights)-1) && !onsets {
-			onsets, onset, requests = true, in.from, 0
-		}
+		rules.begin(in)
 		for i, stratum := range in.strata {
-			now := in.from + time.Duration(i+1)*s.Scrape
-			requests += stratum.Candidate.Requests
-			if s.Hold && out.Sequential.Rejected && out.Single.Rejected {
-				continue // time only goes on for the checks
-			}
-			out.Looks++
-			signal := sequential.Look(reporter, []counts.Stratum{stratum})
-			out.Environment = out.Environment || signal.Environment
-			if signal.Reject {
-				found(&out.Sequential, now)
-			}
-			if onsets {
-				if one := single.Look(reporter, []counts.Stratum{stratum}); one.Worse >= one.Bound {
-					found(&out.Single, now)
-				}
-			}
+			rules.look(in.from+time.Duration(i+1)*s.Scrape, stratum)
 		}
-		now := in.from + s.Interval
-		if fresh = c.judge(in.total); c.failed >= s.Threshold {
-			found(&out.Check, now)
-		}
-		if s.Hold && onsets {
-			if flaggerFails(in.total.Candidate, s.SuccessRate) {
-				flagged++
-			}
-			if flagged >= s.Threshold {
-				found(&out.Flagger, now)
-			}
-			if out.Sequential.Rejected && out.Single.Rejected && out.Flagger.Rejected {
-				break
-			}
+		if rules.end(in); rules.decided() {
+			break
 		}
 	}
-	out.Promoted = c.weight == len(s.Weights)
+	out := rules.out
+	out.Promoted = rules.checks.weight == len(s.Weights)
 	if !s.Hold {
 		out.Flagger, out.FlaggerPromoted = s.flagger(src)
 	}
 	return out
 }
 
+// rules are all rules as they judge one release.
+type rules struct {
+	Scenario
+	sequential, single *analysis.Sequential
+	reporter           string
+	checks             checks
+	fresh              bool // the interval begins anew for the checks
+	failing            bool // the onset is over
+	onset              time.Duration
+	requests           float64 // of the candidate since the onset
+	flagged            int     // failed checks by Flagger's rule, where the weight is held
+	out                Outcome
+}
+
+// newRules returns the rules, which know the history of stable.
+func newRules(s Scenario, history []counts.Stratum) *rules {
+	limits := analysis.Limits{SuccessRate: s.SuccessRate}
+	objectives, err := limits.Objectives(history)
+	if err != nil {
+		panic(err)
+	}
+	plan := analysis.Plan{
+		Objectives: objectives, Alpha: s.Alpha, Intervals: analysis.Intervals(len(s.Weights), s.Threshold)}
+	alone := plan
+	alone.Intervals, alone.Objectives = 1, []analysis.Objective{{MaxRate: objectives[0].MaxRate, Weight: 1}}
+	p := &rules{Scenario: s, sequential: newSequential(plan), single: newSequential(alone), reporter: "source",
+		checks: checks{Scenario: s}, fresh: true}
+	if s.Pods > 0 {
+		p.reporter = "destination"
+	}
+	return p
+}
+
+// begin begins an interval, which may be the onset.
+func (p *rules) begin(in interval) {
+	if p.fresh {
+		p.sequential.Begin(false)
+	}
+	if in.weight >= min(p.Onset, len(p.Weights)-1) && !p.failing {
+		p.failing, p.onset, p.requests = true, in.from, 0
+	}
+}
+
+// look lets the sequential tests look at one scrape.
+func (p *rules) look(now time.Duration, stratum counts.Stratum) {
+	p.requests += stratum.Candidate.Requests
+	if p.Hold && p.out.Sequential.Rejected && p.out.Single.Rejected {
+		return // time only goes on for the checks
+	}
+	p.out.Looks++
+	signal := p.sequential.Look(p.reporter, []counts.Stratum{stratum})
+	p.out.Environment = p.out.Environment || signal.Environment
+	if signal.Reject {
+		p.found(&p.out.Sequential, now)
+	}
+	if !p.failing {
+		return
+	}
+	if one := p.single.Look(p.reporter, []counts.Stratum{stratum}); one.Worse >= one.Bound {
+		p.found(&p.out.Single, now)
+	}
+}
+
+// end checks an interval that is over.
+func (p *rules) end(in interval) {
+	now := in.from + p.Interval
+	if p.fresh = p.checks.judge(in.total); p.checks.failed >= p.Threshold {
+		p.found(&p.out.Check, now)
+	}
+	if !p.Hold || !p.failing {
+		return
+	}
+	if flaggerFails(in.total.Candidate, p.SuccessRate) {
+		p.flagged++
+	}
+	if p.flagged >= p.Threshold {
+		p.found(&p.out.Flagger, now)
+	}
+}
+
+// decided reports whether a weight that is held need not be held any longer.
+func (p *rules) decided() bool {
+	return p.Hold && p.failing && p.out.Sequential.Rejected && p.out.Single.Rejected && p.out.Flagger.Rejected
+}
+
+// found notes that a rule rejects; only the first time counts.
+func (p *rules) found(f *Found, at time.Duration) {
+	if !f.Rejected {
+		*f = Found{Rejected: true, At: at - p.onset, Requests: p.requests}
+	}
+}
+
+// newSequential returns a sequential test without evidence.
 func newSequential(p analysis.Plan) *analysis.Sequential {
 	s, err := analysis.NewSequential(p, analysis.Evidence{})
 	if err != nil {
@@ -212,7 +261,7 @@ func newSequential(p analysis.Plan) *analysis.Sequential {
 	return s
 }
 
-// checks is what the checks have come to: the weight moves on with each that passes.
+// checks is the state of the checks: the weight moves on with each check that passes.
 type checks struct {
 	Scenario
 	weight, failed int
@@ -220,8 +269,8 @@ type checks struct {
 	window         counts.Window
 }
 
-// judge checks an interval, together with those before that were too few to judge by. It says
-// whether the next begins anew.
+// judge checks an interval, together with those before it that had too little to judge by. It
+// reports whether the next one begins anew.
 func (c *checks) judge(w counts.Window) bool {
 	c.waited++
 	c.window.Candidate.Requests += w.Candidate.Requests
@@ -240,13 +289,13 @@ func (c *checks) judge(w counts.Window) bool {
 	return true
 }
 
-// ended says whether the checks reject, promote, or have waited too long.
+// ended reports whether the checks reject, promote, or have waited too long.
 func (c *checks) ended() bool {
 	return c.failed >= c.Threshold || c.weight >= len(c.Weights) || c.waited >= c.Threshold
 }
 
-// intervals plays one interval after the other, until the checks end the release or what is held is
-// over.
+// intervals plays one interval after the other, until the checks end the release or the weight has
+// been held for long enough.
 func (r *release) intervals() func(func(interval) bool) {
 	if r.Pods > 0 {
 		return r.scraped()
@@ -269,6 +318,7 @@ func (r *release) intervals() func(func(interval) bool) {
 	}
 }
 
+// interval plays one interval at a weight.
 func (r *release) interval(weight int) interval {
 	in := interval{weight: weight, from: r.now}
 	for range int(r.Interval / r.Scrape) {
@@ -284,7 +334,7 @@ func (r *release) interval(weight int) interval {
 	return in
 }
 
-// rate is the share of the candidate's requests that fail.
+// rate returns the share of the candidate's requests that fail.
 func (r *release) rate(weight int) float64 {
 	if weight < r.Onset {
 		return r.Stable
@@ -292,7 +342,7 @@ func (r *release) rate(weight int) float64 {
 	return r.Candidate
 }
 
-// burst is what a version's share of failures is multiplied by during one scrape.
+// burst draws what a version's share of failures is multiplied by during one scrape.
 func (r *release) burst() float64 {
 	if r.Phi == 0 {
 		return 1
@@ -300,7 +350,7 @@ func (r *release) burst() float64 {
 	return distuv.Gamma{Alpha: 1 / r.Phi, Beta: 1 / r.Phi, Src: r.src}.Rand()
 }
 
-// arm are the requests that a version gets from now on.
+// arm draws the requests that a version gets in a length of time from now on.
 func (r *release) arm(weight, rate float64, length time.Duration, burst float64) counts.Counts {
 	n := r.Rate * weight * length.Seconds()
 	if r.Poisson {
@@ -315,6 +365,7 @@ func (r *release) arm(weight, rate float64, length time.Duration, burst float64)
 	return counts.Counts{Requests: n, Errors: x}
 }
 
+// history plays the scrapes of stable before the release.
 func (r *release) history() (all []counts.Stratum) {
 	before := *r
 	before.Outage, before.now = Outage{}, 0
@@ -327,11 +378,8 @@ func (r *release) history() (all []counts.Stratum) {
 // flagger plays the release by Flagger's rule: an interval whose success rate is below the limit,
 // or that has no traffic, is a failed check.
 func (s Scenario) flagger(src rand.Source) (f Found, promoted bool) {
-	r := &release{Scenario: s, src: src}
+	r := newRelease(s, src)
 	r.Pods = 0 // how it is scraped changes little in a minute
-	if s.Outage.Length > 0 {
-		r.outage = time.Duration(rand.New(src).Int64N(int64(s.Interval)*int64(len(s.Weights)) - int64(s.Outage.Length)))
-	}
 	requests := 0.0
 	for weight, failed := 0, 0; failed < s.Threshold; {
 		n := r.interval(weight).total.Candidate
@@ -347,16 +395,18 @@ func (s Scenario) flagger(src rand.Source) (f Found, promoted bool) {
 	return Found{Rejected: true, At: r.now, Requests: requests}, false
 }
 
+// flaggerFails reports whether an interval is a failed check by Flagger's rule.
 func flaggerFails(n counts.Counts, successRate float64) bool {
 	return n.Requests == 0 || 100*(n.Requests-n.Errors)/n.Requests < successRate
 }
 
+// sum returns a and a share of b.
 func sum(a, b counts.Counts, share float64) counts.Counts {
 	return counts.Counts{Requests: a.Requests + b.Requests*share, Errors: a.Errors + b.Errors*share}
 }
 
-// binomial and poisson draw exactly; few expected events are the usual case, for which inversion by
-// chops is the fastest (Devroye 1986, X.1.2).
+// binomial draws exactly; few expected events are the usual case, for which the chop-down search
+// is the fastest (Devroye 1986, X.1.2).
 func binomial(src rand.Source, n, p float64) float64 {
 	if n <= 0 || p <= 0 {
 		return 0
@@ -378,6 +428,7 @@ func binomial(src rand.Source, n, p float64) float64 {
 	return x
 }
 
+// poisson draws exactly.
 func poisson(src rand.Source, mean float64) float64 {
 	if mean == 0 {
 		return 0
@@ -385,4 +436,5 @@ func poisson(src rand.Source, mean float64) float64 {
 	return distuv.Poisson{Lambda: mean, Src: src}.Rand()
 }
 
+// uniform draws a number in [0, 1).
 func uniform(src rand.Source) float64 { return float64(src.Uint64()>>11) / (1 << 53) }
