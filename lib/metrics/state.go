@@ -13,9 +13,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
-// State is what an observation has come to. It can be written as JSON, and another process goes on
-// with it (Client.Resume). It grows with the number of series that are scraped, not with time: what
-// went away is forgotten.
+// State is the state of an observation. It can be written as JSON, and another process can continue
+// with it (Client.Resume). It grows with the number of series that are scraped, not with time:
+// series that are gone are forgotten.
 type State struct {
 	Since     time.Time     `json:"since"`
 	From      time.Time     `json:"from,omitzero"` // first scrape
@@ -24,25 +24,26 @@ type State struct {
 	Reporter  string        `json:"reporter,omitempty"`
 	Stable    counts.Counts `json:"stable"`
 	Candidate counts.Counts `json:"candidate"`
-	// whether there was a series of the candidate
+	// Sighted reports whether there was a series of the candidate.
 	Sighted bool                                   `json:"sighted,omitempty"`
 	Last    map[model.Fingerprint]model.SamplePair `json:"last,omitempty"` // of each series
-	// the last moments at which each proxy was scraped, rising
+	// Scraped has the last moments at which each proxy was scraped, rising.
 	Scraped map[string][]model.Time `json:"scraped,omitempty"`
 	Grid    time.Duration           `json:"grid,omitempty"`   // at the workloads' side, of each stratum
 	Closed  time.Duration           `json:"closed,omitempty"` // since From, what is complete of them
-	// at the workloads' side, strata that some pod has no later scrape for yet
+	// Open are, at the workloads' side, the strata that some pod has no later scrape for yet.
 	Open []counts.Stratum `json:"open,omitempty"`
 }
 
-// keptScrapes of each proxy tell when it was scraped before, and how often it is.
+// keptScrapes is how many scrapes of each proxy are kept: they tell when it was scraped before, and
+// how often it is.
 const keptScrapes = 3
 
 // forgetAfter is how long a series or a proxy that is not scraped is remembered. A look fetches
 // less than that again, so what is forgotten is not counted a second time.
 const forgetAfter = 5 * time.Minute
 
-// clone is a copy that later looks do not change.
+// clone returns a copy that later looks do not change.
 func (s State) clone() State {
 	s.Stable, s.Candidate = s.Stable.Clone(), s.Candidate.Clone()
 	s.Open = slices.Clone(s.Open)
@@ -55,46 +56,12 @@ func (s State) clone() State {
 
 // add adds the increases of series since the last look and returns the strata that are complete
 // with it. All that a scrape brought has to be in one call. A counter that is smaller than it was
-// began anew. A series that was not there before begins with a baseline, unless its proxy was
+// has been reset. A series that was not there before begins with a baseline, unless its proxy was
 // scraped just before without it: then it was born in between, and its first value is an increase.
 func (s *State) add(all []rawSeries, side side) []counts.Stratum {
 	since := model.TimeFromUnixNano(s.Since.UnixNano())
-	s.scraped(all, since)
-	if s.Last == nil {
-		s.Last = map[model.Fingerprint]model.SamplePair{}
-	}
-	between := strata{all: map[stratumKey]*counts.Stratum{}} // two scrapes of a proxy
-	for _, one := range all {
-		total := side.of(one.labels, &s.Stable, &s.Candidate)
-		s.Sighted = s.Sighted || total == &s.Candidate
-		last, known := s.Last[one.id]
-		if !known {
-			addTo(total, one.labels, 0) // it has this bound
-		}
-		for _, sample := range one.values {
-			if sample.Timestamp < since || known && sample.Timestamp <= last.Timestamp ||
-				math.IsNaN(float64(sample.Value)) {
-				continue
-			}
-			from, increase := last.Timestamp, float64(sample.Value)
-			if !known {
-				from, known = s.bornAfter(one.proxy, sample.Timestamp)
-				if known = known && !one.native; !known {
-					increase = 0
-				}
-			} else if sample.Value >= last.Value {
-				increase -= float64(last.Value)
-			}
-			if increase > 0 {
-				in := between.at(from.Time(), sample.Timestamp.Time(), one.proxy)
-				addTo(side.of(one.labels, &in.Stable, &in.Candidate), one.labels, increase)
-			}
-			last, known = sample, true
-		}
-		if known {
-			s.Last[one.id] = last
-		}
-	}
+	s.noteScrapes(all, since)
+	between := s.increases(all, side, since)
 	for _, one := range between.all {
 		s.Stable.AddShare(one.Stable, 1)
 		s.Candidate.AddShare(one.Candidate, 1)
@@ -112,6 +79,60 @@ func (s *State) add(all []rawSeries, side side) []counts.Stratum {
 	}
 	s.forget()
 	return complete
+}
+
+// increases returns the increases of series since the last look, by the two scrapes of a proxy that
+// they happened between, and keeps the last sample of each series.
+func (s *State) increases(all []rawSeries, side side, since model.Time) strata {
+	if s.Last == nil {
+		s.Last = map[model.Fingerprint]model.SamplePair{}
+	}
+	between := strata{all: map[stratumKey]*counts.Stratum{}}
+	for _, one := range all {
+		total := side.of(one.labels, &s.Stable, &s.Candidate)
+		s.Sighted = s.Sighted || total == &s.Candidate
+		last, known := s.Last[one.id]
+		if !known {
+			addTo(total, one.labels, 0) // it has this bound
+		}
+		for _, sample := range one.values {
+			if sample.Timestamp < since || known && sample.Timestamp <= last.Timestamp ||
+				math.IsNaN(float64(sample.Value)) {
+				continue
+			}
+			before := last
+			if !known {
+				before = s.baseline(one, sample)
+			}
+			if increase := increaseSince(before, sample); increase > 0 {
+				in := between.at(before.Timestamp.Time(), sample.Timestamp.Time(), one.proxy)
+				addTo(side.of(one.labels, &in.Stable, &in.Candidate), one.labels, increase)
+			}
+			last, known = sample, true
+		}
+		if known {
+			s.Last[one.id] = last
+		}
+	}
+	return between
+}
+
+// baseline returns what the first sample of a series is compared with: zero at the scrape that it
+// was born after, or, where that is not known, the sample itself.
+func (s *State) baseline(one rawSeries, first model.SamplePair) model.SamplePair {
+	if at, born := s.bornAfter(one.proxy, first.Timestamp); born && !one.native {
+		return model.SamplePair{Timestamp: at}
+	}
+	return first
+}
+
+// increaseSince returns the increase of a counter between two samples. A counter that is smaller
+// than it was has been reset, and counted from zero.
+func increaseSince(before, sample model.SamplePair) float64 {
+	if sample.Value >= before.Value {
+		return float64(sample.Value) - float64(before.Value)
+	}
+	return float64(sample.Value)
 }
 
 // envoysBounds is how many bounds Envoy's histograms have where nobody changed them.
@@ -165,11 +186,11 @@ func (s *State) close(between []counts.Stratum) []counts.Stratum {
 	return sorted[:open]
 }
 
-// strata are found by who counted and when. Series of one proxy come together mostly, and all that
+// strata are found by who counted and when. The series of a proxy mostly come together, and all that
 // one scrape brought has its time.
 type strata struct {
 	all  map[stratumKey]*counts.Stratum
-	last *counts.Stratum // found
+	last *counts.Stratum // the last one found
 }
 
 // stratumKey tells strata apart.
@@ -196,7 +217,7 @@ func (s *strata) at(from, to time.Time, proxy string) *counts.Stratum {
 	return in
 }
 
-// sorted are the strata, oldest first.
+// sorted returns the strata, oldest first.
 func (s *strata) sorted() []counts.Stratum {
 	all := make([]counts.Stratum, 0, len(s.all))
 	for _, one := range s.all {
@@ -207,9 +228,9 @@ func (s *strata) sorted() []counts.Stratum {
 	return all
 }
 
-// forget drops what has not been scraped for long, as pods come and go. The time is that before the
-// last scrapes of a proxy that goes on: after a break of Prometheus, in which nothing was scraped,
-// all proxies are scraped again before any is forgotten.
+// forget drops what has not been scraped for long, as pods come and go. Age is measured from before
+// the last scrapes of a proxy that goes on: after an outage of Prometheus, in which nothing was
+// scraped, all proxies are scraped again before any is forgotten.
 func (s *State) forget() {
 	var goesOn model.Time
 	for _, times := range s.Scraped {
@@ -222,36 +243,19 @@ func (s *State) forget() {
 	maps.DeleteFunc(s.Last, func(_ model.Fingerprint, last model.SamplePair) bool { return last.Timestamp < old })
 }
 
-// scraped notes when each proxy was scraped.
-func (s *State) scraped(all []rawSeries, since model.Time) {
-	scraped := map[string][]model.Time{}
-	for proxy, times := range s.Scraped {
-		scraped[proxy] = slices.Clone(times)
-	}
-	proxy, times := "", scraped[""]
-	for _, one := range all {
-		if one.proxy != proxy { // those of one come together mostly
-			proxy, times = one.proxy, scraped[one.proxy]
-		}
-		before := len(times)
-		for _, sample := range one.values {
-			if i, noted := slices.BinarySearch(times, sample.Timestamp); !noted && sample.Timestamp >= since {
-				times = slices.Insert(times, i, sample.Timestamp)
-			}
-		}
-		if len(times) > before {
-			scraped[proxy] = times
-		}
-	}
+// noteScrapes notes when each proxy was scraped.
+func (s *State) noteScrapes(all []rawSeries, since model.Time) {
+	scraped := s.scrapesWith(all, since)
 	for proxy, times := range scraped {
 		for _, t := range times {
 			if old := s.Scraped[proxy]; len(old) == 0 || t > old[len(old)-1] {
 				s.Scrapes++
 			}
-			if at := t.Time(); s.From.IsZero() || at.Before(s.From) {
+			at := t.Time()
+			if s.From.IsZero() || at.Before(s.From) {
 				s.From = at
 			}
-			if at := t.Time(); at.After(s.To) {
+			if at.After(s.To) {
 				s.To = at
 			}
 		}
@@ -264,7 +268,32 @@ func (s *State) scraped(all []rawSeries, since model.Time) {
 	}
 }
 
-// gap is the smallest time between two of them; 0 where there are no two.
+// scrapesWith returns the times at which each proxy was scraped, rising: the ones that are kept and
+// those of the samples of series.
+func (s *State) scrapesWith(all []rawSeries, since model.Time) map[string][]model.Time {
+	scraped := map[string][]model.Time{}
+	for proxy, times := range s.Scraped {
+		scraped[proxy] = slices.Clone(times)
+	}
+	proxy, times := "", scraped[""]
+	for _, one := range all {
+		if one.proxy != proxy { // the series of a proxy mostly come together
+			proxy, times = one.proxy, scraped[one.proxy]
+		}
+		before := len(times)
+		for _, sample := range one.values {
+			if i, noted := slices.BinarySearch(times, sample.Timestamp); !noted && sample.Timestamp >= since {
+				times = slices.Insert(times, i, sample.Timestamp)
+			}
+		}
+		if len(times) > before {
+			scraped[proxy] = times
+		}
+	}
+	return scraped
+}
+
+// gap returns the shortest time between two scrapes; 0 where there are no two.
 func gap(times []model.Time) time.Duration {
 	least := time.Duration(0)
 	for i := 1; i < len(times); i++ {
@@ -275,7 +304,7 @@ func gap(times []model.Time) time.Duration {
 	return least
 }
 
-// interval is how often proxies are scraped, the most frequent one; 0 where none was twice.
+// interval returns the shortest scrape interval of any proxy; 0 where none was scraped twice.
 func (s *State) interval() time.Duration {
 	least := time.Duration(0)
 	for _, times := range s.Scraped {
@@ -286,11 +315,11 @@ func (s *State) interval() time.Duration {
 	return least
 }
 
-// bornAfter is the scrape of a proxy just before one. What a proxy brings with its first scrape is
-// a baseline, also where its pod started within the observation: no label of a series says when
-// that was, and the metrics that do (the agent's, kube-state-metrics') are not scraped everywhere
-// and would be one query more. So the first scrape interval of a new proxy does not count,
-// whichever version it is of.
+// bornAfter returns the scrape of a proxy just before a moment. What a proxy brings with its first
+// scrape is a baseline, even where its pod started within the observation: no label of a series
+// says when that was, and the metrics that do (the agent's, kube-state-metrics') are not scraped
+// everywhere and would take another query. So the first scrape interval of a new proxy does not
+// count, for either version.
 func (s *State) bornAfter(proxy string, t model.Time) (model.Time, bool) {
 	i, _ := slices.BinarySearch(s.Scraped[proxy], t)
 	if i == 0 || t.Sub(s.Scraped[proxy][i-1]) > s.interval()*3/2 {
@@ -299,7 +328,7 @@ func (s *State) bornAfter(proxy string, t model.Time) (model.Time, bool) {
 	return s.Scraped[proxy][i-1], true
 }
 
-// spread shares the time between two scrapes out to the strata of the common grid: pods are scraped
+// spread spreads the time between two scrapes over the strata of the common grid: pods are scraped
 // at moments of their own, and what they counted is interpolated linearly. What belongs to a
 // stratum that is complete goes to the first that is not.
 func (s *State) spread(from, to time.Time, count func(from, to time.Time, share float64)) {
@@ -321,7 +350,7 @@ func (s *State) spread(from, to time.Time, count func(from, to time.Time, share 
 	}
 }
 
-// closedUntil is until when every pod that is still scraped has a later scrape.
+// closedUntil returns the time until which every pod that is still scraped has a later scrape.
 func (s *State) closedUntil() time.Time {
 	until := s.To
 	for _, times := range s.Scraped {
