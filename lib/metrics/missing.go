@@ -15,7 +15,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
-// whatIsMissing tells apart why the candidate has no requests. Only where the counts do not tell is
+// whatIsMissing finds out why the candidate has no requests. Only where the counts do not tell is
 // Prometheus asked once more, for what else it has.
 func (o *Observer) whatIsMissing(ctx context.Context, w *counts.Window, now time.Time) error {
 	switch {
@@ -26,14 +26,14 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *counts.Window, now time
 			fmt.Sprintf("none answered: the callers of %.0f gave up", w.Candidate.Aborted)
 		return nil
 	case w.Stable.Requests > 0 && w.Reporter != "destination":
-		// they came through proxies: the share by caller tells more
+		// They came through proxies: the share by caller tells more.
 		w.Missing, w.Text = counts.NoRequests,
 			fmt.Sprintf("no requests: stable got %.0f and the candidate none", w.Stable.Requests)
 		return nil
 	}
 	has, err := o.lookBeside(ctx, now)
 	if err != nil && w.Scrapes == 0 {
-		return err // else no more than the cause is lost, and what was counted must not be
+		return err // otherwise only the cause is lost, and the counts must not be
 	}
 	candidate, cause := o.target.Candidate.Workload, ""
 	switch {
@@ -70,20 +70,21 @@ func (o *Observer) whatIsMissing(ctx context.Context, w *counts.Window, now time
 	return nil
 }
 
+// likely formats a likely cause.
 func likely(cause string) string { return "; likely cause: " + cause }
 
-// beside is what Prometheus has since the observation began, beside what is counted.
+// beside is what else Prometheus has since the observation began, besides what is counted.
 type beside struct {
 	series    float64  // of all requests
 	outside   float64  // requests of stable from callers without a sidecar
 	workloads []string // of the namespace that have series, at most three
-	// of stable and candidate, where Prometheus has a target of their pods: 1 if one is scraped, 0
-	// if that fails
+	// up is, for stable and candidate, where Prometheus has a target of their pods: 1 if one is
+	// scraped, 0 if scraping fails.
 	up map[string]float64
 }
 
-// fromOutside is the likely cause where requests did not come through a proxy. Such a caller finds
-// the pods by the Service, which are stable's.
+// fromOutside returns the likely cause where requests did not come through a proxy. Such a caller
+// finds the pods by the Service, and these are stable's.
 func (b beside) fromOutside() string {
 	if b.outside <= 0 {
 		return ""
@@ -93,7 +94,7 @@ func (b beside) fromOutside() string {
 			"sidecar, which follow no weight", b.outside))
 }
 
-// unscraped is the likely cause where the candidate's pods are not scraped as stable's are.
+// unscraped returns the likely cause where stable's pods are scraped and the candidate's are not.
 func (o *Observer) unscraped(b beside) string {
 	stable, candidate := o.target.Stable.Workload, o.target.Candidate.Workload
 	switch up, found := b.up["candidate"]; {
@@ -105,8 +106,8 @@ func (o *Observer) unscraped(b beside) string {
 	return ""
 }
 
-// lookBeside asks for all that a likely cause is told by, in one query. Names are escaped. A
-// Deployment's pods are known by their names, where the scrape configuration keeps them.
+// lookBeside asks, in one query, for everything that a likely cause is found by. Names are escaped.
+// A Deployment's pods are known by their names, where the scrape configuration keeps them.
 func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err error) {
 	since, namespace, stable := o.state.Since, strconv.Quote(o.target.Namespace), o.target.Stable.Workload
 	within := span(since, now)
@@ -115,8 +116,10 @@ func (o *Observer) lookBeside(ctx context.Context, now time.Time) (b beside, err
 		parts = append(parts, fmt.Sprintf(`label_replace(%s, "is", %q, "", "")`, fmt.Sprintf(format, args...), is))
 	}
 	part("series", "count(timestamp(%s) >= %d)", requestsMetric, since.Unix())
-	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%q,destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, within)
-	part("workload", `topk(3, count by (destination_workload) (timestamp(%s{destination_workload_namespace=%s,destination_workload!~"|unknown"}) >= %d))`, requestsMetric, namespace, since.Unix())
+	part("outside", `sum(increase(%s{reporter="destination",destination_workload=%q,`+
+		`destination_workload_namespace=%s,source_workload="unknown"}[%s]))`, requestsMetric, stable, namespace, within)
+	part("workload", `topk(3, count by (destination_workload) (timestamp(%s{destination_workload_namespace=%s,`+
+		`destination_workload!~"|unknown"}) >= %d))`, requestsMetric, namespace, since.Unix())
 	up := func(workload string) string {
 		return fmt.Sprintf(
 			"max(up{namespace=%s,pod=~%q})", namespace, regexp.QuoteMeta(workload)+"-[a-z0-9]+-[a-z0-9]+")

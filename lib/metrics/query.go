@@ -16,9 +16,9 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// Values are what a query of people's own may ask for, by Flagger's names of them: name and target,
-// namespace, service, ingress, route, interval, and variables of their own. name is the Canary's
-// with Flagger; here both are the target's.
+// Values are what a custom query may ask for, by Flagger's names: name and target, namespace,
+// service, ingress, route, interval, and variables. In Flagger name is the Canary's; here name and
+// target are both the target's.
 type Values struct {
 	Namespace, Target, Service, Ingress, Route string
 	Interval                                   time.Duration
@@ -28,14 +28,14 @@ type Values struct {
 // maxQuery is how many bytes a query may have, before and after its template is filled in.
 const maxQuery = 16 << 10
 
-// onlyValues is what to do about a template that has more than values in it.
+// onlyValues says what to do about a template that has more than values in it.
 const onlyValues = "a query takes values, and nothing else: {{ name }}, {{ namespace }}, {{ target }}, {{ " +
 	"service }}, {{ ingress }}, " +
 	"{{ route }}, {{ interval }}, {{ variables.NAME }} or {{ index variables \"NAME\" }}; write the rest out"
 
-// Render fills a query's template in. Values are escaped for PromQL's double quoted text. It is an
-// error to ask for what is not there, for control structures, variables and functions of templates,
-// and for more than 16 KiB.
+// Render fills in the template of a query. Values are escaped for PromQL's double-quoted strings.
+// Unknown values, control structures, variables and functions of templates, and more than 16 KiB are
+// errors.
 func Render(query string, v Values) (string, error) {
 	if len(query) > maxQuery {
 		return "", fmt.Errorf(
@@ -73,33 +73,9 @@ func Render(query string, v Values) (string, error) {
 	return strings.TrimSpace(text.String()), nil
 }
 
-// valueOf returns what a node of a template stands for, escaped.
+// valueOf returns the value that a node of a template stands for, escaped.
 func valueOf(node parse.Node, values map[string]any) (string, error) {
-	action, ok := node.(*parse.ActionNode)
-	if !ok || len(action.Pipe.Decl) > 0 || len(action.Pipe.Cmds) != 1 {
-		return "", errors.New(onlyValues)
-	}
-	name, key := "", ""
-	switch args := action.Pipe.Cmds[0].Args; one := args[0].(type) {
-	case *parse.IdentifierNode: // namespace, index variables "pod"
-		name = one.Ident
-		if name == "index" && len(args) == 3 {
-			of, isName := args[1].(*parse.IdentifierNode)
-			text, isText := args[2].(*parse.StringNode)
-			if !isName || !isText || of.Ident != "variables" {
-				return "", errors.New(onlyValues)
-			}
-			name, key = of.Ident, text.Text
-		} else if len(args) > 1 {
-			return "", errors.New(onlyValues)
-		}
-	case *parse.ChainNode: // variables.pod
-		of, isName := one.Node.(*parse.IdentifierNode)
-		if !isName || len(args) > 1 || len(one.Field) != 1 || of.Ident != "variables" {
-			return "", errors.New(onlyValues)
-		}
-		name, key = of.Ident, one.Field[0]
-	}
+	name, key := reference(node)
 	value, ok := values[name].(string)
 	if variables, isMap := values[name].(map[string]string); isMap && key != "" {
 		if value, ok = variables[key]; !ok {
@@ -111,6 +87,40 @@ func valueOf(node parse.Node, values map[string]any) (string, error) {
 	}
 	quoted := strconv.Quote(value)
 	return quoted[1 : len(quoted)-1], nil
+}
+
+// reference returns the name of the value that a node refers to, and, for a variable, its key. The
+// name is empty for all else that a template may have.
+func reference(node parse.Node) (name, key string) {
+	action, ok := node.(*parse.ActionNode)
+	if !ok || len(action.Pipe.Decl) > 0 || len(action.Pipe.Cmds) != 1 {
+		return "", ""
+	}
+	switch args := action.Pipe.Cmds[0].Args; first := args[0].(type) {
+	case *parse.IdentifierNode: // namespace, index variables "pod"
+		if len(args) == 1 {
+			return first.Ident, ""
+		}
+		if first.Ident == "index" && len(args) == 3 {
+			return indexReference(args[1], args[2])
+		}
+	case *parse.ChainNode: // variables.pod
+		of, isName := first.Node.(*parse.IdentifierNode)
+		if isName && len(args) == 1 && len(first.Field) == 1 && of.Ident == "variables" {
+			return of.Ident, first.Field[0]
+		}
+	}
+	return "", ""
+}
+
+// indexReference returns what the arguments of index refer to, which takes variables alone.
+func indexReference(of, index parse.Node) (name, key string) {
+	variables, isName := of.(*parse.IdentifierNode)
+	text, isText := index.(*parse.StringNode)
+	if !isName || !isText || variables.Ident != "variables" {
+		return "", ""
+	}
+	return variables.Ident, text.Text
 }
 
 // Reach parses a query and returns how far before its evaluation it looks. It is an error if it is
@@ -131,36 +141,45 @@ func Reach(query string) (time.Duration, error) {
 	if kind := expression.Type(); kind != parser.ValueTypeVector && kind != parser.ValueTypeScalar {
 		return 0, fmt.Errorf("it gives a %s: let it give one number, as sum(rate(...)) does", kind)
 	}
-	var reach time.Duration
-	fixed := false
-	parser.Inspect(expression, func(node parser.Node, path []parser.Node) error {
-		if subquery, ok := node.(*parser.SubqueryExpr); ok {
-			fixed = fixed || subquery.Timestamp != nil || subquery.StartOrEnd != 0
-		}
-		selector, ok := node.(*parser.VectorSelector)
-		if !ok {
-			return nil
-		}
-		fixed = fixed || selector.Timestamp != nil || selector.StartOrEnd != 0
-		total := selector.OriginalOffset
-		for _, above := range path {
-			switch above := above.(type) {
-			case *parser.MatrixSelector:
-				total = later(total, above.Range)
-			case *parser.SubqueryExpr:
-				total = later(later(total, above.Range), above.OriginalOffset)
-			}
-		}
-		reach = max(reach, total)
-		return nil
-	})
+	reach, fixed := lookback(expression)
 	if fixed {
 		return 0, errors.New("it looks at a fixed time, which is not the candidate's: leave the @ modifier out")
 	}
 	return reach, nil
 }
 
-// later returns the sum of two durations, or the longest that there is.
+// lookback returns how far an expression looks before its evaluation, and whether any part of it
+// looks at a fixed time.
+func lookback(expression parser.Expr) (reach time.Duration, fixed bool) {
+	parser.Inspect(expression, func(node parser.Node, path []parser.Node) error {
+		switch node := node.(type) {
+		case *parser.SubqueryExpr:
+			fixed = fixed || node.Timestamp != nil || node.StartOrEnd != 0
+		case *parser.VectorSelector:
+			fixed = fixed || node.Timestamp != nil || node.StartOrEnd != 0
+			reach = max(reach, selectorLookback(node, path))
+		}
+		return nil
+	})
+	return reach, fixed
+}
+
+// selectorLookback returns how far a selector looks back within the ranges, offsets and subqueries
+// above it.
+func selectorLookback(selector *parser.VectorSelector, path []parser.Node) time.Duration {
+	total := selector.OriginalOffset
+	for _, above := range path {
+		switch above := above.(type) {
+		case *parser.MatrixSelector:
+			total = later(total, above.Range)
+		case *parser.SubqueryExpr:
+			total = later(later(total, above.Range), above.OriginalOffset)
+		}
+	}
+	return total
+}
+
+// later returns the sum of two durations, or the longest duration where that overflows.
 func later(a, b time.Duration) time.Duration {
 	if sum := a + b; (sum > a) == (b > 0) {
 		return sum
@@ -168,7 +187,7 @@ func later(a, b time.Duration) time.Duration {
 	return math.MaxInt64
 }
 
-// What a query of people's own can lack beside an answer.
+// What the answer to a custom query can lack.
 var (
 	ErrNoValues      = errors.New("no values")
 	ErrSeveralSeries = errors.New("several series")
