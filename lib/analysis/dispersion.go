@@ -22,7 +22,8 @@ const (
 // none) that a stratum's rate has, by moments of successive differences, which neither a slow trend
 // nor proxies whose rates differ bias (von Neumann et al. 1941, Ann Math Stat 12:153):
 //
-//	phi = max(0, (mean_t (x_t/n_t - x_(t-1)/n_(t-1))² - mean_t p(1/n_t + 1/n_(t-1))) / (2 p²)),  p = sum x / sum n.
+//	phi = max(0, (mean_t (x_t/n_t - x_(t-1)/n_(t-1))² - mean_t p(1/n_t + 1/n_(t-1))) / (2 p²)),
+//	p = sum x / sum n.
 //
 // estimated is false, and phi .05, where there are fewer than 120 strata with requests that succeed
 // one another or fewer than 30 events. It is estimated once, before the release: the evidence stays

@@ -90,7 +90,9 @@ func (l limit) absolute(a Arm) float64 {
 // It is an e-process for all rates p_c <= g p_p, not only for rare events: with a = theta/q > 1 and
 // b = (1-theta)/(1-q) < 1
 //
-//	E = (1+p_c(a-1))^n_c (1+p_p(b-1))^n_p <= exp(n_c p_c(a-1) + n_p p_p(b-1)) <= exp(p_p (g n_c+n_p) (q(a-1) + (1-q)(b-1))) = 1.
+//	E = (1+p_c(a-1))^n_c (1+p_p(b-1))^n_p
+//	  <= exp(n_c p_c(a-1) + n_p p_p(b-1))
+//	  <= exp(p_p (g n_c+n_p) (q(a-1) + (1-q)(b-1))) = 1.
 //
 // With alternatives r < 1 it is against "at least g times", by the same lines with a < 1 < b. Time
 // is no matter: a stratum has its own rates.

@@ -54,7 +54,11 @@ func (c busy) answer(look int) string {
 				}
 				service := strings.Replace(workload+"-canary", "shop-primary-canary", "shop-primary", 1)
 				labels := fmt.Sprintf(
-					`"reporter":"%s","source_workload":"caller-%d","source_workload_namespace":"web","destination_workload":"%s","destination_workload_namespace":"web","destination_service":"%s.web.svc.cluster.local","response_flags":"-","request_protocol":"http","connection_security_policy":"mutual_tls","job":"pods","instance":"10.0.0.%d:15020","pod":"pod-%d","namespace":"web"`,
+					`"reporter":"%s","source_workload":"caller-%d","source_workload_namespace":"web",`+
+						`"destination_workload":"%s","destination_workload_namespace":"web",`+
+						`"destination_service":"%s.web.svc.cluster.local","response_flags":"-",`+
+						`"request_protocol":"http","connection_security_policy":"mutual_tls","job":"pods",`+
+						`"instance":"10.0.0.%d:15020","pod":"pod-%d","namespace":"web"`,
 					c.reporter, source, workload, service, proxy, proxy)
 				series(`"__name__":"istio_requests_total","response_code":"200",`+labels, 50)
 				series(`"__name__":"istio_requests_total","response_code":"500",`+labels, 1)

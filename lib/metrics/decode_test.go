@@ -13,7 +13,8 @@ import (
 // error, and no half of one.
 func TestAnswer(t *testing.T) {
 	t.Parallel()
-	const series = `[{"metric":{"__name__":"istio_requests_total","le":"\u0031"},"values":[[1.5,"2"],[6.5,"3"]]},{"values":[],"metric":{"pod":"a"}}]`
+	const series = `[{"metric":{"__name__":"istio_requests_total","le":"\u0031"},"values":[[1.5,"2"],[6.5,"3"]]},` +
+		`{"values":[],"metric":{"pod":"a"}}]`
 	for _, c := range []struct {
 		desc, body, rest, wrong string
 		series                  int

@@ -23,10 +23,12 @@ var bothWays = cmp.Options{cmp.AllowUnexported(rawSeries{}, labels{}), cmpopts.E
 // Whatever an answer is: it is read the same way by a decoder that knows its series, and one that
 // knows another's; and what is left is JSON.
 func FuzzAnswer(f *testing.F) {
-	const one = `{"metric":{"__name__":"istio_requests_total","pod":"a"},"values":[[1764000000,"1"],[1764000005.125,"1.5"]]}`
+	const one = `{"metric":{"__name__":"istio_requests_total","pod":"a"},"values":[[1764000000,"1"],` +
+		`[1764000005.125,"1.5"]]}`
 	f.Add(matrix+one+`]}}`, matrix+one+`,{"metric":{},"values":[[1,"2"]]}]}}`)
 	f.Add(matrix+one+`]},"warnings":["w"]}`, `{"data":{"result":[`+one+`],"resultType":"matrix"},"status":"success"}`)
-	f.Add(matrix+`{"metric":{"le":"1"},"histograms":[[1,{"count":"3","sum":"1","buckets":[[0,"0","2","3"],[0,"2","+Inf","0"]]}]]}]}}`, matrix+one)
+	f.Add(matrix+`{"metric":{"le":"1"},"histograms":[[1,{"count":"3","sum":"1","buckets":[[0,"0","2","3"],[0,"2",`+
+		`"+Inf","0"]]}]]}]}}`, matrix+one)
 	f.Add(`{"data":{"resultType":"vector","result":[{"metric":{},"value":[1,"NaN"]}]}}`,
 		`{"status":"error","error":"no"}`)
 	f.Add(matrix+`{"metric":{"a":"\ud800"},"values":[[1e308,"1"]]}]}}`, `[`)

@@ -29,7 +29,8 @@ func (n crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	within, _ := time.ParseDuration(span)
 	if strings.HasPrefix(query, "label_replace(") {
 		_, _ = fmt.Fprintf(
-			w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"is":"series"},"value":[1,"%d"]},{"metric":{"is":"scrapes"},"value":[1,"%d"]}]}}`, n, int(within.Seconds()/5))
+			w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"is":"series"},"value":[1,`+
+				`"%d"]},{"metric":{"is":"scrapes"},"value":[1,"%d"]}]}}`, n, int(within.Seconds()/5))
 		return
 	}
 	out := bufio.NewWriter(w)
@@ -48,7 +49,19 @@ func (n crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		workload := []string{"shop-primary", "shop"}[arm]
 		service := []string{"shop-primary", "shop-canary"}[arm]
 		_, _ = fmt.Fprintf(
-			out, `{"metric":{"__name__":"%s",%s,"reporter":"source","source_workload":"caller-%[3]d","source_canonical_service":"caller-%[3]d","source_canonical_revision":"latest","source_workload_namespace":"web","source_principal":"spiffe://cluster.local/ns/web/sa/caller-%[3]d","source_app":"caller-%[3]d","source_version":"v1","source_cluster":"Kubernetes","destination_workload":"%[4]s","destination_workload_namespace":"web","destination_principal":"spiffe://cluster.local/ns/web/sa/shop","destination_app":"shop","destination_version":"unknown","destination_service":"%[5]s.web.svc.cluster.local","destination_service_name":"%[5]s","destination_service_namespace":"web","destination_cluster":"Kubernetes","request_protocol":"http","response_flags":"-","connection_security_policy":"unknown","job":"kubernetes-pods","instance":"10.88.%[3]d.7:15020","namespace":"web","pod":"caller-%[3]d-7c9b5d8f-x2k4z","pod_template_hash":"7c9b5d8f","service_istio_io_canonical_name":"caller-%[3]d"},"values":[`,
+			out, `{"metric":{"__name__":"%s",%s,"reporter":"source","source_workload":"caller-%[3]d",`+
+				`"source_canonical_service":"caller-%[3]d","source_canonical_revision":"latest",`+
+				`"source_workload_namespace":"web",`+
+				`"source_principal":"spiffe://cluster.local/ns/web/sa/caller-%[3]d","source_app":"caller-%[3]d",`+
+				`"source_version":"v1","source_cluster":"Kubernetes","destination_workload":"%[4]s",`+
+				`"destination_workload_namespace":"web",`+
+				`"destination_principal":"spiffe://cluster.local/ns/web/sa/shop","destination_app":"shop",`+
+				`"destination_version":"unknown","destination_service":"%[5]s.web.svc.cluster.local",`+
+				`"destination_service_name":"%[5]s","destination_service_namespace":"web",`+
+				`"destination_cluster":"Kubernetes","request_protocol":"http","response_flags":"-",`+
+				`"connection_security_policy":"unknown","job":"kubernetes-pods","instance":"10.88.%[3]d.7:15020",`+
+				`"namespace":"web","pod":"caller-%[3]d-7c9b5d8f-x2k4z","pod_template_hash":"7c9b5d8f",`+
+				`"service_istio_io_canonical_name":"caller-%[3]d"},"values":[`,
 			name, more, proxy, workload, service)
 		for scrape := first; scrape <= last; scrape++ {
 			if scrape > first {

@@ -559,15 +559,24 @@ func TestQueries(t *testing.T) {
 	if _, err := start(t, p).Observe(hostile, since).Look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	const counted = `{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|` +
+		`istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~`
 	want := []string{
-		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
-		`{__name__=~"istio_requests_total|istio_request_duration_milliseconds_bucket|istio_request_duration_seconds_bucket|istio_request_duration_milliseconds",reporter=~"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",destination_workload_namespace="w\"b"}[10s]`,
+		counted + `"source|waypoint",destination_service=~"s\\.w\"b\\.svc\\..+|c\\.\\*\\.w\"b\\.svc\\..+"}[10s]`,
+		counted + `"destination",destination_workload=~"shop\\.primary|x\"\\} or vector\\(1\\)#",` +
+			`destination_workload_namespace="w\"b"}[10s]`,
 		fmt.Sprintf(`label_replace(count(timestamp(istio_requests_total) >= %d), "is", "series", "", "")`,
 			since.Unix()) +
-			` or label_replace(sum(increase(istio_requests_total{reporter="destination",destination_workload="shop.primary",destination_workload_namespace="w\"b",source_workload="unknown"}[10s])), "is", "outside", "", "")` +
-			fmt.Sprintf(` or label_replace(topk(3, count by (destination_workload) (timestamp(istio_requests_total{destination_workload_namespace="w\"b",destination_workload!~"|unknown"}) >= %d)), "is", "workload", "", "")`, since.Unix()) +
-			` or label_replace(max(up{namespace="w\"b",pod=~"shop\\.primary-[a-z0-9]+-[a-z0-9]+"}), "is", "stable", "", "")` +
-			` or label_replace(max(up{namespace="w\"b",pod=~"x\"\\} or vector\\(1\\)#-[a-z0-9]+-[a-z0-9]+"}), "is", "candidate", "", "")`,
+			` or label_replace(sum(increase(istio_requests_total{reporter="destination",` +
+			`destination_workload="shop.primary",destination_workload_namespace="w\"b",` +
+			`source_workload="unknown"}[10s])), "is", "outside", "", "")` +
+			fmt.Sprintf(` or label_replace(topk(3, count by (destination_workload) `+
+				`(timestamp(istio_requests_total{destination_workload_namespace="w\"b",`+
+				`destination_workload!~"|unknown"}) >= %d)), "is", "workload", "", "")`, since.Unix()) +
+			` or label_replace(max(up{namespace="w\"b",pod=~"shop\\.primary-[a-z0-9]+-[a-z0-9]+"}), ` +
+			`"is", "stable", "", "")` +
+			` or label_replace(max(up{namespace="w\"b",pod=~"x\"\\} or vector\\(1\\)#-[a-z0-9]+-[a-z0-9]+"}), ` +
+			`"is", "candidate", "", "")`,
 	}
 	if diff := cmp.Diff(want, p.queries); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)

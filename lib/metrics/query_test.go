@@ -23,17 +23,16 @@ var ownValues = Values{
 
 func TestRender(t *testing.T) {
 	t.Parallel()
-	for query, want := range map[string]string{
-		` up{namespace="{{ namespace }}",pod=~"{{target}}-.*"} `:                              `up{namespace="web",pod=~"shop-.*"}`,
-		`{{name}} {{- service -}} {{ingress}} {{route}}[{{ interval }}]`:                      `shopshop-frontin way[1m30s]`,
-		`{{ variables.pod }}, {{ index variables "pod" }}, {{ index variables "with-dash" }}`: `shop-1, shop-1, dash`,
-		`up{a="{{ variables.odd }}"}`:                                                         `up{a="a\"} or vector(1) #\n"}`,
-		`{{/* why it is so */}}up`:                                                            `up`,
-		strings.Repeat("a", maxQuery): strings.Repeat(
-			"a", maxQuery),
+	for _, c := range [][2]string{
+		{` up{namespace="{{ namespace }}",pod=~"{{target}}-.*"} `, `up{namespace="web",pod=~"shop-.*"}`},
+		{`{{name}} {{- service -}} {{ingress}} {{route}}[{{ interval }}]`, `shopshop-frontin way[1m30s]`},
+		{`{{ variables.pod }}, {{ index variables "pod" }}, {{ index variables "with-dash" }}`, `shop-1, shop-1, dash`},
+		{`up{a="{{ variables.odd }}"}`, `up{a="a\"} or vector(1) #\n"}`},
+		{`{{/* why it is so */}}up`, `up`},
+		{strings.Repeat("a", maxQuery), strings.Repeat("a", maxQuery)},
 	} {
-		if got, err := Render(query, ownValues); err != nil || got != want {
-			t.Errorf("%s is %q, want %q: %v", query, got, want, err)
+		if got, err := Render(c[0], ownValues); err != nil || got != c[1] {
+			t.Errorf("%s is %q, want %q: %v", c[0], got, c[1], err)
 		}
 	}
 }
@@ -42,36 +41,38 @@ func TestRender(t *testing.T) {
 // where and what to write.
 func TestRenderRefuses(t *testing.T) {
 	t.Parallel()
-	for query, want := range map[string]string{
-		"up +\n  {{range 50000000}}up{{end}}": "at query:2:10, {{range 50000000}}up{{end}}: a " +
-			"query takes values, and nothing else: {{ name }}",
-		`{{range variables}}{{.}}{{end}}`:                          "at query:1:8",
-		`{{with namespace}}{{.}}{{end}}`:                           "a query takes values",
-		`{{if namespace}}up{{else}}down{{end}}`:                    "a query takes values",
-		`{{define "a"}}up{{template "a"}}{{end}}{{template "a"}}`:  "its template defines another one at query:1:",
-		`{{block "a" .}}up{{end}}`:                                 "its template defines another one",
-		`{{template "query"}}`:                                     "a query takes values",
-		`{{ $x := namespace }}up`:                                  "a query takes values",
-		`{{ printf "%999999d" 1 }}`:                                `function "printf" not defined; a query takes values`,
-		`{{ namespace | print }}`:                                  "cannot be read",
-		`{{ namespace | index }}`:                                  "a query takes values",
-		`{{ index variables namespace }}`:                          "a query takes values",
-		`{{ index namespace "a" }}`:                                "a query takes values",
-		`{{ index }}`:                                              "a query takes values",
-		`{{ namespace "a" }}`:                                      "a query takes values",
-		`{{ variables }}`:                                          "a query takes values",
-		`{{ variables.pod.more }}`:                                 "a query takes values",
-		`{{ (namespace) }}`:                                        "a query takes values",
-		`{{ .Namespace }}`:                                         "a query takes values",
-		`{{ "text" }}`:                                             "a query takes values",
-		`{{ nothing }}`:                                            "its template cannot be read",
-		`{{ variables.other }}`:                                    `its template cannot be filled in at query:1:3, {{variables.other}}: there is no variable "other" among its templateVariables`,
-		`{{ variables.long }}{{ variables.long }}`:                 "with its values it has more than 16384 bytes",
-		strings.Repeat("a", maxQuery+1):                            "it has 16385 bytes, and may have 16384",
-		strings.Repeat("(", maxQuery) + strings.Repeat("{{", 1000): "may have 16384",
+	for _, c := range [][2]string{
+		{"up +\n  {{range 50000000}}up{{end}}",
+			"at query:2:10, {{range 50000000}}up{{end}}: a query takes values, and nothing else: {{ name }}"},
+		{`{{range variables}}{{.}}{{end}}`, "at query:1:8"},
+		{`{{with namespace}}{{.}}{{end}}`, "a query takes values"},
+		{`{{if namespace}}up{{else}}down{{end}}`, "a query takes values"},
+		{`{{define "a"}}up{{template "a"}}{{end}}{{template "a"}}`, "its template defines another one at query:1:"},
+		{`{{block "a" .}}up{{end}}`, "its template defines another one"},
+		{`{{template "query"}}`, "a query takes values"},
+		{`{{ $x := namespace }}up`, "a query takes values"},
+		{`{{ printf "%999999d" 1 }}`, `function "printf" not defined; a query takes values`},
+		{`{{ namespace | print }}`, "cannot be read"},
+		{`{{ namespace | index }}`, "a query takes values"},
+		{`{{ index variables namespace }}`, "a query takes values"},
+		{`{{ index namespace "a" }}`, "a query takes values"},
+		{`{{ index }}`, "a query takes values"},
+		{`{{ namespace "a" }}`, "a query takes values"},
+		{`{{ variables }}`, "a query takes values"},
+		{`{{ variables.pod.more }}`, "a query takes values"},
+		{`{{ (namespace) }}`, "a query takes values"},
+		{`{{ .Namespace }}`, "a query takes values"},
+		{`{{ "text" }}`, "a query takes values"},
+		{`{{ nothing }}`, "its template cannot be read"},
+		{`{{ variables.other }}`,
+			`its template cannot be filled in at query:1:3, {{variables.other}}: ` +
+				`there is no variable "other" among its templateVariables`},
+		{`{{ variables.long }}{{ variables.long }}`, "with its values it has more than 16384 bytes"},
+		{strings.Repeat("a", maxQuery+1), "it has 16385 bytes, and may have 16384"},
+		{strings.Repeat("(", maxQuery) + strings.Repeat("{{", 1000), "may have 16384"},
 	} {
-		if got, err := Render(query, ownValues); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%.100s is %.100q: %v, want %s", query, got, err, want)
+		if got, err := Render(c[0], ownValues); err == nil || !strings.Contains(err.Error(), c[1]) {
+			t.Errorf("%.100s is %.100q: %v, want %s", c[0], got, err, c[1])
 		}
 	}
 }

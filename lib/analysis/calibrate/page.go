@@ -1,6 +1,7 @@
 package main
 
 import (
+	_ "embed" // for the introduction
 	"fmt"
 	"math"
 	"os"
@@ -22,37 +23,10 @@ func write(dir string, m measured) error {
 	return nil
 }
 
-const introduction = `# How a candidate is judged
-
-*Written by ` + "`make calibrate`" + `; the numbers are of its simulation, with a fixed seed.*
-
-Two judgements are made of the same counts of requests.
-
-**The check** is Flagger's: at the end of each interval the success rate and the 99th percentile of the duration are compared with their
-limits. A failed check keeps the weight; the threshold-th one ends the release. It is simple, and it pays twice: a failing candidate keeps its
-traffic for *threshold* intervals, and a candidate that is just within its limit fails by chance. How often can be computed, and is printed below.
-
-**The sequential test** looks after every scrape. It ends a release at once when the candidate is shown to be
-
-* **beyond the limit**: more of its requests fail than the limit allows, and
-* **worse than stable**: in the same seconds more of its requests failed than of stable's.
-
-Both are measured as *evidence*, the factor by which what was seen is more probable if the candidate is failing than if it is not. It begins at 1, and while the
-candidate is healthy it is as likely to fall as to rise: by a theorem of Ville (1939) it ever reaches 20 in at most 1 of 20 releases. So alpha = 5 % is the
-probability that a healthy release is rejected **however often it is looked at**, where an ordinary test that is repeated at each look would be
-wrong in half of the releases. How bad a failing candidate is need not be known: the evidence is a mean over 33 factors from 1.25 to 64.
-
-* An outage that both versions suffer makes nobody worse than the other: it is called *environment*, not a failed check.
-* A failure that begins at the last weight is not hidden by what was good before: evidence is also counted from the beginning of each interval, and
-  the mean over these starts is what must reach 20.
-* Failures come in bursts, which look like evidence. How bursty they are is estimated from 120 scrapes of stable before the release, and the evidence is tempered by it.
-* Pods that are scraped at different moments see an outage at different moments: their counters are put on a common grid, and the evidence must be
-  there at two looks one after the other.
-* Durations are known by histogram buckets only. A request counts as slow when it took longer than the bucket bound at or above the limit; nothing is interpolated.
-
-Sources: Lindon & Malek, arXiv 2011.03567 (evidence of two versions whose requests fail more and less together); Howard & Ramdas, arXiv 1906.09712 (quantiles); the proofs of
-what was changed are in the comments of [lib/analysis](../lib/analysis).
-`
+// introduction is what the page says before the measurements.
+//
+//go:embed introduction.txt
+var introduction string
 
 func (m measured) page() string {
 	b := &strings.Builder{}

@@ -41,7 +41,8 @@ func (c chart) String() string {
 	top := 64.0
 	bottom := top + group*float64(len(c.labels))
 	b := &strings.Builder{}
-	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="sans-serif" font-size="11">`+"\n", chartWidth, bottom+28)
+	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="sans-serif" `+
+		`font-size="11">`+"\n", chartWidth, bottom+28)
 	fmt.Fprintf(b, `<rect width="100%%" height="100%%" fill="#fff"/><text x="10" y="20" font-size="14">%s</text>`+"\n",
 		c.title)
 	for i, s := range c.series {
@@ -50,14 +51,16 @@ func (c chart) String() string {
 			x, s.color, x+15, s.name)
 	}
 	for _, t := range c.ticks {
-		fmt.Fprintf(b, `<path d="M%.1f %.0fV%.0f" stroke="#ddd"/><text x="%.1f" y="%.0f" text-anchor="middle">%s</text>`+"\n", c.x(t), top-6, bottom, c.x(t), bottom+15, c.format(t))
+		fmt.Fprintf(b, `<path d="M%.1f %.0fV%.0f" stroke="#ddd"/><text x="%.1f" y="%.0f" `+
+			`text-anchor="middle">%s</text>`+"\n", c.x(t), top-6, bottom, c.x(t), bottom+15, c.format(t))
 	}
 	for i, label := range c.labels {
 		y := top + group*float64(i)
 		fmt.Fprintf(b, `<text x="%.0f" y="%.1f" text-anchor="end">%s</text>`+"\n", chartLeft-8, y+group/2, label)
 		for k, s := range c.series {
 			v, at := s.values[i], y+barHeight*float64(k)
-			fmt.Fprintf(b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/><text x="%.1f" y="%.1f" font-size="9">%s</text>`+"\n",
+			fmt.Fprintf(b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/><text x="%.1f" y="%.1f" `+
+				`font-size="9">%s</text>`+"\n",
 				chartLeft, at, c.x(v)-chartLeft, barHeight-2, s.color, c.x(v)+3, at+8, c.format(v))
 		}
 	}
