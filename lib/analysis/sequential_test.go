@@ -97,7 +97,12 @@ func TestObjectives(t *testing.T) {
 		all[0].Weight != 1 {
 		t.Errorf("of 119 strata: %+v, %v", all, err)
 	}
-	var interleaved []counts.Stratum // two proxies, whose callers ask for other things
+}
+
+// Two proxies, whose callers ask for other things, are two histories.
+func TestObjectivesOfProxies(t *testing.T) {
+	t.Parallel()
+	var interleaved []counts.Stratum
 	for i := range 120 {
 		for proxy, failed := range map[string]int{"one": i % 3, "other": 50 + i%3} {
 			interleaved = append(
@@ -122,6 +127,19 @@ func random(rng *rand.Rand, n int, candidate, stable float64) (all []counts.Stra
 		all = append(all, s)
 	}
 	return all
+}
+
+// rewrite writes evidence as JSON, reads it again, and returns how many bytes it was.
+func rewrite(t *testing.T, evidence, read any) int {
+	t.Helper()
+	written, err := json.Marshal(evidence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(written, read); err != nil {
+		t.Fatal(err)
+	}
+	return len(written)
 }
 
 // Another process may go on at any stratum: what is written is rounded, and ln E differs by less
@@ -155,24 +173,11 @@ func TestEvidenceIsKept(t *testing.T) {
 			a.String() != b.String() {
 			t.Fatalf("stratum %d: %+v\nand written and read %+v", i, a, b)
 		}
-		written, err := json.Marshal(other.Evidence())
-		if err != nil {
-			t.Fatal(err)
-		}
-		size = max(size, len(written))
 		var read Evidence
-		if err := json.Unmarshal(written, &read); err != nil {
-			t.Fatal(err)
-		}
+		size = max(size, rewrite(t, other.Evidence(), &read))
 		other = sequential(t, plan, read)
-		written, err = json.Marshal(again.Evidence())
-		if err != nil {
-			t.Fatal(err)
-		}
 		var kept AcceptanceEvidence
-		if err := json.Unmarshal(written, &kept); err != nil {
-			t.Fatal(err)
-		}
+		rewrite(t, again.Evidence(), &kept)
 		if again, err = NewAcceptance(objectives, .05, 1.5, kept); err != nil {
 			t.Fatal(err)
 		}

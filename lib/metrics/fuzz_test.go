@@ -39,22 +39,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("the rest of %s is %s", text, want)
 		}
 		for _, before := range []string{text, another} {
-			d := &decoder{}
-			_, _ = (&answer{decoder: d}).read(strings.NewReader(before))
-			again := answer{decoder: d}
-			got, err := again.read(strings.NewReader(text))
-			if (err == nil) != (wrong == nil) && wrong == nil {
-				t.Errorf("%v, and the first time %v", err, wrong)
-			}
-			if err != nil || wrong != nil {
-				continue
-			}
-			if diff := cmp.Diff(fresh.series, again.series, bothWays); diff != "" {
-				t.Errorf("(-the first time, +later)\n%s", diff)
-			}
-			if json.Valid([]byte(text)) && !json.Valid(got) {
-				t.Errorf("the rest of %s is %s, and later %s", text, want, got)
-			}
+			readAgain(t, before, text, fresh.series, wrong)
 		}
 		s := State{Since: time.Unix(1763999999, 0)}
 		s.add(fresh.series, side{stable: "s.", candidate: "c.", label: "destination_service"})
@@ -64,6 +49,28 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 	})
+}
+
+// readAgain reads an answer with a decoder that has read another before. It has to come to the same
+// as a decoder that has read none.
+func readAgain(t *testing.T, before, text string, want []rawSeries, wrong error) {
+	t.Helper()
+	d := &decoder{}
+	_, _ = (&answer{decoder: d}).read(strings.NewReader(before))
+	again := answer{decoder: d}
+	rest, err := again.read(strings.NewReader(text))
+	if (err == nil) != (wrong == nil) && wrong == nil {
+		t.Errorf("%v, and the first time %v", err, wrong)
+	}
+	if err != nil || wrong != nil {
+		return
+	}
+	if diff := cmp.Diff(want, again.series, bothWays); diff != "" {
+		t.Errorf("(-the first time, +later)\n%s", diff)
+	}
+	if json.Valid([]byte(text)) && !json.Valid(rest) {
+		t.Errorf("the rest of %s is later %s", text, rest)
+	}
 }
 
 // However scrapes are cut into looks, as many requests are counted.
@@ -80,28 +87,8 @@ func FuzzCuts(f *testing.F) {
 			of = side{reporters: "destination", stable: "s", candidate: "c", label: "destination_workload",
 				namespace: "web"}
 		}
-		count := func(cut int) (State, []counts.Stratum) {
-			s, value := State{Since: time.Unix(100, 0)}, 0.0
-			var strata []counts.Stratum
-			var now []model.SamplePair
-			for i, n := range increases {
-				if value += float64(n); n == 255 { // it begins anew
-					value = 0
-				}
-				now = append(now, model.SamplePair{
-					Timestamp: model.Time(100_000 + 5000*i), Value: model.SampleValue(value)})
-				if (i+1)%cut == 0 && i > 0 || i == len(increases)-1 { // the last one is fetched again
-					strata = append(strata,
-						s.add([]rawSeries{
-							{labels: &labels{service: "c.web.svc.local", workload: "c", code: "200", proxy: "p"},
-								values: slices.Clone(now)}}, of)...)
-					now = now[len(now)-1:]
-				}
-			}
-			return s, strata
-		}
-		want, all := count(1000)
-		got, some := count(max(2, int(every)))
+		want, all := countInLooks(increases, of, 1000)
+		got, some := countInLooks(increases, of, max(2, int(every)))
 		if diff := cmp.Diff(
 			want.Candidate, got.Candidate, cmpopts.EquateApprox(0, 1e-6), cmpopts.EquateEmpty()); diff != "" ||
 			want.Scrapes != got.Scrapes {
@@ -125,4 +112,26 @@ func FuzzCuts(f *testing.F) {
 			t.Errorf("the state in JSON (-want, +got)\n%s", diff)
 		}
 	})
+}
+
+// countInLooks counts a counter with these increases, in looks of so many scrapes. 255 resets it.
+func countInLooks(increases []byte, of side, scrapes int) (State, []counts.Stratum) {
+	s, value := State{Since: time.Unix(100, 0)}, 0.0
+	var strata []counts.Stratum
+	var now []model.SamplePair
+	for i, n := range increases {
+		if value += float64(n); n == 255 {
+			value = 0
+		}
+		now = append(now, model.SamplePair{
+			Timestamp: model.Time(100_000 + 5000*i), Value: model.SampleValue(value)})
+		if (i+1)%scrapes == 0 && i > 0 || i == len(increases)-1 { // the last one is fetched again
+			strata = append(strata,
+				s.add([]rawSeries{
+					{labels: &labels{service: "c.web.svc.local", workload: "c", code: "200", proxy: "p"},
+						values: slices.Clone(now)}}, of)...)
+			now = now[len(now)-1:]
+		}
+	}
+	return s, strata
 }

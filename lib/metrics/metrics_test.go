@@ -56,8 +56,7 @@ func start(t *testing.T, p *prometheus) *Client {
 func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	query := r.FormValue("query")
-	p.queries = append(p.queries, query)
+	p.queries = append(p.queries, r.FormValue("query"))
 	if p.asked != nil {
 		p.asked(r)
 	}
@@ -67,80 +66,7 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.fail != nil && p.fail(w) {
 		return
 	}
-	result, kind := []any{}, "matrix"
-	at := p.now
-	if seconds, err := strconv.ParseFloat(r.FormValue("time"), 64); err == nil {
-		at = time.UnixMilli(int64(seconds * 1000))
-	}
-	_, span, _ := strings.Cut(query, "}[")
-	span, _, _ = strings.Cut(span, "]")
-	within, _ := time.ParseDuration(span)
-	_, names, _ := strings.Cut(query, `{__name__=~"`)
-	names, _, _ = strings.Cut(names, `"`)
-	asked := strings.Split(names, "|")
-	// samples of a series in the range that is asked for, as seconds before now, the oldest first
-	samples := func(s series) (ago []float64) {
-		if !slices.Contains(asked, s.labels["__name__"]) ||
-			strings.Contains(query, `"source|waypoint"`) == (s.labels["reporter"] == "destination") {
-			return nil
-		}
-		for a := range s.points {
-			if t := p.now.Add(-time.Duration(a * float64(time.Second))); t.After(at.Add(-within)) && !t.After(at) {
-				ago = append(ago, a)
-			}
-		}
-		slices.Sort(ago)
-		slices.Reverse(ago)
-		return ago
-	}
-	switch {
-	case strings.HasPrefix(query, "label_replace(count(last_over_time("):
-		kind = "vector"
-		n, most := 0, 0
-		for _, s := range p.series {
-			if scrapes := len(samples(s)); scrapes > 0 {
-				n, most = n+1, max(most, scrapes)
-			}
-		}
-		if n > 0 {
-			for is, value := range map[string]int{"series": n, "scrapes": most} {
-				result = append(result,
-					map[string]any{"metric": map[string]string{"is": is}, "value": []any{1, strconv.Itoa(value)}})
-			}
-		}
-	case query == "vector(1)":
-		result, kind = append(result, map[string]any{"metric": map[string]string{}, "value": []any{1, "1"}}), "vector"
-	case strings.HasPrefix(query, "label_replace("):
-		kind = "vector"
-		var since, n int64
-		_, _ = fmt.Sscanf(query, "label_replace(count(timestamp(istio_requests_total) >= %d", &since)
-		for _, s := range p.series {
-			for ago := range s.points {
-				if p.now.Add(-time.Duration(ago*float64(time.Second))).Unix() >= since {
-					n++
-					break
-				}
-			}
-		}
-		for _, labels := range append([]map[string]string{{"is": "series", "=": fmt.Sprint(n)}}, p.beside...) {
-			metric := maps.Clone(labels)
-			delete(metric, "=")
-			result = append(result, map[string]any{"metric": metric, "value": []any{1, labels["="]}})
-		}
-	}
-	for _, s := range p.series {
-		ago := samples(s)
-		if kind != "matrix" || len(ago) == 0 {
-			continue
-		}
-		var values []any
-		for _, a := range ago {
-			values = append(values,
-				[]any{float64(p.now.Add(-time.Duration(a*float64(time.Second))).UnixMilli()) / 1000,
-					fmt.Sprint(s.points[a])})
-		}
-		result = append(result, map[string]any{"metric": s.labels, "values": values})
-	}
+	result, kind := p.evaluate(p.parse(r))
 	var warnings []string
 	if p.warn != "" {
 		warnings = append(warnings, p.warn)
@@ -156,6 +82,120 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
+// query is what a request asks for.
+type query struct {
+	text    string
+	at      time.Time
+	metrics []string
+	within  time.Duration // the range of a selector
+}
+
+// parse reads a request.
+func (p *prometheus) parse(r *http.Request) query {
+	q := query{text: r.FormValue("query"), at: p.now}
+	if seconds, err := strconv.ParseFloat(r.FormValue("time"), 64); err == nil {
+		q.at = time.UnixMilli(int64(seconds * 1000))
+	}
+	_, span, _ := strings.Cut(q.text, "}[")
+	span, _, _ = strings.Cut(span, "]")
+	q.within, _ = time.ParseDuration(span)
+	_, names, _ := strings.Cut(q.text, `{__name__=~"`)
+	names, _, _ = strings.Cut(names, `"`)
+	q.metrics = strings.Split(names, "|")
+	return q
+}
+
+// evaluate returns the result of a query and its type.
+func (p *prometheus) evaluate(q query) (result []any, kind string) {
+	switch {
+	case strings.HasPrefix(q.text, "label_replace(count(last_over_time("):
+		return p.sizes(q), "vector"
+	case q.text == "vector(1)":
+		return []any{map[string]any{"metric": map[string]string{}, "value": []any{1, "1"}}}, "vector"
+	case strings.HasPrefix(q.text, "label_replace("):
+		return p.whatElse(q), "vector"
+	}
+	return p.rawSamples(q), "matrix"
+}
+
+// samples returns the samples of a series in the range of a query, as seconds before now, the oldest
+// first.
+func (p *prometheus) samples(q query, s series) (ago []float64) {
+	if !slices.Contains(q.metrics, s.labels["__name__"]) ||
+		strings.Contains(q.text, `"source|waypoint"`) == (s.labels["reporter"] == "destination") {
+		return nil
+	}
+	for a := range s.points {
+		if t := p.time(a); t.After(q.at.Add(-q.within)) && !t.After(q.at) {
+			ago = append(ago, a)
+		}
+	}
+	slices.Sort(ago)
+	slices.Reverse(ago)
+	return ago
+}
+
+// time returns the time that was so many seconds before now.
+func (p *prometheus) time(ago float64) time.Time {
+	return p.now.Add(-time.Duration(ago * float64(time.Second)))
+}
+
+// sizes returns the number of series in a range, and the most samples that one of them has.
+func (p *prometheus) sizes(q query) []any {
+	result := []any{}
+	n, most := 0, 0
+	for _, s := range p.series {
+		if scrapes := len(p.samples(q, s)); scrapes > 0 {
+			n, most = n+1, max(most, scrapes)
+		}
+	}
+	if n == 0 {
+		return result
+	}
+	for is, value := range map[string]int{"series": n, "scrapes": most} {
+		result = append(result,
+			map[string]any{"metric": map[string]string{"is": is}, "value": []any{1, strconv.Itoa(value)}})
+	}
+	return result
+}
+
+// whatElse returns the number of series since a moment, and what there is beside them.
+func (p *prometheus) whatElse(q query) []any {
+	result := []any{}
+	var since, n int64
+	_, _ = fmt.Sscanf(q.text, "label_replace(count(timestamp(istio_requests_total) >= %d", &since)
+	for _, s := range p.series {
+		for ago := range s.points {
+			if p.time(ago).Unix() >= since {
+				n++
+				break
+			}
+		}
+	}
+	for _, labels := range append([]map[string]string{{"is": "series", "=": fmt.Sprint(n)}}, p.beside...) {
+		metric := maps.Clone(labels)
+		delete(metric, "=")
+		result = append(result, map[string]any{"metric": metric, "value": []any{1, labels["="]}})
+	}
+	return result
+}
+
+// rawSamples returns the series that have samples in a range.
+func (p *prometheus) rawSamples(q query) []any {
+	result := []any{}
+	for _, s := range p.series {
+		var values []any
+		for _, ago := range p.samples(q, s) {
+			values = append(values, []any{float64(p.time(ago).UnixMilli()) / 1000, fmt.Sprint(s.points[ago])})
+		}
+		if len(values) > 0 {
+			result = append(result, map[string]any{"metric": s.labels, "values": values})
+		}
+	}
+	return result
+}
+
+// at returns points of a series: seconds before now and a value, in turn.
 func at(points ...float64) map[float64]float64 {
 	m := map[float64]float64{}
 	for i := 0; i < len(points); i += 2 {
@@ -430,68 +470,84 @@ func TestStateIsBounded(t *testing.T) {
 	}
 }
 
+// churn is a Prometheus that scrapes pods which live for a while, with a new one every so many scrapes.
+type churn struct {
+	reporter        string
+	begin           time.Time
+	now             int // the scrape that a look is at
+	every, lifetime int // in scrapes
+	queries         int
+}
+
+// scraped returns when a scrape was.
+func (p *churn) scraped(scrape int) time.Time {
+	return p.begin.Add(time.Duration(scrape) * 5 * time.Second)
+}
+
+// ServeHTTP answers a look with the last three scrapes of all pods that had one.
+func (p *churn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.queries++
+	var result []any
+	for born := 0; born <= p.now+2 && strings.Contains(r.FormValue("query"), `"`+p.reporter); born += p.every {
+		var values []any
+		for scrape := max(p.now, born); scrape < min(p.now+3, born+p.lifetime); scrape++ {
+			values = append(values, []any{p.scraped(scrape).Unix(), fmt.Sprint(10 * (scrape - born))})
+		}
+		if len(values) == 0 {
+			continue
+		}
+		for _, code := range []string{"200", "500"} {
+			s := requests("shop-canary", code, fmt.Sprint("pod-", born), nil, "reporter", p.reporter,
+				"destination_workload", "shop")
+			result = append(result, map[string]any{"metric": s.labels, "values": values})
+		}
+	}
+	_ = json.NewEncoder(w).Encode(
+		map[string]any{"status": "success", "data": map[string]any{"resultType": "matrix", "result": result}})
+}
+
 // In an hour dozens of pods come and go: none is counted twice, all are forgotten, and a look asks
 // once.
 func TestPodsComeAndGo(t *testing.T) {
 	t.Parallel()
-	const looks, every, lifetime = 720, 20, 60 // scrapes
+	const looks = 720
 	for _, c := range []struct {
 		reporter string
 		queries  int
 	}{{"source", looks}, {"destination", looks + 1}} { // the callers were asked before
 		t.Run(c.reporter, func(t *testing.T) {
 			t.Parallel()
-			begin := time.Now().Add(-time.Hour).Truncate(time.Second)
-			queries, now, want := 0, 0, 0.0
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				queries++
-				var result []any
-				for born := 0; born <= now+2 && strings.Contains(r.FormValue("query"), `"`+c.reporter); born += every {
-					var values []any
-					// a look is answered with the last three
-					for scrape := max(now, born); scrape < min(now+3, born+lifetime); scrape++ {
-						values = append(values,
-							[]any{begin.Add(time.Duration(scrape) * 5 * time.Second).Unix(),
-								fmt.Sprint(10 * (scrape - born))})
-					}
-					for _, code := range []string{"200", "500"} {
-						if len(values) > 0 {
-							s := requests("shop-canary", code, fmt.Sprint("pod-", born), nil, "reporter", c.reporter,
-								"destination_workload", "shop")
-							result = append(result, map[string]any{"metric": s.labels, "values": values})
-						}
-					}
-				}
-				_ = json.NewEncoder(w).Encode(
-					map[string]any{"status": "success",
-						"data": map[string]any{"resultType": "matrix", "result": result}})
-			}))
+			p := &churn{reporter: c.reporter, begin: time.Now().Add(-time.Hour).Truncate(time.Second), every: 20,
+				lifetime: 60}
+			server := httptest.NewServer(p)
 			t.Cleanup(server.Close)
 			client, err := New(server.URL, "")
 			if err != nil {
 				t.Fatal(err)
 			}
-			for born := 0; born < looks+2; born += every {
-				want += 10 * float64(min(lifetime-1, looks+1-born))
+			want := 0.0
+			for born := 0; born < looks+2; born += p.every {
+				want += 10 * float64(min(p.lifetime-1, looks+1-born))
 			}
-			o := client.Observe(target, begin)
-			o.clock = func() time.Time { return begin.Add(time.Duration(now+2) * 5 * time.Second) }
-			for now = range looks {
+			o := client.Observe(target, p.begin)
+			o.clock = func() time.Time { return p.scraped(p.now + 2) }
+			var last counts.Counts
+			for p.now = range looks {
 				w, err := o.Look(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
 				if s := o.state; len(s.Scraped) > 8 || len(s.Last) > 16 || len(o.known) > 16 || len(s.Open) > 10 {
-					t.Fatalf("look %d: %d proxies, %d series, %d labels and %d strata are kept", now, len(s.Scraped),
+					t.Fatalf("look %d: %d proxies, %d series, %d labels and %d strata are kept", p.now, len(s.Scraped),
 						len(s.Last), len(o.known), len(s.Open))
 				}
-				if now == looks-1 && (w.Candidate.Errors != want || w.Candidate.Requests != 2*want) {
-					t.Errorf("%v errors in %v requests, want %v in %v", w.Candidate.Errors, w.Candidate.Requests, want,
-						2*want)
-				}
+				last = w.Candidate
 			}
-			if queries != c.queries {
-				t.Errorf("%d queries, want %d", queries, c.queries)
+			if last.Errors != want || last.Requests != 2*want {
+				t.Errorf("%v errors in %v requests, want %v in %v", last.Errors, last.Requests, want, 2*want)
+			}
+			if p.queries != c.queries {
+				t.Errorf("%d queries, want %d", p.queries, c.queries)
 			}
 		})
 	}
