@@ -11,7 +11,7 @@ import (
 // Acceptance is the test that may pass a candidate before its interval is over: only where that was
 // asked for, and only while the Sequential does not reject. A candidate is accepted when each
 // objective is shown to be kept: its rate is below the limit, or below margin times stable's. The
-// probability that a candidate is ever accepted that is neither is at most alpha, half of it for
+// probability of ever accepting a candidate whose rate is neither is at most alpha, half of it for
 // each of the two ways.
 //
 // As all objectives must be shown, alpha is not shared among them. It is fed strata as the
@@ -23,8 +23,8 @@ type Acceptance struct {
 	evidence      AcceptanceEvidence
 }
 
-// AcceptanceEvidence is what an Acceptance has come to, by objective. It is written as JSON into
-// the release record.
+// AcceptanceEvidence is the state of an Acceptance, by objective. It is written as JSON into the
+// release record.
 type AcceptanceEvidence []kept
 
 type kept struct {
@@ -32,8 +32,8 @@ type kept struct {
 	Relative  logs `json:"relative"`
 }
 
-// NewAcceptance goes on where another of the same objectives, alpha and margin (at least 1) was;
-// nil begins.
+// NewAcceptance continues where another of the same objectives, alpha and margin (at least 1)
+// stopped; nil begins.
 func NewAcceptance(objectives []Objective, alpha, margin float64, e AcceptanceEvidence) (*Acceptance, error) {
 	if !(alpha > 0 && alpha < 1) || !(margin >= 1) || len(objectives) == 0 {
 		return nil, fmt.Errorf(
@@ -52,11 +52,11 @@ func NewAcceptance(objectives []Objective, alpha, margin float64, e AcceptanceEv
 // Forget begins anew.
 func (a *Acceptance) Forget() { a.evidence = make(AcceptanceEvidence, len(a.objectives)) }
 
-// Evidence is what NewAcceptance needs to go on from here.
+// Evidence returns what NewAcceptance needs to continue from here.
 func (a *Acceptance) Evidence() AcceptanceEvidence { return slices.Clone(a.evidence) }
 
-// Look adds new strata and says whether the candidate can be accepted. A request that took longer
-// than the bucket bound below the limit counts as slow here: it may have been.
+// Look adds new strata and reports whether the candidate can be accepted. A request that took
+// longer than the bucket bound below the limit counts as slow here: it may have been.
 func (a *Acceptance) Look(strata []counts.Stratum) bool {
 	all := true
 	need := -math.Log(a.alpha / 2)
@@ -73,7 +73,7 @@ func (a *Acceptance) Look(strata []counts.Stratum) bool {
 	return all
 }
 
-// generous are the counts with all that may be an event: without buckets nothing is known.
+// generous counts every request that may be an event: without buckets nothing is known.
 func (o Objective) generous(c counts.Counts) Arm {
 	if o.Limit == 0 {
 		return Arm{Requests: c.Requests, Events: c.Errors}
@@ -83,8 +83,8 @@ func (o Objective) generous(c counts.Counts) Arm {
 	return bounds.MaybeSlower
 }
 
-// keepsLimit is ln of the evidence against "at least a share p are events", over the rates f p. It
-// is what absolute is with alternatives below p: the factor of a request falls in its probability,
+// keepsLimit returns ln of the evidence against "at least a share p are events", over the rates
+// f p. It is absolute with alternatives below p: the factor of a request falls in its probability,
 // and its expectation at p is 1.
 func keepsLimit(a Arm, p float64) float64 {
 	fractions := []float64{0, .05, .1, .2, .3, .4, .5, .6, .7, .8}

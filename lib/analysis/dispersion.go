@@ -9,8 +9,8 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
-// Fewer strata than minHistory, or fewer events in them than minEvents, do not tell how bursty
-// events are: defaultPhi stands in.
+// With fewer strata than minHistory, or fewer events in them than minEvents, the dispersion cannot
+// be estimated: defaultPhi stands in.
 const (
 	minHistory = 120
 	minEvents  = 30
@@ -18,16 +18,16 @@ const (
 )
 
 // Dispersion estimates how bursty events are from the strata of stable before the release, each
-// proxy's by themselves and in their order: phi is the index of the multipliers (their variance; 0:
-// none) that a stratum's rate has, by moments of successive differences, which neither a slow trend
-// nor proxies whose rates differ bias (von Neumann et al. 1941, Ann Math Stat 12:153):
+// proxy's separately and in their order: phi is the variance of the multipliers that a stratum's
+// rate has (0: none), by moments of successive differences, which are not biased by a slow trend or
+// by proxies whose rates differ (von Neumann et al. 1941, Ann Math Stat 12:153):
 //
 //	phi = max(0, (mean_t (x_t/n_t - x_(t-1)/n_(t-1))² - mean_t p(1/n_t + 1/n_(t-1))) / (2 p²)),
 //	p = sum x / sum n.
 //
-// estimated is false, and phi .05, where there are fewer than 120 strata with requests that succeed
-// one another or fewer than 30 events. It is estimated once, before the release: the evidence stays
-// valid only if its exponents do not depend on what it judges.
+// estimated is false, and phi .05, where there are fewer than 120 successive strata with requests,
+// or fewer than 30 events. It is estimated once, before the release: the evidence stays valid only
+// if its exponents do not depend on what it judges.
 func Dispersion(proxies ...[]Arm) (phi float64, estimated bool) {
 	_, total := withRequests(slices.Concat(proxies...))
 	phi, differences := moments(proxies, total.Rate())
@@ -37,6 +37,7 @@ func Dispersion(proxies ...[]Arm) (phi float64, estimated bool) {
 	return phi, true
 }
 
+// withRequests returns the strata that have requests, and their total.
 func withRequests(history []Arm) (strata []Arm, total Arm) {
 	for _, a := range history {
 		if a.Requests > 0 {
@@ -46,7 +47,7 @@ func withRequests(history []Arm) (strata []Arm, total Arm) {
 	return strata, total
 }
 
-// moments also returns how many differences it is made of; without any it is no number.
+// moments returns phi and how many differences it is computed from; without any phi is NaN.
 func moments(proxies [][]Arm, p float64) (phi float64, differences int) {
 	excess := 0.0
 	for _, history := range proxies {
@@ -69,30 +70,30 @@ type Objective struct {
 	Limit   time.Duration `json:"limit,omitempty"` // an event is a request that took longer; 0: one that failed
 	Weight  float64       `json:"weight"`          // of alpha; those of all objectives are 1 together
 	Phi     float64       `json:"phi"`             // dispersion, see Dispersion
-	// stable's share of events before the release; MaxRate where that is not known
+	// Rate is stable's share of events before the release; MaxRate where that is not known.
 	Rate      float64 `json:"rate"`
 	Estimated bool    `json:"estimated,omitempty"` // whether Phi was
 }
 
-// Objectives are the limits that are checked, with equal weights and the dispersion that the
-// history of stable shows: its strata before the release, which may be none. An error is a limit
-// that no candidate can be shown to break.
+// Objectives returns the limits that are checked, with equal weights and with the dispersion that
+// the history of stable shows: its strata before the release, of which there may be none. An error
+// means a limit that no candidate can be shown to break.
 func (l Limits) Objectives(history []counts.Stratum) ([]Objective, error) {
 	h := History{Limits: l}
 	h.Add(history)
 	return h.Objectives()
 }
 
-// History is stable's strata before a release, of which it keeps what the limits count: long ones
-// are read bit by bit, and would be too large whole. It is for one goroutine.
+// History is stable's strata before a release, of which it keeps only what the limits count: a long
+// history is read piece by piece, as all of it would be too large. A History is for one goroutine.
 type History struct {
 	Limits Limits
-	Strata int // so many were added
+	Strata int // how many were added
 
 	arms []map[string][]Arm // by objective, then by proxy, in order
 }
 
-// Add adds strata, those of each proxy the oldest first.
+// Add adds strata, which come oldest first for each proxy.
 func (h *History) Add(strata []counts.Stratum) {
 	h.Strata += len(strata)
 	for i, o := range h.Limits.objectives() {
@@ -107,7 +108,7 @@ func (h *History) Add(strata []counts.Stratum) {
 	}
 }
 
-// Objectives returns what Limits.Objectives does for all strata that were added.
+// Objectives returns what Limits.Objectives returns for all strata that were added.
 func (h *History) Objectives() ([]Objective, error) {
 	if rate := h.Limits.SuccessRate; rate < 0 || rate > 100 {
 		return nil, fmt.Errorf("a success rate of %v%% cannot be judged: give more than 0 and at most 100", rate)
@@ -130,7 +131,7 @@ func (h *History) Objectives() ([]Objective, error) {
 	return all, nil
 }
 
-// objectives are the limits that are checked, without what the history shows.
+// objectives returns the limits that are checked, without what the history shows.
 func (l Limits) objectives() []Objective {
 	var all []Objective
 	if l.SuccessRate != 0 {
@@ -142,8 +143,8 @@ func (l Limits) objectives() []Objective {
 	return all
 }
 
-// Count is what the objective counts. An error is a duration that was not measured, or that cannot
-// be told.
+// Count returns what the objective counts. An error means that durations were not measured, or that
+// the buckets cannot tell.
 func (o Objective) Count(c counts.Counts) (Arm, error) {
 	if o.Limit == 0 {
 		return Arm{Requests: c.Requests, Events: c.Errors}, nil

@@ -12,11 +12,12 @@ type Arm struct {
 	Events   float64 `json:"x"`
 }
 
+// plus returns a and a share of b.
 func (a Arm) plus(b Arm, share float64) Arm {
 	return Arm{Requests: a.Requests + b.Requests*share, Events: a.Events + b.Events*share}
 }
 
-// Rate is events by requests; 0 without requests.
+// Rate returns the events per request; 0 without requests.
 func (a Arm) Rate() float64 {
 	if a.Requests == 0 {
 		return 0
@@ -30,7 +31,7 @@ type Table struct{ Candidate, Stable Arm }
 const gridPoints = 33
 
 // worse are the alternatives: how many times more frequent the events are than they may be. better
-// are their inverses, of the pass side.
+// are their inverses, for the test that accepts.
 var worse, better = func() (worse, better [gridPoints]float64) {
 	for j := range worse {
 		worse[j] = 1.25 * math.Pow(64/1.25, float64(j)/(gridPoints-1))
@@ -46,22 +47,23 @@ var logWorse = func() (ln [gridPoints]float64) {
 	return ln
 }()
 
-// absolute is ln E_abs of x events in n requests against "at most a share p are events": the mean
-// over the alternatives r of the likelihood ratio of the event odds r p/(1-p) to p/(1-p), which is
-// r^x / (1 + p(r-1))^n.
+// absolute returns ln E_abs of x events in n requests against "at most a share p are events": the
+// mean over the alternatives r of the likelihood ratio of the event odds r p/(1-p) to p/(1-p),
+// which is r^x / (1 + p(r-1))^n.
 //
 // It is an e-process whenever each request is an event with at most probability p given those
 // before: the factor of a request is linear and rising in that probability, and its expectation at
 // p is 1. With p = 0 one event is proof: +Inf.
 func absolute(a Arm, p float64) float64 { return newLimit(p).absolute(a) }
 
-// limit is a share of events with ln(1 + p(r-1)) for each alternative, which is what most of the
-// time would be spent on.
+// limit is a share of events with ln(1 + p(r-1)) for each alternative, which would otherwise take
+// most of the time.
 type limit struct {
 	p    float64
 	cost [gridPoints]float64
 }
 
+// newLimit returns the limit for a share p of events.
 func newLimit(p float64) limit {
 	l := limit{p: p}
 	for j, r := range worse {
@@ -70,6 +72,7 @@ func newLimit(p float64) limit {
 	return l
 }
 
+// absolute returns ln E_abs against the limit.
 func (l limit) absolute(a Arm) float64 {
 	if l.p == 0 && a.Events > 0 {
 		return math.Inf(1)
@@ -81,8 +84,8 @@ func (l limit) absolute(a Arm) float64 {
 	return logMean(terms[:])
 }
 
-// relative is ln of each alternative's factor of E_rel for one stratum, whose mean is against "the
-// candidate's rate is at most g times stable's". With q = g n_c/(g n_c + n_p) the share of the
+// relative returns ln of each alternative's factor of E_rel for one stratum, whose mean is against
+// "the candidate's rate is at most g times stable's". With q = g n_c/(g n_c + n_p) the share of the
 // events that would be the candidate's at g, and theta = q r/(1-q+q r) that at g r, the factor is
 // (theta/q)^x_c ((1-theta)/(1-q))^x_p. Given the number of events it is the likelihood ratio of a
 // binomial: the two-sample case of Lindon & Malek, arXiv 2011.03567, one-sided.
@@ -94,8 +97,8 @@ func (l limit) absolute(a Arm) float64 {
 //	  <= exp(n_c p_c(a-1) + n_p p_p(b-1))
 //	  <= exp(p_p (g n_c+n_p) (q(a-1) + (1-q)(b-1))) = 1.
 //
-// With alternatives r < 1 it is against "at least g times", by the same lines with a < 1 < b. Time
-// is no matter: a stratum has its own rates.
+// With alternatives r < 1 it is against "at least g times", by the same argument with a < 1 < b.
+// Time does not matter: each stratum has its own rates.
 func relative(t Table, g float64, alternatives [gridPoints]float64) (ln [gridPoints]float64) {
 	q := g * t.Candidate.Requests / (g*t.Candidate.Requests + t.Stable.Requests)
 	if t.Candidate.Requests <= 0 || t.Stable.Requests <= 0 { // nothing to compare with
@@ -107,14 +110,14 @@ func relative(t Table, g float64, alternatives [gridPoints]float64) (ln [gridPoi
 	return ln
 }
 
-// temper divides what a stratum adds to ln E, against bursts: D = 1 + phi·(events of the larger arm
-// that are expected). With D >= 1, known before the stratum, E[e^(1/D)] <= E[e]^(1/D) <= 1
-// (Jensen), so it stays an e-process; that it also holds where events come in bursts with index phi
-// is a quasi-likelihood repair (Wedderburn 1974, Biometrika 61:439), which simulation shows and no
-// theorem.
+// temper returns 1/D, which what a stratum adds to ln E is multiplied by, against bursts: D = 1 +
+// phi·(expected events of the larger arm). With D >= 1, known before the stratum, E[e^(1/D)] <=
+// E[e]^(1/D) <= 1 (Jensen), so it stays an e-process. That this is enough where events come in
+// bursts with index phi is a quasi-likelihood repair (Wedderburn 1974, Biometrika 61:439), which
+// simulations show, and no theorem.
 func temper(phi, expected float64) float64 { return 1 / (1 + phi*expected) }
 
-// logSum is ln sum exp.
+// logSum returns ln of the sum of exp, the log-sum-exp of terms.
 func logSum(terms []float64) float64 {
 	top := math.Inf(-1)
 	for _, t := range terms {
@@ -132,12 +135,14 @@ func logSum(terms []float64) float64 {
 	return top + math.Log(sum)
 }
 
+// logMean returns ln of the mean of exp.
 func logMean(terms []float64) float64 { return logSum(terms) - math.Log(float64(len(terms))) }
 
 // logs are sums of logarithms, written with six decimals: that changes E by less than a millionth,
 // and the release record stays small.
 type logs [gridPoints]float64
 
+// add adds a share of logarithms.
 func (l *logs) add(ln [gridPoints]float64, share float64) {
 	for j := range ln {
 		l[j] += ln[j] * share

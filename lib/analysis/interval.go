@@ -6,7 +6,7 @@ import (
 	"gonum.org/v1/gonum/mathext"
 )
 
-// Wilson is the score interval of a proportion, x of n, with confidence 1-alpha; from 0 to 1
+// Wilson returns the score interval of a proportion, x of n, with confidence 1-alpha; from 0 to 1
 // without observations (Newcombe 1998, Stat Med 17:857, method 3).
 func Wilson(x, n, alpha float64) (low, high float64) {
 	if n == 0 {
@@ -24,8 +24,8 @@ func Wilson(x, n, alpha float64) (low, high float64) {
 	return low, high
 }
 
-// WilsonCorrected is Wilson's with a continuity correction (Newcombe 1998, Stat Med 17:857, method
-// 4).
+// WilsonCorrected returns Wilson's interval with a continuity correction (Newcombe 1998, Stat Med
+// 17:857, method 4).
 func WilsonCorrected(x, n, alpha float64) (low, high float64) {
 	if n == 0 {
 		return 0, 1
@@ -44,8 +44,8 @@ func WilsonCorrected(x, n, alpha float64) (low, high float64) {
 	return low, high
 }
 
-// ClopperPearson is the exact interval of a proportion, x of n (Newcombe 1998, Stat Med 17:857,
-// method 5).
+// ClopperPearson returns the exact interval of a proportion, x of n (Newcombe 1998, Stat Med
+// 17:857, method 5).
 func ClopperPearson(x, n, alpha float64) (low, high float64) {
 	low, high = 0, 1
 	if x > 0 {
@@ -57,11 +57,11 @@ func ClopperPearson(x, n, alpha float64) (low, high float64) {
 	return low, high
 }
 
-// normalQuantile is the standard normal's two-sided quantile: 1.96 for .05.
+// normalQuantile returns the standard normal's two-sided quantile: 1.96 for .05.
 func normalQuantile(alpha float64) float64 { return mathext.NormalQuantile(1 - alpha/2) }
 
-// binomialTail is the probability of at least x events in n, each with probability p: an incomplete
-// beta function.
+// binomialTail returns the probability of at least x events in n, each with probability p: an
+// incomplete beta function.
 func binomialTail(x, n, p float64) float64 {
 	switch {
 	case x <= 0:

@@ -13,15 +13,15 @@ const durationQuantile = 0.99
 // nothing is known.
 type Bounds struct {
 	Below, Above float64 // milliseconds; the same where the limit is a bound
-	// Slower took longer than Above, so longer than the limit for sure: this is what can fail a
-	// candidate. MaybeSlower took longer than Below: if they are few enough, the limit is kept for
-	// sure.
+	// Slower took longer than Above, so certainly longer than the limit: this is what can fail a
+	// candidate. MaybeSlower took longer than Below: if they are few enough, the limit is certainly
+	// kept.
 	Slower, MaybeSlower Arm
 }
 
 // BoundsAround counts the requests on both sides of a limit. within is counts.Counts.Within. It is
-// an error if no duration was measured, or if the limit is above the top finite bound: who is
-// slower cannot be told then.
+// an error if no duration was measured, or if the limit is above the top finite bound: then it
+// cannot be told which requests are slower.
 func BoundsAround(limit time.Duration, within map[string]float64) (Bounds, error) {
 	buckets := cumulative(within)
 	if len(buckets) == 0 {
@@ -44,12 +44,12 @@ func BoundsAround(limit time.Duration, within map[string]float64) (Bounds, error
 		limit, b.Below)
 }
 
-// QuantileInterval is a confidence sequence for the quantile q of the durations: with probability
-// 1-alpha it covers it at every look, however many there are. Its ends are bucket bounds in
-// milliseconds, 0 and +Inf where the buckets do not tell; for many requests it is tightest at about
-// narrowest of them. Only one alpha is spent for all bounds: if the quantile is at most b, then at
-// least as many are within b as within the quantile, so a crossing at any bound is one at the
-// quantile. ok is false where no duration was measured.
+// QuantileInterval returns a confidence sequence for the quantile q of the durations: with
+// probability 1-alpha it covers that quantile at every look, however many there are. Its ends are
+// bucket bounds in milliseconds, 0 and +Inf where the buckets do not tell; for many requests it is
+// tightest at about narrowest of them. Only one alpha is spent for all bounds: if the quantile is
+// at most b, then at least as many are within b as within the quantile, so a crossing at any bound
+// is one at the quantile. ok is false where no duration was measured.
 //
 // Source: Howard & Ramdas, arXiv 1906.09712, theorem 1, with the two-sided beta-binomial mixture.
 func QuantileInterval(q float64, within map[string]float64, alpha, narrowest float64) (low, high float64, ok bool) {
@@ -71,15 +71,15 @@ func QuantileInterval(q float64, within map[string]float64, alpha, narrowest flo
 	return low, high, true
 }
 
-// quantileRadii are how far the share of observations below the quantile p may be from p after t
-// observations, downwards and upwards.
+// quantileRadii returns how far the share of observations below the quantile p may be from p after
+// t observations, downwards and upwards.
 func quantileRadii(p, t, alpha, narrowest float64) (below, above float64) {
 	v, best := p*(1-p)*t, p*(1-p)*narrowest
 	return boundary(v, 1-p, p, best, alpha) / t, boundary(v, p, 1-p, best, alpha) / t
 }
 
-// boundary is the smallest s at which the mixture crosses 1/alpha, by bisection; +Inf where it does
-// not up to v/g, which s cannot exceed.
+// boundary returns the smallest s at which the mixture crosses 1/alpha, by bisection; +Inf where it
+// does not up to v/g, which s cannot exceed.
 func boundary(v, g, h, best, alpha float64) float64 {
 	low, high := 0.0, v/g
 	if logBetaBinomial(high, v, g, h, best, alpha) < -math.Log(alpha) {
@@ -95,8 +95,8 @@ func boundary(v, g, h, best, alpha float64) float64 {
 	return high
 }
 
-// logBetaBinomial is ln of the two-sided beta-binomial mixture at the sum s and the variance v, for
-// increments in [-g, h], tuned to be tight at the variance best (Howard, Ramdas, McAuliffe &
+// logBetaBinomial returns ln of the two-sided beta-binomial mixture at the sum s and the variance
+// v, for increments in [-g, h], tuned to be tight at the variance best (Howard, Ramdas, McAuliffe &
 // Sekhon, arXiv 1810.08240, proposition 7).
 func logBetaBinomial(s, v, g, h, best, alpha float64) float64 {
 	r := max(mixturePrecision(best, alpha)-g*h, 1e-3*g*h)
@@ -104,15 +104,17 @@ func logBetaBinomial(s, v, g, h, best, alpha float64) float64 {
 		logBeta((r+v-g*s)/(g*(g+h)), (r+v+h*s)/(h*(g+h))) - logBeta(r/(g*(g+h)), r/(h*(g+h)))
 }
 
-// mixturePrecision is rho of Howard et al., arXiv 1810.08240, 3.5: the mixture with it is tight at
-// the variance best.
+// mixturePrecision returns rho of Howard et al., arXiv 1810.08240, 3.5: the mixture with it is
+// tight at the variance best.
 func mixturePrecision(best, alpha float64) float64 {
 	l := -math.Log(alpha)
 	return best / (2*l + math.Log1p(2*l))
 }
 
+// logBeta returns ln of the beta function.
 func logBeta(a, b float64) float64 { return logGamma(a) + logGamma(b) - logGamma(a+b) }
 
+// logGamma returns ln of the absolute value of the gamma function.
 func logGamma(a float64) float64 {
 	v, _ := math.Lgamma(a)
 	return v

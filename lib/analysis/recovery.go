@@ -6,12 +6,12 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis/counts"
 )
 
-// Recovery tells a candidate that makes both versions fail from a failure that only comes at the
-// same time: in the first case stable keeps the limits as soon as the candidate has no traffic.
-// Stable has one scrape interval to end what was under way, and is judged by the two after it. What
-// ends later ends by itself, and is not held against the candidate; what happens to end within
-// these scrapes cannot be told apart. Where stable has too few requests in them to show that it
-// keeps the limits, nobody knows whose fault it was.
+// Recovery distinguishes a candidate that makes both versions fail from a failure that only
+// coincides with it: in the first case stable keeps the limits as soon as the candidate has no
+// traffic. Stable has one scrape interval to finish the requests in flight, and is judged by the
+// two after it. A failure that ends later ends by itself, and is not held against the candidate;
+// one that happens to end within these scrapes cannot be distinguished. Where stable has too few
+// requests in them to show that it keeps the limits, the cause stays unknown.
 type Recovery struct {
 	Limits Limits
 
@@ -19,7 +19,7 @@ type Recovery struct {
 }
 
 // Look takes what was counted since the candidate's traffic was taken away. known is false as long
-// as there is too little to say.
+// as there is too little to tell.
 func (r *Recovery) Look(w counts.Window) (recovered, known bool) {
 	since := func(before counts.Window) float64 { // scrapes
 		if before.To.IsZero() || w.Interval <= 0 {
@@ -42,11 +42,11 @@ func (r *Recovery) Look(w counts.Window) (recovered, known bool) {
 	return false, false
 }
 
-// recoveryAlpha is how often stable is taken for recovered that is not.
+// recoveryAlpha is how often stable is taken to have recovered although it has not.
 const recoveryAlpha = 0.05
 
-// shown tells whether the limits are shown to be kept: a few good answers are no reason to remember
-// a revision as rejected.
+// shown reports whether the limits are shown to be kept: a few good answers are no reason to
+// remember a revision as rejected.
 func (r *Recovery) shown(c counts.Counts) bool {
 	objectives, err := r.Limits.Objectives(nil)
 	for _, o := range objectives {

@@ -14,52 +14,53 @@ import (
 type Plan struct {
 	Objectives []Objective
 	Alpha      float64 // probability of rejecting a healthy release, however often it is looked at
-	Intervals  int     // how many can happen: see Intervals
+	Intervals  int     // the most that can happen: see Intervals
 	Primary    bool    // being clearly worse than stable is enough, even within the limits
 }
 
-// Intervals is how many intervals a release can have: each weight passes once, and up to
+// Intervals returns how many intervals a release can have: each weight passes once, and up to
 // threshold-1 checks fail.
 func Intervals(weights, threshold int) int { return weights + threshold - 1 }
 
-// With Plan.Primary, worse than stable means by more than this factor, and only where there are
-// more than this share of the events that the limit allows: without the floor three errors in a
-// million against none would roll back.
+// With Plan.Primary, the candidate is worse than stable if its rate is more than primaryMargin
+// times stable's and more than primaryFloor of what the limit allows: without the floor, three
+// errors in a million against none would roll back.
 const (
 	primaryMargin = 1.25
 	primaryFloor  = 0.1
 )
 
 // Sequential is the test that may look at every scrape. It rejects when the candidate is shown to
-// be both beyond a limit and worse than stable, at the level Alpha over the whole release.
+// be both beyond a limit and worse than stable, at level Alpha over the whole release.
 //
 // Its evidence E is a nonnegative supermartingale that starts at 1 whenever the candidate is within
 // its limits or not worse than stable, so that the probability that E ever reaches 1/Alpha is at
-// most Alpha (Ville 1939). It is built of such processes, which stay so in three ways. The minimum
-// of E_abs and E_rel is below each of them, so it is one where either is. A start that waits for
-// its interval has E = 1 until then: the mean over the starts sees a failure that begins at the
-// last weight as well as one that was always there. And a mean with weights that were fixed before
-// is one over the objectives.
+// most Alpha (Ville 1939). It is built from such processes, in three ways that preserve this. The
+// minimum of E_abs and E_rel is below each of them, so it is one where either is. A start that
+// waits for its interval has E = 1 until then: the mean over the starts sees a failure that begins
+// at the last weight as well as one that was always there. And a mean with weights that were fixed
+// before is one over the objectives.
 //
-// It is fed strata in the order of time, each once, at each look. It is for one goroutine.
+// It is fed strata in the order of time, each once, at each look. A Sequential is for one
+// goroutine.
 type Sequential struct {
 	plan     Plan
 	terms    []term
 	evidence Evidence
 }
 
-// term is one objective with what the candidate is compared with.
+// term is one objective, with how many times worse than stable the candidate may be.
 type term struct {
 	Objective
 	limit
 	margin float64
 }
 
-// Evidence is what a Sequential has come to: of constant size, whatever the number of looks. It is
+// Evidence is the state of a Sequential: of constant size, whatever the number of looks. It is
 // written as JSON into the release record.
 type Evidence struct {
 	Interval int       `json:"interval"`          // intervals begun
-	Crossed  int       `json:"crossed,omitempty"` // looks at which E was beyond its bound, one after the other
+	Crossed  int       `json:"crossed,omitempty"` // consecutive looks at which E was beyond its bound
 	Terms    [][]start `json:"terms,omitempty"`   // by term, then by start
 }
 
@@ -67,7 +68,7 @@ type Evidence struct {
 type start struct {
 	Candidate         Arm  `json:"candidate"` // as it was counted
 	Stable            Arm  `json:"stable"`
-	TemperedCandidate Arm  `json:"temperedCandidate"` // what the E_abs are computed of
+	TemperedCandidate Arm  `json:"temperedCandidate"` // what E_abs is computed from
 	TemperedStable    Arm  `json:"temperedStable"`
 	Relative          logs `json:"relative"`
 	Alone             bool `json:"alone,omitempty"` // stable gets no traffic by design
@@ -136,7 +137,7 @@ func (o Objective) validate() error {
 	return nil
 }
 
-// Evidence is what NewSequential needs to go on from here.
+// Evidence returns what NewSequential needs to continue from here.
 func (s *Sequential) Evidence() Evidence {
 	e := s.evidence
 	e.Terms = make([][]start, len(s.evidence.Terms))
@@ -159,9 +160,9 @@ func (s *Sequential) Begin(alone bool) {
 	}
 }
 
-// Look adds new strata and says what all of them come to. With the reporter destination, where
+// Look adds new strata and returns what all of them show. With the reporter destination, where the
 // versions are scraped at different moments, a failure of both can be seen at the candidate first:
-// the evidence then has to be there at two looks that brought strata, one after the other.
+// the evidence then has to be there at two consecutive looks that brought strata.
 func (s *Sequential) Look(reporter string, strata []counts.Stratum) Signal {
 	if s.evidence.Interval == 0 {
 		s.Begin(false)
@@ -188,8 +189,8 @@ func (s *Sequential) Look(reporter string, strata []counts.Stratum) Signal {
 	return signal
 }
 
-// table is a stratum as the objective sees it. Both versions' durations are counted by the same
-// bound; where that cannot be, the stratum says nothing.
+// table returns a stratum as the objective sees it. The durations of both versions are counted by
+// the same bound; where that is impossible, the stratum says nothing.
 func (o Objective) table(s counts.Stratum) (Table, bool) {
 	if o.Limit == 0 {
 		return Table{Candidate: Arm{s.Candidate.Requests, s.Candidate.Errors},
@@ -206,6 +207,7 @@ func (o Objective) table(s counts.Stratum) (Table, bool) {
 	return Table{candidate.Slower, stable.Slower}, err == nil && err2 == nil && candidate.Above == stable.Above
 }
 
+// add adds the table of a stratum to the evidence since each start.
 func (t term) add(starts []start, table Table) {
 	c, p := table.Candidate, table.Stable
 	ln := relative(table, t.margin, worse)
@@ -219,12 +221,13 @@ func (t term) add(starts []start, table Table) {
 	}
 }
 
-// Signal is what a look comes to.
+// Signal is the outcome of a look.
 type Signal struct {
 	Reject bool // the candidate is shown to be failing
 	// Environment says that candidate and stable are both shown to be beyond the limit, and the
-	// candidate not to be worse: take its traffic away at once, and count no failed check. If
-	// stable then recovers at once, it was the candidate; else nobody knows (Recovery).
+	// candidate is not shown to be worse: take its traffic away at once, and count no failed check.
+	// If stable then recovers at once, it was the candidate; otherwise the cause is unknown
+	// (Recovery).
 	Environment bool
 	LogE, Bound float64   // ln of the evidence, and where it rejects: ln 1/Alpha
 	Beyond      float64   // ln of E_abs of the largest term: beyond the limit
@@ -235,6 +238,7 @@ type Signal struct {
 	Stable      Arm
 }
 
+// signal returns what the evidence so far shows.
 func (s *Sequential) signal() Signal {
 	var environment Signal
 	out := Signal{LogE: math.Inf(-1), Bound: -math.Log(s.plan.Alpha)}
@@ -253,7 +257,7 @@ func (s *Sequential) signal() Signal {
 				worst[k] = math.Inf(1)
 			}
 			both := ln + min(beyond[k], worst[k])
-			if all = append(all, both); both >= largest-1e-6 { // of equals the last: before it nothing was seen
+			if all = append(all, both); both >= largest-1e-6 { // the last of equals: before it there was nothing
 				largest = both
 				out.Objective, out.Start, out.Candidate, out.Stable = t.Objective, k+1, e.Candidate, e.Stable
 				out.Beyond, out.Worse = beyond[k], worst[k]
@@ -284,7 +288,7 @@ func (s *Sequential) signal() Signal {
 	return out
 }
 
-// String says it in a sentence, with the numbers since the failure probably began.
+// String describes the signal in a sentence, with the numbers since the failure probably began.
 func (s Signal) String() string {
 	what := "failed"
 	if s.Objective.Limit > 0 {

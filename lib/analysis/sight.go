@@ -6,16 +6,16 @@ import (
 	"gonum.org/v1/gonum/mathext"
 )
 
-// Sight says what can be seen with so many requests of the candidate.
+// Sight is what can be detected with a number of requests of the candidate.
 type Sight struct {
-	Events float64 // at least so many of them must be events for the evidence to cross; +Inf: it never does
-	Rate   float64 // this share of events is found with probability .8
+	Events float64 // the least number of events with which the evidence crosses; +Inf: it never does
+	Rate   float64 // the share of events that is found with probability .8
 }
 
-// Sight is what the plan can find of the objective in an interval of n requests of the candidate,
-// when it begins to fail with that interval: the events x from which E_abs crosses alpha's part for
-// this start, and the smallest p with P(Bin(n, p) >= x) >= .8. Being worse than stable has to be
-// seen, too.
+// Sight returns what the plan can find of the objective in an interval of n requests of the
+// candidate, when it begins to fail with that interval: the events x from which E_abs crosses
+// alpha's part for this start, and the smallest p with P(Bin(n, p) >= x) >= .8. Being worse than
+// stable has to be shown, too.
 func (p Plan) Sight(o Objective, n float64) Sight {
 	need := math.Log(float64(p.Intervals) / (p.Alpha * o.Weight))
 	if p.Primary {
@@ -39,12 +39,12 @@ func (p Plan) Sight(o Objective, n float64) Sight {
 	return Sight{Events: high, Rate: mathext.InvRegIncBeta(high, n-high+1, 0.8)}
 }
 
-// CheckRejects is the probability that the plain check rejects a candidate whose requests are
-// events with probability p, independently: requests are those of an interval at each weight, and a
-// failed check (more than a share maxRate of events) keeps the weight. It is rejected by the
-// threshold-th failed check before it has passed at every weight. The failures at each weight are
-// geometric, and their sum is a negative binomial with unequal probabilities, whose distribution is
-// computed term by term.
+// CheckRejects returns the probability that the plain check rejects a candidate whose requests are
+// events with probability p, independently: requests are the numbers in an interval at each weight,
+// and a failed check (more than a share maxRate of events) keeps the weight. The candidate is
+// rejected by the threshold-th failed check before it has passed at every weight. The failures at
+// each weight are geometric, and their sum is a negative binomial with unequal probabilities, whose
+// distribution is computed term by term.
 func CheckRejects(requests []float64, threshold int, maxRate, p float64) float64 {
 	failures := make([]float64, threshold) // probability of so many, all weights so far passed
 	failures[0] = 1
@@ -64,15 +64,15 @@ func CheckRejects(requests []float64, threshold int, maxRate, p float64) float64
 	return max(0, 1-passed)
 }
 
-// Enough says whether a check has enough to judge by: the 1/maxRate requests with which one failure
-// is not too many, or at least ten without any. Until then the window is extended back to the shift
-// of this weight.
+// Enough reports whether a check has enough to judge by: the 1/maxRate requests with which one
+// failure is not too many, or at least ten without any. Until then the window is extended back to
+// the shift of this weight.
 func Enough(a Arm, maxRate float64) bool {
 	return a.Requests >= MinRequests && (a.Events == 0 || a.Requests >= needed(maxRate))
 }
 
-// needed are the requests with which one failure is not too many; with none allowed one is enough
-// to know.
+// needed returns the number of requests with which one failure is not too many; where no failure is
+// allowed, one is enough to know.
 func needed(maxRate float64) float64 {
 	if maxRate <= 0 {
 		return MinRequests
@@ -80,21 +80,22 @@ func needed(maxRate float64) float64 {
 	return math.Ceil(1/maxRate - 1e-9)
 }
 
-// Oracle is how many requests of the candidate any test of level alpha needs on average to find
-// that its rate is candidate and not stable's, with a weight from 0 to 1: ln(1/alpha) by the
-// information of a request, for a test that knows both rates (Wald 1945, Ann Math Stat 16:117).
+// Oracle returns how many requests of the candidate any test of level alpha needs on average to
+// find that its rate is candidate and not stable's, with a weight from 0 to 1: ln(1/alpha) divided
+// by the information of a request, for a test that knows both rates (Wald 1945, Ann Math Stat
+// 16:117).
 func Oracle(weight, stable, candidate, alpha float64) float64 {
 	events := weight*candidate + (1-weight)*stable
 	return weight * -math.Log(alpha) / (divergence(weight*candidate/events, weight) * events)
 }
 
-// OracleBeyond is how many requests of the candidate any test of level alpha needs on average to
-// find that its rate is candidate and not maxRate.
+// OracleBeyond returns how many requests of the candidate any test of level alpha needs on average
+// to find that its rate is candidate and not maxRate.
 func OracleBeyond(maxRate, candidate, alpha float64) float64 {
 	return -math.Log(alpha) / divergence(candidate, maxRate)
 }
 
-// divergence is the Kullback-Leibler divergence of a coin with p from one with q.
+// divergence returns the Kullback-Leibler divergence of a coin with p from one with q.
 func divergence(p, q float64) float64 {
 	d := 0.0
 	if p > 0 {

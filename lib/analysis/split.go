@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// Split is how the requests were shared out, beside the weight.
+// Split is how the requests were divided between the versions, compared with the weight.
 type Split struct {
 	Share     float64 // of the candidate
 	Low, High float64 // what the share should be in
@@ -18,7 +18,7 @@ const (
 	splitPrecision = 100  // of the prior
 )
 
-// CheckSplit tells whether the candidate gets the share that its weight w, from 0 to 1, gives it:
+// CheckSplit checks whether the candidate gets the share that its weight w, from 0 to 1, gives it,
 // of the requests since a scrape after its shift, on the routes with the weight. There is an alarm
 // only if the share lies outside w ± max(.02, w/5) and the evidence against the nearer end crosses
 // 1/.01; it may be looked at any number of times.
@@ -50,8 +50,8 @@ func CheckSplit(w, candidate, stable float64) Split {
 	return s
 }
 
-// logMultinomial is ln of the Bayes factor of observed counts against the shares theta, with a Dirichlet
-// prior (Lindon & Malek, arXiv 2011.03567, equation 6).
+// logMultinomial returns ln of the Bayes factor of observed counts against the shares theta, with a
+// Dirichlet prior (Lindon & Malek, arXiv 2011.03567, equation 6).
 func logMultinomial(observed, theta, prior []float64) float64 {
 	ln, n, sum := 0.0, 0.0, 0.0
 	for i, s := range observed {
@@ -61,6 +61,7 @@ func logMultinomial(observed, theta, prior []float64) float64 {
 	return ln - logGamma(sum+n) + logGamma(sum)
 }
 
+// String says which share the candidate gets, and which is expected.
 func (s Split) String() string {
 	return fmt.Sprintf(
 		"the candidate gets %.1f %% of the requests, expected are %.1f to %.1f %%", 100*s.Share, 100*s.Low, 100*s.High)

@@ -14,12 +14,12 @@ import (
 // Answer is one way in which requests to the candidate ended, with its share of them.
 type Answer struct {
 	Code  string // of HTTP; 0 where the caller was gone before there was one
-	GRPC  string // status; "" where it is no gRPC
+	GRPC  string // status; "" where it is not gRPC
 	Flags string // Envoy's, which say what a proxy did instead of the application; "" where it did nothing
 	Share float64
 }
 
-// meanings are those of Envoy's most frequent response flags (Envoy's documentation, access
+// meanings has the meanings of Envoy's most frequent response flags (Envoy's documentation, access
 // logging).
 var meanings = map[string]string{
 	"UH": "no healthy upstream", "UF": "upstream connection failure", "UO": "upstream overflow",
@@ -27,7 +27,7 @@ var meanings = map[string]string{
 	"URX": "no retry left", "NR": "no route", "DC": "the caller was gone", "RL": "rate limited", "UAEX": "denied",
 }
 
-// String says it as people look it up: "503 UH (no healthy upstream) 80 %", "200 gRPC 14
+// String formats an answer as people look it up: "503 UH (no healthy upstream) 80 %", "200 gRPC 14
 // (Unavailable) 100 %".
 func (a Answer) String() string {
 	text := a.Code
@@ -43,8 +43,8 @@ func (a Answer) String() string {
 	return fmt.Sprintf("%s %.3g %%", text, 100*a.Share)
 }
 
-// Answers tells how the requests to the candidate ended that were looked at, the most frequent
-// first: for people, where it is rejected. The error is ErrQuery.
+// Answers returns how the observed requests to the candidate ended, the most frequent way first. It
+// is for people, where a candidate is rejected. The error is ErrQuery.
 func (o *Observer) Answers(ctx context.Context) ([]Answer, error) {
 	s, vector, err := o.increases(ctx, "response_code", "grpc_response_status", "response_flags")
 	if err != nil {

@@ -21,8 +21,8 @@ func (c Caller) String() string {
 	return fmt.Sprintf("%s %.1f %% of %.0f", c.Name, 100*c.Candidate/(c.Candidate+c.Stable), c.Candidate+c.Stable)
 }
 
-// Callers tells who sent the requests that were looked at, the most first: for people, where the
-// mesh does not give the candidate its share. The error is ErrQuery.
+// Callers returns who sent the observed requests, the most frequent caller first. It is for people,
+// where the mesh does not give the candidate its share. The error is ErrQuery.
 func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 	s, vector, err := o.increases(ctx, "source_workload_namespace", "source_workload")
 	if err != nil {
@@ -52,9 +52,9 @@ func (o *Observer) Callers(ctx context.Context) ([]Caller, error) {
 	return all, nil
 }
 
-// increases are of the requests that were looked at, by version and other labels; none as long as
-// it is not known who counts. Unlike Prometheus' increase they have the first value of a series,
-// which often is all that there is of errors; what was counted before a reset is lost.
+// increases returns the increases of the observed requests, by version and other labels; none as
+// long as it is not known who counts. Unlike Prometheus' increase they include the first value of a
+// series, which is often all that there is of errors; what was counted before a reset is lost.
 func (o *Observer) increases(ctx context.Context, by ...string) (side, model.Vector, error) {
 	i := slices.IndexFunc(o.sides(), func(s side) bool { return s.reporters == o.state.Reporter })
 	if i < 0 {

@@ -1,4 +1,4 @@
-// Package metrics reads out of Prometheus how many requests stable and the candidate answered, and
+// Package metrics reads from Prometheus how many requests stable and the candidate answered, and
 // how.
 //
 // It takes raw samples of Istio's counters and adds up their increases itself: rate() and
@@ -6,7 +6,7 @@
 // its first burst of errors. A look is at the scrapes since a moment, which is when the candidate
 // got its weight; times are Prometheus' own.
 //
-// client.go asks, query.go is for people's own PromQL, decode.go reads what is large, observer.go
+// client.go asks, query.go is for custom queries, decode.go reads large answers, observer.go
 // chooses which series, missing.go says what is missing and why, state.go adds up. What comes out
 // are the data types of package counts.
 package metrics
@@ -34,15 +34,15 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// ErrQuery says that Prometheus did not answer, or not with what was asked for. It says nothing of
-// the release.
+// ErrQuery means that Prometheus did not answer, or not with what was asked for. It says nothing
+// about the release.
 var ErrQuery = errors.New("query failed")
 
-// ErrWarning is an ErrQuery: Prometheus answered and warned, so that the answer may not be whole.
+// ErrWarning is an ErrQuery: Prometheus answered and warned, so that the answer may be incomplete.
 // It is not evaluated.
 var ErrWarning = fmt.Errorf("%w: warning", ErrQuery)
 
-// ErrTooLarge is an ErrQuery: the answer was longer than is read.
+// ErrTooLarge is an ErrQuery: the answer was longer than the limit.
 var ErrTooLarge = fmt.Errorf("%w: too large", ErrQuery)
 
 // Client asks one Prometheus.
@@ -61,9 +61,9 @@ const (
 	maxRedirects = 5
 )
 
-// How many bytes are read of an answer at most: of one with raw samples, of one with a number for
-// each series, and of one that is an error. The first is decoded as it is, the second becomes some
-// ten times as much in memory.
+// The most bytes that are read of an answer: of one with raw samples, of one with a number for each
+// series, and of one that is an error. The first is decoded in place, the second takes some ten
+// times as much in memory.
 const (
 	maxSamplesBody = 32 << 20
 	maxVectorBody  = 2 << 20
@@ -73,11 +73,11 @@ const (
 // httpConfig is the file that a directory for New has.
 const httpConfig = "http.yaml"
 
-// New returns a client of the Prometheus at an address: an absolute http or https URL; a query
+// New returns a client of the Prometheus at an address: an absolute http or https URL, whose query
 // string is sent with every query. In the directory secrets, "" for none, the file http.yaml, if it
-// is there, says how to get in: basic_auth, authorization, tls_config, http_headers and so on, as
-// in Prometheus' own configuration. Files that it names are relative to it, and are read anew when
-// they change.
+// exists, says how to authenticate: basic_auth, authorization, tls_config, http_headers and so on,
+// as in Prometheus' own configuration. Files that it names are relative to it, and are read again
+// when they change.
 func New(address, secrets string) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -100,17 +100,17 @@ func New(address, secrets string) (*Client, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("reading %s, which says how to get in to Prometheus: %w", httpConfig, err)
 		}
-		if err == nil && !reflect.ValueOf(*in).IsZero() { // an empty file leaves what is usual
+		if err == nil && !reflect.ValueOf(*in).IsZero() { // an empty file leaves the defaults
 			cfg = in
 		}
 	}
-	// Prometheus' own transport does not ask for compressed answers, which cost more here than
-	// reading them.
+	// Prometheus' own transport does not ask for compressed answers, which would cost more here
+	// than they save.
 	if rc.HTTPClient.Transport, err = config.NewRoundTripperFromConfig(*cfg, "prometheus"); err != nil {
 		return nil, fmt.Errorf("%s, which says how to get in to Prometheus: %w", httpConfig, err)
 	}
 	rc.HTTPClient.Timeout = attemptTime
-	// it is followed below, or not
+	// The client below decides about redirects.
 	rc.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client, err := api.NewClient(api.Config{Address: address, Client: &http.Client{
 		Transport: reading{&retryablehttp.RoundTripper{Client: rc}}, CheckRedirect: redirects(u, cfg.FollowRedirects)}})
@@ -120,7 +120,7 @@ func New(address, secrets string) (*Client, error) {
 	return &Client{api: v1.NewAPI(client), address: show.Address(address)}, nil
 }
 
-// redirects returns which redirects are followed: those within the Prometheus that is configured.
+// redirects returns a policy that follows redirects within the Prometheus that is configured only.
 // Another host would get the credentials and headers that are for this one, and where a POST
 // becomes a GET the query is lost.
 func redirects(from *url.URL, follow bool) func(next *http.Request, via []*http.Request) error {
@@ -146,7 +146,7 @@ func redirects(from *url.URL, follow bool) func(next *http.Request, via []*http.
 	}
 }
 
-// origin returns scheme, host and port of an address.
+// origin returns the scheme, host and port of an address.
 func origin(u *url.URL) [3]string {
 	port := u.Port()
 	if port == "" {
@@ -155,13 +155,13 @@ func origin(u *url.URL) [3]string {
 	return [3]string{u.Scheme, strings.ToLower(u.Hostname()), port}
 }
 
-// backoff waits as long as the server asks for, but not longer than mostWait, with jitter.
+// backoff returns the wait that the server asks for, but at most mostWait, with jitter.
 func backoff(_, _ time.Duration, attempt int, resp *http.Response) time.Duration {
 	wait := min(retryablehttp.DefaultBackoff(leastWait, mostWait, attempt, resp), mostWait)
 	return wait/2 + rand.N(wait/2+1)
 }
 
-// Ready proves that a Prometheus answers.
+// Ready checks that a Prometheus answers.
 func (c *Client) Ready(ctx context.Context) error {
 	v, err := c.query(ctx, "vector(1)", time.Time{})
 	if err != nil {
@@ -200,14 +200,14 @@ func (c *Client) query(ctx context.Context, expression string, at time.Time, opt
 	return v, nil
 }
 
-// How many bytes are told of what a server says: Prometheus, and anything else.
+// The most bytes that are reported of what a server says: Prometheus, and anything else.
 const (
 	mostSaid   = 300
 	mostQuoted = 80
 )
 
-// said is what a server answered instead of a value. What is no JSON of Prometheus may be
-// anybody's: its beginning alone is told, in quotes.
+// said returns what a server answered instead of a value. What is not JSON from Prometheus may come
+// from anything: only its beginning is reported, in quotes.
 func said(e *v1.Error) string {
 	text := fmt.Sprintf("%s %s", first(string(e.Type), mostQuoted), first(e.Msg, mostSaid))
 	var own struct{ Status, Error string }
@@ -220,7 +220,7 @@ func said(e *v1.Error) string {
 	return fmt.Sprintf("%s: %q", text, first(e.Detail, mostQuoted))
 }
 
-// first is the beginning of a text, on one line.
+// first returns the beginning of a text, on one line.
 func first(text string, most int) string {
 	text = strings.Join(strings.Fields(text[:min(len(text), 10*most)]), " ")
 	return strings.ToValidUTF8(text[:min(len(text), most)], "")

@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 )
 
-// HasCredentials reports whether a directory for New, "" for none, says how to get in to
-// Prometheus. What it says is not read: it is for the address that the platform names, also where
-// it has nothing secret in it.
+// HasCredentials reports whether a directory for New, "" for none, has a configuration of how to
+// authenticate to Prometheus. The file is not read: it is meant for the address that the platform
+// names, even where it has no secret in it.
 func HasCredentials(secrets string) (bool, error) {
 	if secrets == "" {
 		return false, nil

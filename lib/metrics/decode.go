@@ -21,12 +21,12 @@ type rawSeries struct {
 	id model.Fingerprint // of all its labels
 	*labels
 	values []model.SamplePair
-	// a bucket of a native histogram, which is not written while it is empty: its first value is no
-	// increase
+	// native marks a bucket of a native histogram, which is not written while it is empty: its
+	// first value is not an increase.
 	native bool
 }
 
-// labels are those of a series that matter here.
+// labels are the labels of a series that matter here.
 type labels struct {
 	proxy             string // what Prometheus scraped it from: job, instance and pod
 	service, workload string // destination_service, destination_workload
@@ -34,13 +34,13 @@ type labels struct {
 	code, grpc        string // how the requests ended
 }
 
-// decoder reads range vectors. It remembers the labels that it has read: from one look to the next
-// they are the same, and they are most of an answer.
+// decoder reads range vectors. It remembers the labels that it has read: they are the same from one
+// look to the next, and are most of an answer.
 type decoder struct {
 	known   map[model.Fingerprint]*knownLabels
 	first   *knownLabels // of the last answer
 	answers int          // read so far
-	text    bytes.Buffer // the last answer, the series of it and their samples: what they are kept in is used again
+	text    bytes.Buffer // the last answer, its series and their samples: their memory is reused
 	series  []rawSeries
 	samples []model.SamplePair
 }
@@ -53,8 +53,8 @@ type knownLabels struct {
 	answer int               // the last one that had them
 }
 
-// forget drops the labels that an answer of so many series did not have, once they are most of what
-// is known: pods come and go.
+// forget drops the labels that an answer with a number of series did not have, once they are most
+// of what is known: pods come and go.
 func (d *decoder) forget(series int) {
 	if len(d.known) <= 2*series {
 		return
@@ -70,14 +70,14 @@ type answer struct {
 
 type answerKey struct{}
 
-// into makes a query's range vector be read into an answer.
+// into returns a context with which the range vector of a query is read into an answer.
 func into(ctx context.Context, a *answer) context.Context {
 	return context.WithValue(ctx, answerKey{}, a)
 }
 
-// reading is a transport that reads no more of an answer than may be, and takes range vectors out
-// of it where it is asked to, by into: the client above it spends many times as long on it. It
-// leaves all else to that client: errors, warnings and other kinds of answers.
+// reading is a transport that limits how much of an answer is read, and, where into asks for it,
+// takes range vectors out of it: the client above would take many times as long. It leaves
+// everything else to that client: errors, warnings and other kinds of answers.
 type reading struct{ http.RoundTripper }
 
 // RoundTrip sends a request and returns its answer.
@@ -88,7 +88,7 @@ func (r reading) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	a, ok := req.Context().Value(answerKey{}).(*answer)
 	switch {
-	case resp.StatusCode != http.StatusOK: // the beginning is enough
+	case resp.StatusCode != http.StatusOK: // its beginning is enough
 		resp.Body = struct {
 			io.Reader
 			io.Closer
@@ -142,9 +142,9 @@ func (a *answer) read(body io.Reader) (rest []byte, err error) {
 // matrix is how Prometheus' answer with a range vector begins.
 const matrix = `{"status":"success","data":{"resultType":"matrix","result":[`
 
-// readQuickly reads an answer that is written as Prometheus writes them, with the series of the
-// last one in their order: each is compared with the text that is expected by its hash, which is a
-// fraction of the work of parsing it. ok is false where something else comes.
+// readQuickly reads an answer that is written as Prometheus writes it, with the series of the last
+// one in the same order: the text of each is compared with the expected one by its hash, which is a
+// fraction of the work of parsing it. ok is false for any other answer.
 func (a *answer) readQuickly(text []byte) (rest []byte, ok bool) {
 	d, c := a.decoder, &cursor{text}
 	if !c.has(matrix) {
@@ -177,10 +177,10 @@ func (a *answer) readQuickly(text []byte) (rest []byte, ok bool) {
 	return append([]byte(matrix), c.rest...), bytes.HasPrefix(c.rest, []byte("]"))
 }
 
-// cursor is where in a text one is.
+// cursor is a position in a text.
 type cursor struct{ rest []byte }
 
-// has goes on behind what is next, if it is.
+// has reports whether a text is next, and moves behind it if it is.
 func (c *cursor) has(next string) bool {
 	if len(c.rest) < len(next) || string(c.rest[:len(next)]) != next {
 		return false
@@ -189,7 +189,7 @@ func (c *cursor) has(next string) bool {
 	return true
 }
 
-// hasLabels goes on behind the labels of a series, if they are next.
+// hasLabels reports whether the labels of a series are next, and moves behind them if they are.
 func (c *cursor) hasLabels(k *knownLabels) bool {
 	if len(c.rest) < k.length || model.Fingerprint(xxhash.Sum64(c.rest[:k.length])) != k.id {
 		return false
@@ -198,7 +198,7 @@ func (c *cursor) hasLabels(k *knownLabels) bool {
 	return true
 }
 
-// sample is [seconds,"value"].
+// sample reads [seconds,"value"].
 func (c *cursor) sample() (p model.SamplePair, ok bool) {
 	if !c.has("[") {
 		return p, false
@@ -213,14 +213,14 @@ func (c *cursor) sample() (p model.SamplePair, ok bool) {
 	return p, ok && c.has(`"]`)
 }
 
-// mostDigits of a number are exact in a float64, as is the power of 10 that it is divided by, so
-// that the quotient is what a parser would return.
+// mostDigits is how many digits of a number are exact in a float64, as is the power of 10 that it
+// is divided by, so that the quotient is what a parser would return.
 const mostDigits = 15
 
 var powers = [mostDigits + 1]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
 
-// decimal is a number, written without a sign and an exponent, without its point and how many
-// digits were behind that.
+// decimal reads a number that is written without sign and exponent. It returns its digits without
+// the point, and how many of them were behind the point.
 func (c *cursor) decimal() (n int64, decimals int, ok bool) {
 	digits, point := 0, -1
 	for _, b := range c.rest {
@@ -269,15 +269,16 @@ func (a *answer) readData(it *jsoniter.Iterator) (rest []byte) {
 	return fmt.Appendf(nil, `{"resultType":%s,"result":%s}`, asJSON(kind), result)
 }
 
-// asJSON returns a text as JSON has it.
+// asJSON returns a text as a JSON string.
 func asJSON(text string) []byte {
 	quoted, err := json.Marshal(text)
 	if err != nil {
-		panic(err) // any text can be
+		panic(err) // any string can be encoded
 	}
 	return quoted
 }
 
+// readSeries reads the series of a range vector.
 func (a *answer) readSeries(it *jsoniter.Iterator) {
 	next := &a.decoder.first
 	for it.ReadArray() {
@@ -310,7 +311,7 @@ func (a *answer) readSeries(it *jsoniter.Iterator) {
 	a.decoder.forget(len(a.series))
 }
 
-// read returns the labels of a series, which Prometheus writes in the same order at each look.
+// read returns the labels of a series, which Prometheus writes in the same order every time.
 func (d *decoder) read(text []byte) *knownLabels {
 	id := model.Fingerprint(xxhash.Sum64(text))
 	if k, ok := d.known[id]; ok {
@@ -339,7 +340,7 @@ func (d *decoder) read(text []byte) *knownLabels {
 	return d.known[id]
 }
 
-// milliseconds is the bound of a bucket. Istio before 1.5 measured seconds.
+// milliseconds returns the bound of a bucket in milliseconds. Istio before 1.5 measured seconds.
 func milliseconds(metric, le string) string {
 	bound, err := strconv.ParseFloat(le, 64)
 	if metric != oldDurationsMetric || err != nil || math.IsInf(bound, 1) {
@@ -348,7 +349,7 @@ func milliseconds(metric, le string) string {
 	return strconv.FormatFloat(bound*1000, 'f', -1, 64)
 }
 
-// values are [seconds, "value"] each.
+// values reads samples, each of which is [seconds, "value"].
 func values(it *jsoniter.Iterator) []model.SamplePair {
 	all := make([]model.SamplePair, 0, 4)
 	for it.ReadArray() {
@@ -379,7 +380,8 @@ type histogram struct {
 	buckets []model.HistogramBucket
 }
 
-// readHistograms reads [seconds, {count, sum, buckets: [[rule, lower, upper, count]]}] each.
+// readHistograms reads samples, each of which is
+// [seconds, {count, sum, buckets: [[rule, lower, upper, count]]}].
 func readHistograms(it *jsoniter.Iterator) []histogram {
 	var pairs []model.SampleHistogramPair
 	if text := it.SkipAndReturnBytes(); it.Error == nil {
@@ -398,8 +400,8 @@ func readHistograms(it *jsoniter.Iterator) []histogram {
 	return all
 }
 
-// buckets makes of a native histogram the cumulative buckets that a classic one has, with all
-// bounds that any of its samples has.
+// buckets converts a native histogram to the cumulative buckets of a classic one, with all bounds
+// that any of its samples has.
 func (r rawSeries) buckets(samples []histogram) []rawSeries {
 	bounds := map[float64]bool{math.Inf(1): true}
 	for _, h := range samples {

@@ -118,8 +118,8 @@ func (p *prometheus) evaluate(q query) (result []any, kind string) {
 	return p.rawSamples(q), "matrix"
 }
 
-// samples returns the samples of a series in the range of a query, as seconds before now, the oldest
-// first.
+// samples returns the samples of a series in the range of a query, as seconds before now, the
+// oldest first.
 func (p *prometheus) samples(q query, s series) (ago []float64) {
 	if !slices.Contains(q.metrics, s.labels["__name__"]) ||
 		strings.Contains(q.text, `"source|waypoint"`) == (s.labels["reporter"] == "destination") {
@@ -470,7 +470,8 @@ func TestStateIsBounded(t *testing.T) {
 	}
 }
 
-// churn is a Prometheus that scrapes pods which live for a while, with a new one every so many scrapes.
+// churn is a Prometheus that scrapes pods which live for a while, with a new one every so many
+// scrapes.
 type churn struct {
 	reporter        string
 	begin           time.Time

@@ -62,8 +62,8 @@ type Observer struct {
 	many  bool          // there were too many series at the last look
 }
 
-// Observe begins to count the requests that end after a moment: increases are counted from the first
-// scrape at or after it.
+// Observe begins to count the requests that end after a moment: increases are counted from the
+// first scrape at or after it.
 func (c *Client) Observe(t Target, since time.Time) *Observer {
 	return c.Resume(t, State{Since: since})
 }
@@ -84,8 +84,8 @@ type side struct{ reporters, stable, candidate, label, namespace string }
 func (s side) workloads() bool { return s.namespace != "" }
 
 // sides returns the two places where requests are counted. The callers' is better: it has the
-// requests that never reached a pod, and both versions at the same moments. They are never added up.
-// At the callers' side the label is destination_service, which is the only one that has the
+// requests that never reached a pod, and both versions at the same moments. They are never added
+// up. At the callers' side the label is destination_service, which is the only one that has the
 // destination when no pod of it could be chosen.
 func (o *Observer) sides() []side {
 	host := func(service string) string { return service + "." + o.target.Namespace + ".svc." }

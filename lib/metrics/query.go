@@ -34,8 +34,8 @@ const onlyValues = "a query takes values, and nothing else: {{ name }}, {{ names
 	"{{ route }}, {{ interval }}, {{ variables.NAME }} or {{ index variables \"NAME\" }}; write the rest out"
 
 // Render fills in the template of a query. Values are escaped for PromQL's double-quoted strings.
-// Unknown values, control structures, variables and functions of templates, and more than 16 KiB are
-// errors.
+// Unknown values, control structures, variables and functions of templates, and more than 16 KiB
+// are errors.
 func Render(query string, v Values) (string, error) {
 	if len(query) > maxQuery {
 		return "", fmt.Errorf(

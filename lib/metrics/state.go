@@ -186,8 +186,8 @@ func (s *State) close(between []counts.Stratum) []counts.Stratum {
 	return sorted[:open]
 }
 
-// strata are found by who counted and when. The series of a proxy mostly come together, and all that
-// one scrape brought has its time.
+// strata are found by who counted and when. The series of a proxy mostly come together, and all
+// that one scrape brought has its time.
 type strata struct {
 	all  map[stratumKey]*counts.Stratum
 	last *counts.Stratum // the last one found

@@ -36,6 +36,7 @@ const (
 	detectionRuns = 10
 )
 
+// measure runs all simulations.
 func measure(runs int) measured {
 	return measured{Runs: runs, Usual: measureHealthy(usual, false, runs), Long: measureHealthy(long, true, runs),
 		Outages:   measureOutages(runs / outageRuns),

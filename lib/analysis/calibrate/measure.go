@@ -8,13 +8,13 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis/simulate"
 )
 
-// seed of all simulations.
+// seed is the seed of all simulations.
 const seed = 20260101
 
 // sigmas is how many standard errors an estimate is allowed to be off: one in a hundred is further.
 const sigmas = 2.33
 
-// usual is the configuration that is simulated: that of the README, at 100 requests a second.
+// usual is the configuration that is simulated: the one in the README, at 100 requests a second.
 var usual = simulate.Scenario{
 	Rate: 100, Weights: []float64{
 		.2, .4, .6}, Interval: time.Minute, Scrape: 5 * time.Second, Threshold: 5, SuccessRate: 99, Alpha: .05,
@@ -34,14 +34,14 @@ type share struct{ P, SE float64 }
 type healthy struct {
 	Rate, Phi                            float64
 	Sequential, Untrained, Check, Either share
-	// of the check's rejections; NaN where failures come in bursts, or a check waits for more
-	// requests
+	// Formula is the formula for the check's rejections; NaN where failures come in bursts, or
+	// where a check waits for more requests.
 	Formula, Looks                        float64
 	WithinAlpha, UntrainedOK, FormulaHold bool
 }
 
-// measureHealthy takes the limit as it is, or where every release is just at it: there the least
-// evidence is needed to be wrong.
+// measureHealthy simulates healthy releases, with the limit as it is or with every release just at
+// it: there the least evidence is needed to be wrong.
 func measureHealthy(base simulate.Scenario, atLimit bool, runs int) (rows []healthy) {
 	for _, rate := range []float64{1e-4, 1e-3, 1e-2} {
 		for _, phi := range []float64{0, .05, .2, 1} {
@@ -78,6 +78,7 @@ func measureHealthy(base simulate.Scenario, atLimit bool, runs int) (rows []heal
 	return rows
 }
 
+// of returns the share of the outcomes that have something.
 func of(all []simulate.Outcome, has func(simulate.Outcome) bool) share {
 	p, se := simulate.Share(all, has)
 	return share{p, se}
@@ -92,9 +93,10 @@ type outage struct {
 	SequentialWithinLimit bool
 }
 
-// outageLimit is what share of healthy releases an outage of both versions may cost.
+// outageLimit is the share of healthy releases that an outage of both versions may cost.
 const outageLimit = .02
 
+// measureOutages simulates healthy releases with an outage of both versions.
 func measureOutages(runs int) (rows []outage) {
 	for _, pods := range []int{0, 1, 4} {
 		for _, scrape := range []time.Duration{5 * time.Second, 15 * time.Second, 30 * time.Second} {
@@ -119,7 +121,8 @@ type detection struct {
 	Weight                         float64 // of the candidate when it begins to fail
 	Onset                          int     // which weight that is, from 1
 	Single, Sequential, Flagger    mean
-	// requests of the candidate: for worse than stable, and for that and beyond the limit
+	// Oracle and OracleBoth are the least requests of the candidate: to show that it is worse than
+	// stable, and that it is that and beyond the limit.
 	Oracle, OracleBoth         float64
 	PerScrape                  float64 // requests of the candidate that a scrape brings
 	Fine                       mean    // Single with scrapes of a second
@@ -132,16 +135,18 @@ type mean struct {
 	Share    float64
 }
 
+// singleRatio and sequentialRatio return the mean number of requests by its lower bound.
 func (d detection) singleRatio() float64     { return d.Single.Requests / d.Oracle }
 func (d detection) sequentialRatio() float64 { return d.Sequential.Requests / d.OracleBoth }
 
-// met says whether both means are within their goals, and all failing candidates were found after
-// they began to fail.
+// met reports whether both means are within their goals, and all failing candidates were found
+// after they began to fail.
 func (d detection) met() bool {
 	return d.singleRatio() <= d.SingleGoal && d.sequentialRatio() <= d.SequentialGoal && d.Single.Share == 1 &&
 		d.Sequential.Share == 1
 }
 
+// measureDetection simulates failing candidates.
 func measureDetection(runs int) (rows []detection) {
 	for _, c := range []struct{ stable, candidate, limit float64 }{
 		{.001, .01, 99.9}, {.01, .02, 99}, {.01, .05, 99}, {0, .01, 99.9}} {
@@ -192,6 +197,7 @@ type quiet struct {
 	Rejected      share // by ours; the rest is inconclusive
 }
 
+// measureQuiet simulates healthy releases with few requests.
 func measureQuiet(runs int) (rows []quiet) {
 	for _, rate := range []float64{.001, .005} {
 		for _, requests := range []float64{.5, 1, 2, 5} {

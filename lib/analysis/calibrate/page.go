@@ -28,6 +28,7 @@ func write(dir string, m measured) error {
 //go:embed introduction.txt
 var introduction string
 
+// page returns the page.
 func (m measured) page() string {
 	b := &strings.Builder{}
 	say := func(format string, args ...any) { fmt.Fprintf(b, format, args...) }
@@ -88,6 +89,7 @@ func (m measured) page() string {
 	return b.String()
 }
 
+// healthyTable returns a table of healthy releases.
 func healthyTable(rows []healthy) string {
 	b := &strings.Builder{}
 	b.WriteString("| failures | dispersion | looks | sequential | goal | no history | goal | check | formula | " +
@@ -103,6 +105,7 @@ func healthyTable(rows []healthy) string {
 	return b.String()
 }
 
+// healthyMisses says which goals are missed for healthy releases.
 func (m measured) healthyMisses() string {
 	trained, untrained, formula := 0, 0, 0
 	for _, rows := range [][]healthy{m.Usual, m.Long} {
@@ -125,6 +128,7 @@ func (m measured) healthyMisses() string {
 		"to work, not a theorem.\n"
 }
 
+// detectionMisses says which goals are missed for failing candidates, and why.
 func (m measured) detectionMisses() string {
 	var rule, single, scrapes []string
 	for _, d := range m.Detection {
@@ -160,6 +164,7 @@ func (m measured) detectionMisses() string {
 				"near it help; the oracle knows it.")
 }
 
+// detectionChart returns the chart of detection times.
 func (m measured) detectionChart() chart {
 	c := chart{title: "seconds until a failing candidate is rejected (mean)", ticks: []float64{1, 10, 100, 1000},
 		log: true, format: func(v float64) string { return fmt.Sprintf("%.0f", v) }}
@@ -175,6 +180,7 @@ func (m measured) detectionChart() chart {
 	return c
 }
 
+// rejectionChart returns the chart of healthy releases that are rejected.
 func (m measured) rejectionChart() chart {
 	c := chart{title: "healthy releases that are rejected, just at the limit, 80 looks (dashed: alpha)",
 		ticks: []float64{0, .05, .1, .2, .3, .4}, limit: usual.Alpha,
@@ -190,10 +196,13 @@ func (m measured) rejectionChart() chart {
 	return c
 }
 
+// String formats a share in percent, with its standard error.
 func (s share) String() string { return fmt.Sprintf("%.2f ± %.2f %%", 100*s.P, 100*s.SE) }
 
+// seconds formats a duration in whole seconds.
 func seconds(d time.Duration) string { return fmt.Sprintf("%.0f s", d.Seconds()) }
 
+// met says whether a goal is met.
 func met(ok bool) string {
 	if ok {
 		return "met"

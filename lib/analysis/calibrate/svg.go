@@ -28,6 +28,7 @@ const (
 	barHeight  = 11.0
 )
 
+// x returns the horizontal position of a value.
 func (c chart) x(v float64) float64 {
 	low, high := 0.0, c.ticks[len(c.ticks)-1]
 	if c.log {
@@ -36,6 +37,7 @@ func (c chart) x(v float64) float64 {
 	return chartLeft + (chartWidth-chartLeft-60)*min(1, (v-low)/(high-low))
 }
 
+// String returns the chart as SVG.
 func (c chart) String() string {
 	group := barHeight*float64(len(c.series)) + 8
 	top := 64.0

@@ -29,16 +29,16 @@ type Scenario struct {
 	Stable           float64 // share of stable's requests that fail
 	Candidate        float64 // share of the candidate's that fail
 	Onset            int     // at so many weights the candidate is like stable before it fails
-	// Phi is the variance of the gamma variables that each version's share of failures is multiplied
-	// by, one for each scrape.
+	// Phi is the variance of the gamma variables that each version's share of failures is
+	// multiplied by, one for each scrape.
 	Phi     float64
 	History int // scrapes of stable before the release
 	Outage  Outage
 	// Hold gives each weight one interval until the onset, and then keeps the weight until all but
 	// the checks have rejected, for at most four hours. Flagger then counts from the onset.
 	Hold bool
-	// Pods is how many pods stable has (the candidate has one), which report at the workloads' side,
-	// each pod at a moment of its own; with 0 the callers report.
+	// Pods is how many pods stable has (the candidate has one), which report at the workloads'
+	// side, each pod at a moment of its own; with 0 the callers report.
 	Pods int
 }
 
