@@ -146,7 +146,7 @@ func TestJudgeGoesOn(t *testing.T) {
 	}
 }
 
-// Queries of people's own are checks as the built-in ones are; without a value nothing is decided.
+// Custom queries are checks like the built-in ones; without a value nothing is decided.
 func TestCheckOfOwnQueries(t *testing.T) {
 	t.Parallel()
 	one, two := 1.0, 2.0

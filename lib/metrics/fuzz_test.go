@@ -51,8 +51,8 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// readAgain reads an answer with a decoder that has read another before. It has to come to the same
-// as a decoder that has read none.
+// readAgain reads an answer with a decoder that has read another one before. The result has to be
+// that of a decoder that has read none.
 func readAgain(t *testing.T, before, text string, want []rawSeries, wrong error) {
 	t.Helper()
 	d := &decoder{}

@@ -554,7 +554,7 @@ func TestPodsComeAndGo(t *testing.T) {
 	}
 }
 
-// After a break of Prometheus that is longer than what is remembered, a proxy that is scraped a
+// After an outage of Prometheus that is longer than what is remembered, a proxy that is scraped a
 // little later than another goes on, too.
 func TestNothingIsForgottenInABreak(t *testing.T) {
 	t.Parallel()
