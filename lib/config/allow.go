@@ -123,8 +123,8 @@ func (r *reader) claims(c *Config, allow Allow) {
 	if c.RunNamespace == "" {
 		where = "whose namespace is not known (runNamespace)"
 	}
-	const remedy = `the specification claims it, and in a run %s it may claim %s and what allow lists: take it out there; or
-		whoever runs the pipeline gives %s, or allow=%s`
+	const remedy = "the specification claims it, and in a run %s it may claim %s and what allow lists: " +
+		"take it out there; or whoever runs the pipeline gives %s, or allow=%s"
 	if len(hosts) > 0 {
 		r.add("hosts", strings.Join(hosts, ","), remedy, where, strings.Join(own, ", "), "hosts",
 			strings.Join(more, ","))

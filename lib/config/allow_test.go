@@ -100,9 +100,10 @@ func TestClaimsAreExplained(t *testing.T) {
 	_, err := LoadInit(t.Context(), environment(CanaryInit, append(values, "CANARY_THRESHOLD", "0")...))
 	const remedy = "allow=gateway=istio-ingress/shared,host=payments.example.com,gateway=web/front"
 	for _, want := range []string{
-		"has 3 mistakes", `parameter hosts is "payments.example.com": the specification claims it, and in a run in namespace jx it may claim ` +
-			"shop, shop.web, shop.web.svc, shop.web.svc.cluster.local and what allow lists: take it out there; or " +
-			"whoever runs the pipeline gives hosts, or " + remedy,
+		"has 3 mistakes",
+		`parameter hosts is "payments.example.com": the specification claims it, and in a run in namespace jx it ` +
+			"may claim shop, shop.web, shop.web.svc, shop.web.svc.cluster.local and what allow lists: take it out " +
+			"there; or whoever runs the pipeline gives hosts, or " + remedy,
 		`parameter gateways is "front": the specification claims it`, "gives gateways, or " + remedy,
 		`parameter threshold is "0"`,
 	} {

@@ -120,7 +120,7 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Names tells whether one of these parameters has a mistake.
+// Names reports whether one of these parameters has a mistake.
 func (p Problems) Names(parameters ...string) bool {
 	return slices.ContainsFunc(p, func(problem Problem) bool { return slices.Contains(parameters, problem.Parameter) })
 }
@@ -135,6 +135,7 @@ type reader struct {
 	spec     map[string]string // values of a specification, which are weaker than those of the environment
 }
 
+// add notes a mistake; the remedy may be a text of several lines.
 func (r *reader) add(parameter, value, remedy string, args ...any) {
 	r.problems = append(
 		r.problems, Problem{parameter, value, strings.Join(strings.Fields(fmt.Sprintf(remedy, args...)), " ")})
@@ -196,6 +197,7 @@ type renamed struct {
 
 func (l renamed) Lookup(string) (string, bool) { return l.Lookuper.Lookup(l.name) }
 
+// name reads the name of an object; otherwise is what it is by default.
 func (r *reader) name(parameter, otherwise string) string {
 	v := r.text(parameter)
 	if v == "" {
@@ -207,6 +209,7 @@ func (r *reader) name(parameter, otherwise string) string {
 	return v
 }
 
+// names reads a list, by comma, of which each element has to be valid.
 func (r *reader) names(parameter string, valid func(string) bool, remedy string, otherwise ...string) []string {
 	v := r.text(parameter)
 	if v == "" {
@@ -222,17 +225,20 @@ func (r *reader) names(parameter string, valid func(string) bool, remedy string,
 	return names
 }
 
+// isDomain reports whether a text is a DNS name.
 func isDomain(name string) bool { return len(validation.IsDNS1123Subdomain(name)) == 0 }
 
-// isHost knows a host of a VirtualService: a name, or * for the first labels of one.
+// isHost reports whether a text is a host of a VirtualService: a name, or * for the first labels of
+// one.
 func isHost(host string) bool { return host == "*" || isDomain(strings.TrimPrefix(host, "*.")) }
 
-// isGateway knows mesh, name and namespace/name.
+// isGateway reports whether a text is mesh, name or namespace/name.
 func isGateway(gateway string) bool {
 	namespace, name, found := strings.Cut(gateway, "/")
 	return isDomain(namespace) && (!found || isDomain(name))
 }
 
+// isKindAndName reports whether a text is Kind/name.
 func isKindAndName(object string) bool {
 	kind, name, _ := strings.Cut(object, "/")
 	return kindName.MatchString(kind) && isDomain(name)
@@ -292,13 +298,14 @@ func (r *reader) whole(parameter string, least, most int64, unit string) int64 {
 	return n
 }
 
-// day is the most that a duration may be of which Longest takes many, so that their sum can be
-// told; year is the most for any other.
+// day is the most for a duration that Longest multiplies, so that it cannot overflow; year is the
+// most for any other.
 const (
 	day  = 24 * time.Hour
 	year = 365 * day
 )
 
+// duration reads a duration in a range.
 func (r *reader) duration(parameter string, least, most time.Duration) Duration {
 	v := r.text(parameter)
 	d, err := model.ParseDuration(v) // 1m, 1h30m, 500ms
@@ -310,6 +317,7 @@ func (r *reader) duration(parameter string, least, most time.Duration) Duration 
 	return Duration{time.Duration(d)}
 }
 
+// truth reads true or false.
 func (r *reader) truth(parameter string) bool {
 	v := r.text(parameter)
 	if v != "true" && v != "false" {
@@ -350,9 +358,30 @@ func (r *reader) alpha() float64 {
 func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	r := &reader{ctx: ctx, lookup: lookup, step: CanaryInit, given: map[string]bool{}}
 	warnings := r.readSpec()
-	s := r.common()
-	c := Config{
-		Warnings: warnings, Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName,
+	c := r.release(r.common())
+	c.Warnings = warnings
+	c.StepAccounts = r.stepAccounts()
+	r.reachability(&c)
+	c.VirtualService = r.name("virtualService", c.Service)
+	if r.text("requestDuration") != "off" {
+		c.RequestDuration = r.duration("requestDuration", time.Millisecond, day)
+	}
+	r.choices(&c)
+	r.checkNames(c)
+	c.Git = r.git() // rollback takes it
+	c.Weights = r.weights(c.MaxSteps)
+	r.checkDeadline(c)
+	if len(r.problems) > 0 {
+		return c, r.problems
+	}
+	return c, nil
+}
+
+// release reads the parameters that stand alone, but for the Service, which has the target's name
+// by default.
+func (r *reader) release(s Step) Config {
+	return Config{
+		Namespace: s.Namespace, Target: s.Target, RunID: s.RunID, RunName: s.RunName,
 		RunNamespace: r.name("runNamespace", ""),
 		Expect:       r.text("expect"), Canary: r.text("canary"), Service: r.name("service", s.Target), Port: r.port(),
 		Route:    r.text("route"),
@@ -369,11 +398,14 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 			"acceptUncovered", isKindAndName, "give objects as Kind/name, by comma: PodDisruptionBudget/shop"),
 		MaxSteps: int(r.whole("maxSteps", 1, 100, "steps")),
 	}
-	c.StepAccounts = r.stepAccounts()
+}
+
+// reachability reads the hosts and gateways by which callers reach the Service.
+func (r *reader) reachability(c *Config) {
 	c.Hosts = r.names(
 		"hosts", isHost, "give names of hosts, by comma: shop, shop.example.com, *.example.com", c.Service)
 	c.Gateways = r.names("gateways", isGateway, "give mesh or gateways as name or namespace/name, by comma", mesh)
-	r.claims(&c, r.allow())
+	r.claims(c, r.allow())
 	own := func(host string) bool {
 		return host == "*" || slices.Contains(ownNames(c.Service, c.Namespace), host) ||
 			strings.HasPrefix(host, c.Service+"."+c.Namespace+".svc.")
@@ -382,10 +414,10 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	if slices.Contains(c.Gateways, mesh) && !slices.ContainsFunc(c.Hosts, own) {
 		c.Hosts = append(c.Hosts, c.Service)
 	}
-	c.VirtualService = r.name("virtualService", c.Service)
-	if r.text("requestDuration") != "off" {
-		c.RequestDuration = r.duration("requestDuration", time.Millisecond, day)
-	}
+}
+
+// choices checks the parameters that have a few values only, and reads the mode, which is one.
+func (r *reader) choices(c *Config) {
 	if c.Baseline != "limits" && c.Baseline != "primary" {
 		r.add("baseline", c.Baseline, "give limits or primary")
 	}
@@ -398,18 +430,25 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 	if c.OnBusy != "wait" && c.OnBusy != "fail" {
 		r.add("onBusy", c.OnBusy, "give wait or fail")
 	}
+}
+
+// checkNames checks that the names leave room for what is added to them, and that the run has one.
+func (r *reader) checkNames(c Config) {
+	const remedy = "give a name of at most 55 characters, so that with -primary it is one of at most 63"
 	if len(c.Target)+len("-primary") > validation.DNS1123LabelMaxLength {
-		r.add("target", c.Target, "give a name of at most 55 characters, so that with -primary it is one of at most 63")
+		r.add("target", c.Target, remedy)
 	}
 	if len(c.Service)+len("-primary") > validation.DNS1123LabelMaxLength && c.Service != c.Target {
-		r.add("service", c.Service,
-			"give a name of at most 55 characters, so that with -primary it is one of at most 63")
+		r.add("service", c.Service, remedy)
 	}
 	if c.RunID == "" {
 		r.add("runId", "", "give every step of a release the same one: the uid of the PipelineRun")
 	}
-	c.Git = r.git() // rollback takes it
-	c.Weights = r.weights(c.MaxSteps)
+}
+
+// checkDeadline checks that the release cannot take longer than its deadline. It checks nothing
+// where one of the parameters involved has a mistake.
+func (r *reader) checkDeadline(c Config) {
 	known := !r.problems.Names(
 		"interval", "threshold", "stepWeight", "stepWeights", "maxWeight", "progressDeadlineSeconds", "drain",
 		"deadline")
@@ -421,10 +460,6 @@ func LoadInit(ctx context.Context, lookup envconfig.Lookuper) (Config, error) {
 				"20m, or let it take less",
 			longest, len(c.Weights), c.Threshold, c.Interval, minutes, minutes+25, minutes+2)
 	}
-	if len(r.problems) > 0 {
-		return c, r.problems
-	}
-	return c, nil
 }
 
 // Longest is how long a release can take at most: the candidate and stable come up within the
@@ -440,44 +475,16 @@ func (c Config) Longest() time.Duration {
 	return deadlines*c.ProgressDeadline.Duration + time.Duration(len(c.Weights))*perWeight + 2*c.Drain.Duration
 }
 
-// weights resolves stepWeight and maxWeight as Flagger does: 20 and 50 are 20, 40, 60, and never
-// over 100. stepWeights are as they are.
+// weights reads the weights, either listed or evenly spaced. It refuses more than most of them,
+// unless most is 0.
 func (r *reader) weights(most int) []Percent {
 	var weights []Percent
 	parameter, value := "stepWeights", r.text("stepWeights")
-	if list := value; list != "" {
-		for _, other := range []string{"stepWeight", "maxWeight"} {
-			if v := r.text(other); v != "" {
-				r.add(other, v, "leave it out where stepWeights is given, or leave stepWeights out")
-			}
-		}
-		for part := range strings.SplitSeq(list, ",") {
-			part = strings.TrimSpace(part)
-			n, err := strconv.ParseInt(part, 10, 32)
-			if err != nil || strconv.FormatInt(n, 10) != part || n < 1 || n > 100 || len(weights) > 0 &&
-				Percent(n) <= weights[len(weights)-1] {
-				r.add("stepWeights", list, "give rising whole numbers from 1 to 100, by comma: 10,25,50")
-				return nil
-			}
-			weights = append(weights, Percent(n))
-		}
+	if value != "" {
+		weights = r.listedWeights(value)
 	} else {
-		step, last := r.whole("stepWeight", 1, 100, "percent"), r.whole("maxWeight", 1, 100, "percent")
-		if !r.given["stepWeight"] {
-			step = 20
-		}
-		if !r.given["maxWeight"] {
-			last = max(60, min(step, 100))
-		}
-		if step < 1 || step > 100 || last < 1 || last > 100 {
-			return nil // named already
-		}
-		for w := step; ; w += step {
-			weights = append(weights, Percent(min(w, 100)))
-			if w >= last {
-				break
-			}
-		}
+		var step int64
+		step, weights = r.evenWeights()
 		parameter, value = "stepWeight", strconv.FormatInt(step, 10)
 	}
 	if most > 0 && len(weights) > most {
@@ -486,6 +493,48 @@ func (r *reader) weights(most int) []Percent {
 				"Pipeline with make pipeline STEPS=%d", most, len(weights), len(weights))
 	}
 	return weights
+}
+
+// listedWeights reads stepWeights. It returns nil unless they rise.
+func (r *reader) listedWeights(list string) []Percent {
+	for _, other := range []string{"stepWeight", "maxWeight"} {
+		if v := r.text(other); v != "" {
+			r.add(other, v, "leave it out where stepWeights is given, or leave stepWeights out")
+		}
+	}
+	var weights []Percent
+	for part := range strings.SplitSeq(list, ",") {
+		part = strings.TrimSpace(part)
+		n, err := strconv.ParseInt(part, 10, 32)
+		if err != nil || strconv.FormatInt(n, 10) != part || n < 1 || n > 100 || len(weights) > 0 &&
+			Percent(n) <= weights[len(weights)-1] {
+			r.add("stepWeights", list, "give rising whole numbers from 1 to 100, by comma: 10,25,50")
+			return nil
+		}
+		weights = append(weights, Percent(n))
+	}
+	return weights
+}
+
+// evenWeights resolves stepWeight and maxWeight as Flagger does: 20 and 50 are 20, 40, 60, and
+// never over 100. It returns no weights where one of the two is wrong.
+func (r *reader) evenWeights() (step int64, weights []Percent) {
+	step, last := r.whole("stepWeight", 1, 100, "percent"), r.whole("maxWeight", 1, 100, "percent")
+	if !r.given["stepWeight"] {
+		step = 20
+	}
+	if !r.given["maxWeight"] {
+		last = max(60, min(step, 100))
+	}
+	if step < 1 || step > 100 || last < 1 || last > 100 {
+		return step, nil // named already
+	}
+	for w := step; ; w += step {
+		weights = append(weights, Percent(min(w, 100)))
+		if w >= last {
+			return step, weights
+		}
+	}
 }
 
 // LoadStep reads what a step after canary-init takes. The error is of type Problems when something
@@ -518,6 +567,7 @@ func LoadStep(ctx context.Context, step string, lookup envconfig.Lookuper) (Step
 	return s, nil
 }
 
+// common reads what every step takes.
 func (r *reader) common() Step {
 	s := Step{Namespace: r.name("namespace", ""), Target: r.name("target", ""), RunID: r.text("runId"),
 		RunName: r.text("runName")}

@@ -23,7 +23,8 @@ func environment(step string, values ...string) envconfig.Lookuper {
 			env[p.Env()] = p.Default
 		}
 	}
-	env["CANARY_TARGET"], env["CANARY_NAMESPACE"], env["CANARY_RUN_ID"], env["CANARY_RUN_NAME"] = "shop", "web", "4711", "run-1"
+	env["CANARY_TARGET"], env["CANARY_NAMESPACE"] = "shop", "web"
+	env["CANARY_RUN_ID"], env["CANARY_RUN_NAME"] = "4711", "run-1"
 	for i := 0; i < len(values); i += 2 {
 		env[values[i]] = values[i+1]
 	}
@@ -282,7 +283,8 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"a metric's name on two lines",
 			[]string{"CANARY_METRICS",
 				`[{name: "a\n12:00:00 shop was promoted", query: up, thresholdRange: {max: 1}}]`},
-			`parameter metrics is "a\n12:00:00 shop was promoted": give it a name of at most 100 bytes that can be printed, on one line`},
+			`parameter metrics is "a\n12:00:00 shop was promoted": give it a name of at most 100 ` +
+				`bytes that can be printed, on one line`},
 		{"a metric's name that is long",
 			[]string{"CANARY_METRICS",
 				"[{name: " + strings.Repeat("a", 101) + ", query: up, thresholdRange: {max: 1}}]"},
@@ -310,7 +312,8 @@ func TestLoadInitRefuses(t *testing.T) {
 				"apiVersion: flagger.app/v1beta1\nkind: Canary\nspec: {metricsServer: " +
 					"'http://prometheus:9090/?token=secret', targetRef: {name: shop}, analysis: {interval: 1m, " +
 					"stepWeight: 20, metrics: []}}"},
-			`parameter prometheus is "http://prometheus:9090/": the specification's has a query string, which the later steps do not learn`},
+			`parameter prometheus is "http://prometheus:9090/": the specification's has a query ` +
+				`string, which the later steps do not learn`},
 		{"a specification that is long",
 			[]string{"CANARY_SPEC", "canary: {enabled: true}\n" + strings.Repeat("#", canary.MaxText)},
 			"and may have 262144: give what the specification needs alone"},
@@ -322,9 +325,11 @@ func TestLoadInitRefuses(t *testing.T) {
 		{"both ways to say it", []string{"CANARY_STEP_WEIGHTS", "20,40", "CANARY_STEP_WEIGHT", "20"},
 			`parameter stepWeight is "20": leave it out where stepWeights is given`},
 		{"more than the Pipeline has tasks for", []string{"CANARY_STEP_WEIGHT", "5"},
-			`parameter stepWeight is "5": the Pipeline has tasks for 10 weights and this makes 12: let the weights be fewer, or make a longer Pipeline with make pipeline STEPS=12`},
+			`parameter stepWeight is "5": the Pipeline has tasks for 10 weights and this makes 12: let the weights ` +
+				`be fewer, or make a longer Pipeline with make pipeline STEPS=12`},
 		{"more one by one", []string{"CANARY_STEP_WEIGHTS", "1,2,3,4,5,6,7,8,9,10,11"},
-			`parameter stepWeights is "1,2,3,4,5,6,7,8,9,10,11": the Pipeline has tasks for 10 weights and this makes 11`},
+			`parameter stepWeights is "1,2,3,4,5,6,7,8,9,10,11": the Pipeline has tasks for 10 weights ` +
+				`and this makes 11`},
 		{"no scheme", []string{"CANARY_PROMETHEUS", "prometheus:9090"},
 			`parameter prometheus is "prometheus:9090": give an address with its scheme`},
 		{"a password in an address", []string{"CANARY_PROMETHEUS", "http://me:secret@prometheus:9090"},

@@ -36,11 +36,7 @@ func FuzzLoadInit(f *testing.F) {
 			if len(problems) == 0 || len(problems) > 1000 {
 				t.Errorf("%d mistakes: %v", len(problems), err)
 			}
-			for _, problem := range problems {
-				if line := problem.String(); show.Line(line) != line {
-					t.Errorf("%q is not one line", line)
-				}
-			}
+			checkLines(t, problems)
 			return
 		}
 		if len(c.Weights) == 0 || !slices.IsSorted(c.Weights) || c.Weights[len(c.Weights)-1] > 100 ||
@@ -59,6 +55,16 @@ func FuzzLoadInit(f *testing.F) {
 	})
 }
 
+// checkLines checks that each mistake is one line.
+func checkLines(t *testing.T, problems Problems) {
+	t.Helper()
+	for _, problem := range problems {
+		if line := problem.String(); show.Line(line) != line {
+			t.Errorf("%q is not one line", line)
+		}
+	}
+}
+
 // A step that has to put traffic back takes whatever else it is given.
 func FuzzLoadStep(f *testing.F) {
 	f.Add("git@h:a/b.git", "pull-request", "run\n1", "rollback")
@@ -75,11 +81,7 @@ func FuzzLoadStep(f *testing.F) {
 		if err == nil && (s.Target != "shop" || s.Namespace != "web") {
 			t.Errorf("%+v", s)
 		}
-		for _, problem := range s.GitProblems {
-			if line := problem.String(); show.Line(line) != line {
-				t.Errorf("%q is not one line", line)
-			}
-		}
+		checkLines(t, s.GitProblems)
 	})
 }
 

@@ -59,13 +59,7 @@ func (r *reader) git() Git {
 		r.add("gitRepository", shownAddress(g.Repository), "%v", err)
 		g.Repository = ""
 	case g.Mode == "pull-request" && g.Provider == "":
-		for _, known := range [][2]string{
-			{"github", "github"}, {"gitlab", "gitlab"}, {"bitbucket.org", "bitbucketcloud"}} {
-			if strings.Contains(host, known[0]) {
-				g.Provider = known[1]
-			}
-		}
-		if g.Provider == "" {
+		if g.Provider = providerOf(host); g.Provider == "" {
 			r.add("gitProvider", "", "whose server %s is cannot be told from its name: give one of %s, or git=commit",
 				host, strings.Join(Providers, ", "))
 		}
@@ -73,42 +67,69 @@ func (r *reader) git() Git {
 	return g
 }
 
+// providerOf guesses the provider from the name of a host; "" where it cannot.
+func providerOf(host string) (provider string) {
+	for _, known := range [][2]string{
+		{"github", "github"}, {"gitlab", "gitlab"}, {"bitbucket.org", "bitbucketcloud"}} {
+		if strings.Contains(host, known[0]) {
+			provider = known[1]
+		}
+	}
+	return provider
+}
+
+// Errors of an address of a repository. They say what to do, and have nothing of the address in
+// them.
+var (
+	errNoAddress = errors.New("give the address that git clone takes: https://..., ssh://... or git@host:path")
+	errPassword  = errors.New("leave the password out of the address, and mount it as the Secret of gitSecret")
+	errToken     = errors.New("leave out what begins with ? or #; a token belongs into the Secret of gitSecret")
+)
+
 // HostOf returns the host of an address that git clone takes: https://HOST/PATH, http://,
 // ssh://[USER@]HOST/PATH or USER@HOST:PATH. The error says what to do, and has nothing of the
 // address in it.
 func HostOf(address string) (string, error) {
-	what := errors.New("give the address that git clone takes: https://..., ssh://... or git@host:path")
-	secret := errors.New("leave the password out of the address, and mount it as the Secret of gitSecret")
 	if strings.ContainsFunc(
 		address, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) || c == '\\' }) {
-		return "", what // with a backslash an address may be that of a file
+		return "", errNoAddress // with a backslash an address may be that of a file
 	}
 	if user, rest, found := strings.Cut(address, "@"); found && !strings.Contains(address, "://") {
-		host, path, _ := strings.Cut(rest, ":")
-		switch {
-		case strings.Contains(user, ":"):
-			return "", secret
-		case !hostname.MatchString(host) || strings.Trim(path, "/") == "" || !gitUser.MatchString(user):
-			return "", what
-		}
-		return host, nil
+		return scpHost(user, rest)
 	}
+	return urlHost(address)
+}
+
+// scpHost returns the host of an address in the form of scp: USER@HOST:PATH.
+func scpHost(user, rest string) (string, error) {
+	host, path, _ := strings.Cut(rest, ":")
+	switch {
+	case strings.Contains(user, ":"):
+		return "", errPassword
+	case !hostname.MatchString(host) || strings.Trim(path, "/") == "" || !gitUser.MatchString(user):
+		return "", errNoAddress
+	}
+	return host, nil
+}
+
+// urlHost returns the host of the URL of a repository.
+func urlHost(address string) (string, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		if strings.Contains(address, "@") {
-			return "", secret
+			return "", errPassword
 		}
-		return "", what
+		return "", errNoAddress
 	}
 	_, password := u.User.Password()
 	known := slices.Contains([]string{"https", "http", "ssh"}, u.Scheme)
 	switch {
 	case password, u.User != nil && u.Scheme != "ssh":
-		return "", secret
+		return "", errPassword
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "": // a token, as some servers take it
-		return "", errors.New("leave out what begins with ? or #; a token belongs into the Secret of gitSecret")
+		return "", errToken
 	case !known || strings.Trim(u.Path, "/") == "" || !hostname.MatchString(u.Hostname()):
-		return "", what
+		return "", errNoAddress
 	}
 	return u.Hostname(), nil
 }
@@ -150,7 +171,7 @@ func IsVersion(text string) bool {
 // or of a release of Helm.
 func IsApplication(text string) bool { return len(text) <= 63 && application.MatchString(text) }
 
-// isPath knows the path of a file within a repository.
+// isPath reports whether a text is the path of a file within a repository.
 func isPath(path string) bool {
 	return path != "" && !strings.HasPrefix(path, "/") && !slices.Contains(strings.Split(path, "/"), "..")
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// Metric is a check by a query of people's own, in the form that Flagger's Canary has.
+// Metric is a check by a custom query, in the form that Flagger's Canary has.
 type Metric struct {
 	Name              string            `json:"name"`
 	Query             string            `json:"query"` // PromQL, a template with Flagger's functions
@@ -42,7 +42,7 @@ func (m Metric) Every() time.Duration {
 	return time.Duration(d)
 }
 
-// metrics reads the checks of people's own.
+// metrics reads the custom checks.
 func (r *reader) metrics() []Metric {
 	v := r.text("metrics")
 	if v == "" {
@@ -63,33 +63,51 @@ func (r *reader) metrics() []Metric {
 	}
 	names := map[string]bool{}
 	for i, m := range all {
-		name := m.Name
-		switch {
-		case name == "":
-			r.add("metrics", v, "give number %d of the list a name", i+1)
-		case name == "request-success-rate" || name == "request-duration":
-			r.add("metrics", name,
-				"give requestSuccessRate and requestDuration for what is built in, and other "+
-					"names to queries of your own")
-		case len(name) > maxName || show.Line(name) != name:
-			r.add("metrics", name, "give it a name of at most %d bytes that can be printed, on one line", maxName)
-		case names[name]:
-			r.add("metrics", name, "give each metric a name of its own")
-		}
-		names[name] = true
-		if m.Interval == "" {
-			all[i].Interval = "1m" // as with Flagger
-		} else if d, err := model.ParseDuration(m.Interval); err != nil || time.Duration(d) < time.Second ||
-			time.Duration(d) > day {
-			r.add("metrics", m.Interval, "give the interval of %s with its unit, at least 1s and at most 24h", name)
-		}
-		least, most := m.ThresholdRange.Min, m.ThresholdRange.Max
-		switch {
-		case least == nil && most == nil:
-			r.add("metrics", name, "give it a thresholdRange with min, max or both")
-		case least != nil && most != nil && *least > *most:
-			r.add("metrics", name, "its thresholdRange has min %v above max %v: change them", *least, *most)
-		}
+		r.checkMetricName(m.Name, i+1, names[m.Name], v)
+		names[m.Name] = true
+		all[i].Interval = r.metricInterval(m)
+		r.checkThresholdRange(m)
 	}
 	return all
+}
+
+// checkMetricName checks the name of the metric with this number in the list. Taken says that an
+// earlier one has the same.
+func (r *reader) checkMetricName(name string, number int, taken bool, list string) {
+	switch {
+	case name == "":
+		r.add("metrics", list, "give number %d of the list a name", number)
+	case name == "request-success-rate" || name == "request-duration":
+		r.add("metrics", name,
+			"give requestSuccessRate and requestDuration for what is built in, and other "+
+				"names to queries of your own")
+	case len(name) > maxName || show.Line(name) != name:
+		r.add("metrics", name, "give it a name of at most %d bytes that can be printed, on one line", maxName)
+	case taken:
+		r.add("metrics", name, "give each metric a name of its own")
+	}
+}
+
+// metricInterval checks and returns the interval of a metric. By default it is a minute, as with
+// Flagger.
+func (r *reader) metricInterval(m Metric) string {
+	if m.Interval == "" {
+		return "1m"
+	}
+	d, err := model.ParseDuration(m.Interval)
+	if err != nil || time.Duration(d) < time.Second || time.Duration(d) > day {
+		r.add("metrics", m.Interval, "give the interval of %s with its unit, at least 1s and at most 24h", m.Name)
+	}
+	return m.Interval
+}
+
+// checkThresholdRange checks that the range of a metric has an end, and that its ends are in order.
+func (r *reader) checkThresholdRange(m Metric) {
+	least, most := m.ThresholdRange.Min, m.ThresholdRange.Max
+	switch {
+	case least == nil && most == nil:
+		r.add("metrics", m.Name, "give it a thresholdRange with min, max or both")
+	case least != nil && most != nil && *least > *most:
+		r.add("metrics", m.Name, "its thresholdRange has min %v above max %v: change them", *least, *most)
+	}
 }
