@@ -1,11 +1,12 @@
 // Package canary reads the specification of a canary release in the shapes that people have: a
 // Flagger Canary of any version, or the values of a Jenkins X chart with a canary block. What comes
-// out are values of parameters, by name, as lib/config knows them.
+// out are values of parameters, by name, as lib/config has them.
 //
-// canary.go knows the shapes, fields.go keeps account of which fields there are. It is pure.
+// canary.go reads the shapes, fields.go finds fields that are misspelt. The package is pure.
 package canary
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -133,6 +134,7 @@ type reader struct {
 	errors Errors
 }
 
+// wrong notes a mistake.
 func (r *reader) wrong(path, format string, args ...any) {
 	switch n := len(r.errors); {
 	case n < maxErrors:
@@ -142,6 +144,7 @@ func (r *reader) wrong(path, format string, args ...any) {
 	}
 }
 
+// set sets a parameter, unless the value is empty.
 func (r *reader) set(parameter, value string) {
 	if value != "" {
 		r.spec.Values[parameter] = value
@@ -232,6 +235,7 @@ func (r *reader) analysis(o *object) {
 	o.done()
 }
 
+// pace reads how fast the weight grows.
 func (r *reader) pace(o *object) {
 	for _, name := range []string{"interval", "threshold", "maxWeight", "stepWeight"} {
 		r.set(name, o.text(name))
@@ -260,7 +264,7 @@ func (r *reader) metrics(o *object) {
 			r.spec.Warnings, o.path+
 				".metrics is empty: nothing is checked, and every candidate that serves is promoted")
 	}
-	var own []metric
+	var custom []metric
 	for i, item := range list {
 		path := fmt.Sprintf("%s.metrics[%d]", o.path, i)
 		fields, ok := item.(map[string]any)
@@ -268,38 +272,12 @@ func (r *reader) metrics(o *object) {
 			r.wrong(path, "give name, thresholdRange and query")
 			continue
 		}
-		m := r.object(path, fields)
-		name, interval, query := m.text("name"), m.text("interval"), m.text("query")
-		limits := m.child("thresholdRange")
-		least, most, threshold := limits.text("min"), limits.text("max"), m.text("threshold")
-		limits.done()
-		variables, _ := m.fields["templateVariables"].(map[string]any)
-		_, referred := m.fields["templateRef"]
-		m.skip("templateVariables", "templateRef")
-		m.done()
-		switch kind := builtIn[name]; {
-		case name == "":
-			r.wrong(path+".name", "is missing: give request-success-rate, request-duration or a name of your own")
-		case kind == successRate && query == "":
-			r.limit(path, "requestSuccessRate", first(least, threshold), most, "max", "")
-		case kind == duration && query == "":
-			r.limit(path, "requestDuration", first(most, threshold), least, "min", "ms")
-		case query == "" && referred:
-			r.wrong(path+".templateRef",
-				"the MetricTemplate is in a cluster, and none was asked: give its query in its place")
-		case query == "":
-			r.wrong(path, "%q is not built in (request-success-rate, request-duration) and has no query", name)
-		default:
-			if least == "" && most == "" {
-				most = threshold // Flagger takes the older threshold of a query as the maximum
-			}
-			own = append(own, metric{
-				Name: name, Query: query, Interval: interval, ThresholdRange: r.between(path, least, most),
-				TemplateVariables: variables})
+		if m, isCustom := r.metric(r.object(path, fields)); isCustom {
+			custom = append(custom, m)
 		}
 	}
-	if len(own) > 0 {
-		text, err := yaml.Marshal(own)
+	if len(custom) > 0 {
+		text, err := yaml.Marshal(custom)
 		if err != nil {
 			r.wrong(o.path+".metrics", "%v", err)
 			return
@@ -308,13 +286,37 @@ func (r *reader) metrics(o *object) {
 	}
 }
 
-func first(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
+// metric reads one check. The limit of a built-in metric it sets; a custom one it returns.
+func (r *reader) metric(o *object) (custom metric, isCustom bool) {
+	name, interval, query := o.text("name"), o.text("interval"), o.text("query")
+	limits := o.child("thresholdRange")
+	least, most, threshold := limits.text("min"), limits.text("max"), o.text("threshold")
+	limits.done()
+	variables, _ := o.fields["templateVariables"].(map[string]any)
+	_, referred := o.fields["templateRef"]
+	o.skip("templateVariables", "templateRef")
+	o.done()
+	switch kind := builtIn[name]; {
+	case name == "":
+		r.wrong(o.path+".name", "is missing: give request-success-rate, request-duration or a name of your own")
+	case kind == successRate && query == "":
+		r.limit(o.path, "requestSuccessRate", cmp.Or(least, threshold), most, "max", "")
+	case kind == duration && query == "":
+		r.limit(o.path, "requestDuration", cmp.Or(most, threshold), least, "min", "ms")
+	case query == "" && referred:
+		r.wrong(o.path+".templateRef",
+			"the MetricTemplate is in a cluster, and none was asked: give its query in its place")
+	case query == "":
+		r.wrong(o.path, "%q is not built in (request-success-rate, request-duration) and has no query", name)
+	default:
+		if least == "" && most == "" {
+			most = threshold // Flagger takes the older threshold of a query as the maximum
 		}
+		return metric{
+			Name: name, Query: query, Interval: interval, ThresholdRange: r.between(o.path, least, most),
+			TemplateVariables: variables}, true
 	}
-	return ""
+	return metric{}, false
 }
 
 // limit sets the limit of a built-in metric, which has one end.
@@ -331,6 +333,7 @@ func (r *reader) limit(path, parameter, value, other, otherName, unit string) {
 	}
 }
 
+// between returns a thresholdRange with the ends that are given.
 func (r *reader) between(path, least, most string) map[string]any {
 	limits := map[string]any{}
 	for _, limit := range [][2]string{{"min", least}, {"max", most}} {
@@ -350,7 +353,7 @@ func (r *reader) between(path, least, most string) map[string]any {
 // metrics) and that of v3 (analysis with metrics.latency). A limit that is not given keeps its
 // default.
 func (r *reader) values(document map[string]any, o *object) {
-	enabled := first(o.text("enabled"), o.text("enable"))
+	enabled := cmp.Or(o.text("enabled"), o.text("enable"))
 	r.spec.Disabled = enabled != "true"
 	if enabled != "true" && enabled != "false" {
 		r.wrong("canary.enabled", "%q is neither true nor false", enabled)
@@ -367,35 +370,38 @@ func (r *reader) values(document map[string]any, o *object) {
 		r.set("port", outer.text("externalPort"))
 	}
 	for _, name := range []string{"canaryAnalysis", "analysis"} {
-		if _, ok := o.fields[name]; !ok {
-			continue
+		if _, ok := o.fields[name]; ok {
+			r.chartAnalysis(o.child(name))
 		}
-		analysis := o.child(name)
-		if _, isList := analysis.fields["metrics"].([]any); isList {
-			r.analysis(analysis)
-			continue
-		}
-		r.pace(analysis)
-		metrics := analysis.child("metrics")
-		metrics.skip("requestSuccessRate", "requestDuration", "latency")
-		for _, m := range []struct{ name, parameter, unit string }{
-			{"requestSuccessRate", "requestSuccessRate", ""}, {"requestDuration", "requestDuration", "ms"},
-			{"latency", "requestDuration", "ms"}} {
-			if _, ok := metrics.fields[m.name]; !ok {
-				continue
-			}
-			one := metrics.child(m.name)
-			one.skip("interval") // each check is of all that the interval of the analysis counted
-			r.limit(one.path, m.parameter, one.text("threshold"), "", "", m.unit)
-			one.done()
-		}
-		metrics.done()
-		analysis.done()
 	}
 	if host != "" && r.spec.Values["gateways"] == "" { // the chart's own template names one, which values do not say
 		r.spec.Warnings = append(
 			r.spec.Warnings, "canary.host is for callers inside of the mesh, unless parameter gateways "+
 				"names a gateway as well")
 	}
+	o.done()
+}
+
+// chartAnalysis reads the analysis of a chart, whose metrics may be a list, as Flagger's, or a map.
+func (r *reader) chartAnalysis(o *object) {
+	if _, isList := o.fields["metrics"].([]any); isList {
+		r.analysis(o)
+		return
+	}
+	r.pace(o)
+	metrics := o.child("metrics")
+	metrics.skip("requestSuccessRate", "requestDuration", "latency")
+	for _, m := range []struct{ name, parameter, unit string }{
+		{"requestSuccessRate", "requestSuccessRate", ""}, {"requestDuration", "requestDuration", "ms"},
+		{"latency", "requestDuration", "ms"}} {
+		if _, ok := metrics.fields[m.name]; !ok {
+			continue
+		}
+		one := metrics.child(m.name)
+		one.skip("interval") // each check is of all that the interval of the analysis counted
+		r.limit(one.path, m.parameter, one.text("threshold"), "", "", m.unit)
+		one.done()
+	}
+	metrics.done()
 	o.done()
 }

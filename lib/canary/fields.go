@@ -22,6 +22,7 @@ func (r *reader) object(path string, fields map[string]any) *object {
 	return &object{r: r, path: path, fields: fields, known: map[string]bool{}}
 }
 
+// at is the path of a field.
 func (o *object) at(name string) string {
 	if o.path == "" {
 		return name
@@ -39,9 +40,10 @@ func (o *object) text(name string) string {
 	return text
 }
 
-// short is a value as it may stand in a sentence.
+// short is a value, shortened to fit into a sentence.
 func short(value any) string { return show.Short(fmt.Sprint(value)) }
 
+// scalar returns a text, number or truth value as text; "" for none.
 func scalar(value any) (string, bool) {
 	switch v := value.(type) {
 	case nil:
@@ -58,6 +60,7 @@ func scalar(value any) (string, bool) {
 	return "", false
 }
 
+// list is a list; nil where there is none.
 func (o *object) list(name string) []any {
 	o.known[name] = true
 	list, ok := o.fields[name].([]any)
@@ -67,6 +70,7 @@ func (o *object) list(name string) []any {
 	return list
 }
 
+// texts is a list of texts and numbers.
 func (o *object) texts(name string) []string {
 	var texts []string
 	for i, item := range o.list(name) {
@@ -110,7 +114,7 @@ func (o *object) ignore(names ...string) {
 // maxName is how long a field's name may be to be taken for a misspelt one.
 const maxName = 64
 
-// done finds what is misspelt.
+// done reports the fields that nobody asked for, as misspelt.
 func (o *object) done() {
 	for _, name := range slices.Sorted(maps.Keys(o.fields)) {
 		if o.known[name] || len(o.r.errors) > maxErrors {
@@ -126,8 +130,8 @@ func (o *object) done() {
 	}
 }
 
-// distance is how many letters have to be changed, added, taken away, or swapped with their
-// neighbour (optimal string alignment).
+// distance is how many letters have to be changed, added, removed, or swapped with their neighbour
+// (optimal string alignment).
 func distance(a, b string) int {
 	d := make([][]int, len(a)+1)
 	for i := range d {
