@@ -77,7 +77,8 @@ func TestSet(t *testing.T) {
 			Version{App: "shop"}, "1.3.0", "1.2.9", 3, "  version: 1.3.0", "  version: 1.2.9"},
 		{"other alphabets before it", "releases:\n- {note: \"für ä\", name: shop, version: 1.3.0}\n",
 			Version{App: "shop"}, "1.3.0", "1.2.9",
-			2, "- {note: \"für ä\", name: shop, version: 1.3.0}", "- {note: \"für ä\", name: shop, version: 1.2.9}"},
+			2, "- {note: \"für ä\", name: shop, version: 1.3.0}",
+			"- {note: \"für ä\", name: shop, version: 1.2.9}"},
 		{"by a path, in the application's document",
 			"kind: App\nmetadata: {name: cart}\nspec: {version: 1.3.0}\n---\nkind: App\nmetadata: {name: " +
 				"shop}\nspec: {version: 1.3.0}\n",

@@ -122,6 +122,7 @@ func (v Version) entries(documents []*yaml.Node, list string, is func(entry *yam
 	return found
 }
 
+// isScalar reports whether a node is one value.
 func isScalar(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode }
 
 // here reports whether an entry can be one of the namespace: it names that one or none, or leaves
@@ -213,28 +214,45 @@ func follow(node *yaml.Node, path []string) []*yaml.Node {
 	if len(path) == 0 {
 		return []*yaml.Node{node}
 	}
-	step, rest := path[0], path[1:]
-	var next []*yaml.Node
+	var found []*yaml.Node
+	for _, n := range children(node, path[0]) {
+		found = append(found, follow(n, path[1:])...)
+	}
+	return found
+}
+
+// children returns the nodes that one element of a path selects in a mapping or a list.
+func children(node *yaml.Node, step string) []*yaml.Node {
 	switch node.Kind {
 	case yaml.MappingNode:
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			if key := resolve(node.Content[i]); key != nil && key.Kind == yaml.ScalarNode && key.Value == step {
-				next = append(next, node.Content[i+1])
-			}
-		}
+		return values(node, step)
 	case yaml.SequenceNode:
-		key, value, byKey := strings.Cut(step, "=")
-		key, value = strings.TrimPrefix(key, "["), strings.TrimSuffix(value, "]")
-		position, err := strconv.Atoi(step)
-		for i, element := range node.Content {
-			if err == nil && i == position || byKey && value != "" && text(element, key) == value {
-				next = append(next, element)
-			}
+		return elements(node, step)
+	}
+	return nil
+}
+
+// values returns the values of a mapping's key, which it may have more than once.
+func values(mapping *yaml.Node, name string) []*yaml.Node {
+	var found []*yaml.Node
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if key := resolve(mapping.Content[i]); key != nil && key.Kind == yaml.ScalarNode && key.Value == name {
+			found = append(found, mapping.Content[i+1])
 		}
 	}
+	return found
+}
+
+// elements returns the elements of a list that a position or [KEY=VALUE] selects.
+func elements(list *yaml.Node, selector string) []*yaml.Node {
+	key, value, byKey := strings.Cut(selector, "=")
+	key, value = strings.TrimPrefix(key, "["), strings.TrimSuffix(value, "]")
+	position, err := strconv.Atoi(selector)
 	var found []*yaml.Node
-	for _, n := range next {
-		found = append(found, follow(n, rest)...)
+	for i, element := range list.Content {
+		if err == nil && i == position || byKey && value != "" && text(element, key) == value {
+			found = append(found, element)
+		}
 	}
 	return found
 }

@@ -138,7 +138,20 @@ func checkSet(t *testing.T, v Version, content []byte, from, to string) {
 	if !config.IsVersion(to) || !config.IsVersion(from) || from == to {
 		t.Fatalf("from %q to %q", from, to)
 	}
-	// byte for byte: the file is the same before and after one place
+	checkBytes(t, content, next, to)
+	if edit.Before == edit.After {
+		t.Errorf("%+v", edit)
+	}
+	if now, err := v.Find(next); err != nil || now != to {
+		t.Errorf("afterwards it says %q: %v", now, err)
+	}
+	checkValues(t, content, next, to)
+}
+
+// checkBytes checks that a file is the same, byte for byte, before and after one place, which has
+// the version now.
+func checkBytes(t *testing.T, content, next []byte, to string) {
+	t.Helper()
 	at := 0
 	for at < min(len(content), len(next)) && content[at] == next[at] {
 		at++
@@ -151,12 +164,11 @@ func checkSet(t *testing.T, v Version, content []byte, from, to string) {
 		strings.ContainsAny(new, " \t\r\n:#{}[],&*!|>%@`$") {
 		t.Errorf("%q was put in", new)
 	}
-	if edit.Before == edit.After {
-		t.Errorf("%+v", edit)
-	}
-	if now, err := v.Find(next); err != nil || now != to {
-		t.Errorf("afterwards it says %q: %v", now, err)
-	}
+}
+
+// checkValues checks that one value of a file became the version, as programs read it.
+func checkValues(t *testing.T, content, next []byte, to string) {
+	t.Helper()
 	before, err := decoded(content)
 	if err != nil { // a template, or not what programs read
 		return

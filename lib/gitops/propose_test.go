@@ -28,6 +28,7 @@ type forge struct {
 	token string
 }
 
+// newForge starts a forge in front of a Git server.
 func newForge(t *testing.T, s *server) *forge {
 	f := &forge{token: "s3cret"}
 	behind, err := url.Parse(strings.TrimSuffix(s.url, "/env.git"))
@@ -36,60 +37,73 @@ func newForge(t *testing.T, s *server) *forge {
 	}
 	git := httputil.NewSingleHostReverseProxy(behind)
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, "/api/") {
+		if strings.HasPrefix(r.URL.Path, "/api/") {
+			f.serveAPI(t, w, r)
+		} else {
 			git.ServeHTTP(w, r)
-			return
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		github := strings.HasPrefix(r.URL.EscapedPath(), "/api/v3/repos/env/pulls") ||
-			strings.HasPrefix(r.URL.EscapedPath(), "/api/v1/repos/env/pulls")
-		gitlab := strings.HasPrefix(r.URL.EscapedPath(), "/api/v4/projects/env/merge_requests")
-		if f.busy > 0 {
-			f.busy--
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		switch {
-		case !slices.Contains([]string{"Bearer " + f.token, "token " + f.token}, r.Header.Get("Authorization")) &&
-			r.Header.Get("Private-Token") != f.token:
-			w.WriteHeader(http.StatusUnauthorized)
-			fmt.Fprint(w, `{"message": "Bad credentials"}`)
-		case r.URL.Path == "/api/v4/projects/7":
-			fmt.Fprint(w, `{"id": 7, "path": "env", "path_with_namespace": "env", "default_branch": "main"}`)
-		case !github && !gitlab:
-			w.WriteHeader(http.StatusNotFound)
-			fmt.Fprintf(w, `{"message": "Not Found: %s"}`, r.URL)
-		case r.Method == http.MethodPost:
-			var asked map[string]any
-			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
-				t.Error(err)
-			}
-			n := len(f.made) + 1
-			if github {
-				f.made = append(f.made,
-					map[string]any{"number": n, "state": "open", "title": asked["title"], "body": asked["body"],
-						"html_url": fmt.Sprintf("%s/env/pull/%d", f.URL, n),
-						"head":     map[string]any{"ref": asked["head"]}, "base": map[string]any{"ref": asked["base"]}})
-			} else {
-				f.made = append(f.made,
-					map[string]any{"iid": n, "source_project_id": 7, "target_project_id": 7, "state": "opened",
-						"title": asked["title"], "description": asked["description"],
-						"web_url":       fmt.Sprintf("%s/env/pull/%d", f.URL, n),
-						"source_branch": asked["source_branch"], "target_branch": asked["target_branch"]})
-			}
-			w.WriteHeader(http.StatusCreated)
-			_ = json.NewEncoder(w).Encode(f.made[n-1])
-		case gitlab && r.URL.Query().Get("state") != "opened", github &&
-			!slices.Contains([]string{"", "open"}, r.URL.Query().Get("state")):
-			t.Errorf("not the open ones are asked for: %s", r.URL)
-		default:
-			_ = json.NewEncoder(w).Encode(f.made)
 		}
 	}))
 	t.Cleanup(f.Close)
 	return f
+}
+
+// serveAPI answers a request of the REST API.
+func (f *forge) serveAPI(t *testing.T, w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	github := strings.HasPrefix(r.URL.EscapedPath(), "/api/v3/repos/env/pulls") ||
+		strings.HasPrefix(r.URL.EscapedPath(), "/api/v1/repos/env/pulls")
+	gitlab := strings.HasPrefix(r.URL.EscapedPath(), "/api/v4/projects/env/merge_requests")
+	state := r.URL.Query().Get("state")
+	if f.busy > 0 {
+		f.busy--
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	switch {
+	case !f.signed(r):
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprint(w, `{"message": "Bad credentials"}`)
+	case r.URL.Path == "/api/v4/projects/7":
+		fmt.Fprint(w, `{"id": 7, "path": "env", "path_with_namespace": "env", "default_branch": "main"}`)
+	case !github && !gitlab:
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprintf(w, `{"message": "Not Found: %s"}`, r.URL)
+	case r.Method == http.MethodPost:
+		var asked map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(f.open(asked, github))
+	case gitlab && state != "opened", github && !slices.Contains([]string{"", "open"}, state):
+		t.Errorf("not the open ones are asked for: %s", r.URL)
+	default:
+		_ = json.NewEncoder(w).Encode(f.made)
+	}
+}
+
+// signed reports whether a request has the token, in any of the ways of the servers.
+func (f *forge) signed(r *http.Request) bool {
+	return slices.Contains([]string{"Bearer " + f.token, "token " + f.token}, r.Header.Get("Authorization")) ||
+		r.Header.Get("Private-Token") == f.token
+}
+
+// open makes a pull request of GitHub, or a merge request of GitLab, out of what was asked for.
+func (f *forge) open(asked map[string]any, github bool) map[string]any {
+	n := len(f.made) + 1
+	address := fmt.Sprintf("%s/env/pull/%d", f.URL, n)
+	made := map[string]any{"iid": n, "source_project_id": 7, "target_project_id": 7, "state": "opened",
+		"title": asked["title"], "description": asked["description"], "web_url": address,
+		"source_branch": asked["source_branch"], "target_branch": asked["target_branch"]}
+	if github {
+		made = map[string]any{"number": n, "state": "open", "title": asked["title"], "body": asked["body"],
+			"html_url": address,
+			"head":     map[string]any{"ref": asked["head"]}, "base": map[string]any{"ref": asked["base"]}}
+	}
+	f.made = append(f.made, made)
+	return made
 }
 
 // A pull request has one branch with one commit, and is made once, however often a step is started,

@@ -81,6 +81,7 @@ func (r Repository) Commit(ctx context.Context, c Change) (Done, error) {
 	return r.with(func(a access) (Done, error) { return r.commit(ctx, c, a) })
 }
 
+// commit is Commit with the credentials.
 func (r Repository) commit(ctx context.Context, c Change, a access) (Done, error) {
 	for attempt := 1; ; attempt++ {
 		e, err := r.edit(ctx, c, a)
@@ -155,22 +156,9 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 	if c.To == "" {
 		depth = historyDepth
 	}
-	options := &git.CloneOptions{URL: r.URL, Auth: a.git, CABundle: a.ca,
-		Depth: depth, SingleBranch: true, NoCheckout: true, Tags: git.NoTags}
-	if r.Branch != "" {
-		options.ReferenceName = plumbing.NewBranchReferenceName(r.Branch)
-	}
-	repository, err := git.CloneContext(ctx, memory.NewStorage(), nil, options)
+	repository, branch, commit, err := r.clone(ctx, a, depth)
 	if err != nil {
-		return edited{}, fmt.Errorf("cloning the environment repository: %w", err)
-	}
-	head, err := repository.Head()
-	if err != nil {
-		return edited{}, fmt.Errorf("reading the branch: %w", err)
-	}
-	commit, err := repository.CommitObject(head.Hash())
-	if err != nil {
-		return edited{}, fmt.Errorf("reading the newest commit: %w", err)
+		return edited{}, err
 	}
 	file, content, err := c.find(commit)
 	if err != nil {
@@ -188,36 +176,70 @@ func (r Repository) edit(ctx context.Context, c Change, a access) (edited, error
 	if err != nil {
 		return edited{to: c.To}, err
 	}
-	store := repository.Storer
-	blob, err := put(store.NewEncodedObject(), plumbing.BlobObject,
-		func(w io.Writer) error { _, err := w.Write(next); return err }, store.SetEncodedObject)
+	hash, err := r.commitFile(repository, branch, commit, file, next, c.Message)
 	if err != nil {
 		return edited{}, err
 	}
-	tree, err := commit.Tree()
+	return edited{Edit: edit, to: c.To, repository: repository, branch: branch, before: commit.Hash, after: hash}, nil
+}
+
+// clone fetches so many commits of the branch into memory. It returns the branch and its newest
+// commit, too.
+func (r Repository) clone(ctx context.Context, a access, depth int) (
+	repository *git.Repository, branch plumbing.ReferenceName, newest *object.Commit, err error) {
+	options := &git.CloneOptions{URL: r.URL, Auth: a.git, CABundle: a.ca,
+		Depth: depth, SingleBranch: true, NoCheckout: true, Tags: git.NoTags}
+	if r.Branch != "" {
+		options.ReferenceName = plumbing.NewBranchReferenceName(r.Branch)
+	}
+	repository, err = git.CloneContext(ctx, memory.NewStorage(), nil, options)
 	if err != nil {
-		return edited{}, fmt.Errorf("reading the newest commit: %w", err)
+		return nil, "", nil, fmt.Errorf("cloning the environment repository: %w", err)
+	}
+	head, err := repository.Head()
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("reading the branch: %w", err)
+	}
+	newest, err = repository.CommitObject(head.Hash())
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("reading the newest commit: %w", err)
+	}
+	return repository, head.Name(), newest, nil
+}
+
+// commitFile puts a commit on top of a branch in which one file has another content. It returns the
+// hash of the commit.
+func (r Repository) commitFile(repository *git.Repository, branch plumbing.ReferenceName, parent *object.Commit,
+	file string, content []byte, message string) (plumbing.Hash, error) {
+	store := repository.Storer
+	blob, err := put(store.NewEncodedObject(), plumbing.BlobObject,
+		func(w io.Writer) error { _, err := w.Write(content); return err }, store.SetEncodedObject)
+	if err != nil {
+		return plumbing.ZeroHash, err
+	}
+	tree, err := parent.Tree()
+	if err != nil {
+		return plumbing.ZeroHash, fmt.Errorf("reading the newest commit: %w", err)
 	}
 	root, err := replace(repository, tree, strings.Split(file, "/"), blob)
 	if err != nil {
-		return edited{}, err
+		return plumbing.ZeroHash, err
 	}
 	who := r.signature()
 	o := store.NewEncodedObject()
 	if err := (&object.Commit{
-		Author: who, Committer: who, Message: c.Message, TreeHash: root,
-		ParentHashes: []plumbing.Hash{commit.Hash}}).Encode(o); err != nil {
-		return edited{}, fmt.Errorf("making the commit: %w", err)
+		Author: who, Committer: who, Message: message, TreeHash: root,
+		ParentHashes: []plumbing.Hash{parent.Hash}}).Encode(o); err != nil {
+		return plumbing.ZeroHash, fmt.Errorf("making the commit: %w", err)
 	}
 	hash, err := store.SetEncodedObject(o)
 	if err != nil {
-		return edited{}, fmt.Errorf("making the commit: %w", err)
+		return plumbing.ZeroHash, fmt.Errorf("making the commit: %w", err)
 	}
-	if err := store.SetReference(plumbing.NewHashReference(head.Name(), hash)); err != nil {
-		return edited{}, fmt.Errorf("making the commit: %w", err)
+	if err := store.SetReference(plumbing.NewHashReference(branch, hash)); err != nil {
+		return plumbing.ZeroHash, fmt.Errorf("making the commit: %w", err)
 	}
-	return edited{Edit: edit, to: c.To, repository: repository, branch: head.Name(), before: commit.Hash, after: hash},
-		nil
+	return hash, nil
 }
 
 // find returns the first of the files that has the version. With a Path that may be any
@@ -251,6 +273,7 @@ func (c Change) find(commit *object.Commit) (file string, content []byte, err er
 	return file, content, nil
 }
 
+// read returns the content of a file of a commit.
 func read(commit *object.Commit, name string) ([]byte, error) {
 	f, err := commit.File(name)
 	if err != nil {
@@ -335,6 +358,7 @@ func put(o plumbing.EncodedObject, kind plumbing.ObjectType, write func(io.Write
 	return hash, nil
 }
 
+// signature is the author of commits, now.
 func (r Repository) signature() object.Signature {
 	name, address, _ := strings.Cut(r.Author, "<")
 	return object.Signature{Name: strings.TrimSpace(name), Email: strings.Trim(address, "<> "), When: time.Now()}
