@@ -23,6 +23,7 @@ func main() {
 	}
 }
 
+// write writes everything that is generated into the project's folder.
 func write(folder string, steps int) error {
 	all, err := files(steps)
 	if err != nil {

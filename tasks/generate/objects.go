@@ -61,6 +61,7 @@ var about = map[string]struct {
 			{"git", "the commit, or the address of the pull request, that puts Git right; empty where there is none"}}},
 }
 
+// labels is the metadata of an object with this name.
 func labels(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/version": version}}
 }
@@ -127,8 +128,8 @@ func task(step string, steps int) *pipelinev1.Task {
 	return t
 }
 
-// source is the workspace that canary-init reads a specification from, in pipelines of people's
-// own. Ours has none: tkn would ask everybody for it.
+// source is the workspace that canary-init reads a specification from, in custom pipelines. Ours has
+// none: tkn would ask everybody for it.
 const source, aboutSource = "source", "where specFile is: a clone, or a ConfigMap"
 
 // describe is what a parameter is, with the default that the step itself knows.
@@ -146,6 +147,7 @@ var mounts = map[string]string{
 	"prometheusSecret": "CANARY_PROMETHEUS_CONFIG",
 	"gitSecret":        "CANARY_GIT_SECRETS"} //nolint:gosec // names of variables
 
+// results lists the results of a step, each with what it is.
 func results(step string, steps int) [][2]string {
 	all := slices.Clone(about[step].results)
 	if step == config.CanaryInit {
@@ -189,57 +191,72 @@ func pipeline(steps int) *pipelinev1.Pipeline {
 		}
 		p.Spec.Params = append(p.Spec.Params, spec)
 	}
-	add := func(name, display, step string, after string, extra ...pipelinev1.Param) *pipelinev1.PipelineTask {
-		t := pipelinev1.PipelineTask{Name: name, DisplayName: display, TaskRef: &pipelinev1.TaskRef{Name: step}}
-		if after != "" {
-			t.RunAfter = []string{after}
-		}
-		for _, q := range config.Of(step) {
-			value := "$(params." + q.Name + ")"
-			switch {
-			case q.Name == "runId":
-				value = "$(context.pipelineRun.uid)"
-			case q.Name == "runName":
-				value = "$(context.pipelineRun.name)"
-			case q.Name == "maxSteps":
-				value = fmt.Sprint(steps)
-			case q.Hidden || q.Name == "weight":
-				continue
-			}
-			t.Params = append(t.Params, pipelinev1.Param{Name: q.Name, Value: *pipelinev1.NewStructuredValues(value)})
-		}
-		t.Params = append(t.Params, extra...)
-		p.Spec.Tasks = append(p.Spec.Tasks, t)
-		return &p.Spec.Tasks[len(p.Spec.Tasks)-1]
-	}
-	add(config.CanaryInit, "canary init", config.CanaryInit, "")
-	after := config.CanaryInit
+	p.Spec.Tasks = append(p.Spec.Tasks, stepTask(config.CanaryInit, "canary init", config.CanaryInit, steps))
 	for n := 1; n <= steps; n++ {
-		weight := fmt.Sprintf("$(tasks.canary-init.results.weight-%d)", n)
-		when := pipelinev1.WhenExpressions{{Input: weight, Operator: selection.NotIn, Values: []string{""}}}
-		shift, analyze := fmt.Sprintf("shift-%d", n), fmt.Sprintf("analyze-%d", n)
-		add(shift, fmt.Sprintf("weight %d: shift", n), config.ShiftWeight, after,
-			pipelinev1.Param{Name: "weight", Value: *pipelinev1.NewStructuredValues(weight)}).When = when
-		add(analyze, fmt.Sprintf("weight %d: analyze", n), config.Analyze, shift).When = when
-		after = analyze
+		p.Spec.Tasks = append(p.Spec.Tasks, weightTasks(n, steps, p.Spec.Tasks[len(p.Spec.Tasks)-1].Name)...)
 	}
-	begun := pipelinev1.WhenExpression{
-		Input: "$(tasks.canary-init.results.outcome)", Operator: selection.NotIn,
-		Values: []string{string(release.Initialized), string(release.Unchanged)}}
-	succeeded := func(task string, operator selection.Operator) pipelinev1.WhenExpression {
-		return pipelinev1.WhenExpression{
-			Input: "$(tasks." + task + ".status)", Operator: operator, Values: []string{"Succeeded"}}
-	}
-	add(config.Promote, "promote", config.Promote, after).When = pipelinev1.WhenExpressions{begun}
-	// Tekton leaves out a task of finally that asks for a result which there is not, so canary-init
-	// has one of its own for when it did not end well.
-	add(config.Rollback, "rollback", config.Rollback, "").When = pipelinev1.WhenExpressions{
-		succeeded(config.CanaryInit, selection.In), begun, succeeded(config.Promote, selection.NotIn)}
-	add("rollback-init", "rollback of canary init", config.Rollback, "").When = pipelinev1.WhenExpressions{
-		succeeded(config.CanaryInit, selection.NotIn)}
-	last := len(p.Spec.Tasks) - 2
-	p.Spec.Finally, p.Spec.Tasks = p.Spec.Tasks[last:], p.Spec.Tasks[:last]
+	promote := stepTask(config.Promote, "promote", config.Promote, steps)
+	promote.RunAfter = []string{p.Spec.Tasks[len(p.Spec.Tasks)-1].Name}
+	promote.When = pipelinev1.WhenExpressions{begun}
+	p.Spec.Tasks = append(p.Spec.Tasks, promote)
+	p.Spec.Finally = rollbackTasks(steps)
 	return p
+}
+
+// stepTask is the task of a Pipeline that runs a step, with the parameters of the Pipeline.
+func stepTask(name, display, step string, steps int) pipelinev1.PipelineTask {
+	t := pipelinev1.PipelineTask{Name: name, DisplayName: display, TaskRef: &pipelinev1.TaskRef{Name: step}}
+	for _, q := range config.Of(step) {
+		value := "$(params." + q.Name + ")"
+		switch {
+		case q.Name == "runId":
+			value = "$(context.pipelineRun.uid)"
+		case q.Name == "runName":
+			value = "$(context.pipelineRun.name)"
+		case q.Name == "maxSteps":
+			value = fmt.Sprint(steps)
+		case q.Hidden || q.Name == "weight":
+			continue
+		}
+		t.Params = append(t.Params, pipelinev1.Param{Name: q.Name, Value: *pipelinev1.NewStructuredValues(value)})
+	}
+	return t
+}
+
+// weightTasks are the two tasks of weight number n, after another task.
+func weightTasks(n, steps int, after string) []pipelinev1.PipelineTask {
+	weight := fmt.Sprintf("$(tasks.canary-init.results.weight-%d)", n)
+	shift := stepTask(fmt.Sprintf("shift-%d", n), fmt.Sprintf("weight %d: shift", n), config.ShiftWeight, steps)
+	shift.Params = append(shift.Params,
+		pipelinev1.Param{Name: "weight", Value: *pipelinev1.NewStructuredValues(weight)})
+	analyze := stepTask(fmt.Sprintf("analyze-%d", n), fmt.Sprintf("weight %d: analyze", n), config.Analyze, steps)
+	shift.RunAfter, analyze.RunAfter = []string{after}, []string{shift.Name}
+	when := pipelinev1.WhenExpressions{{Input: weight, Operator: selection.NotIn, Values: []string{""}}}
+	shift.When, analyze.When = when, when
+	return []pipelinev1.PipelineTask{shift, analyze}
+}
+
+// rollbackTasks are those of finally, of which at most one runs. Tekton leaves out a task of
+// finally that asks for a result which there is not, so canary-init has one of its own for when it
+// did not end well.
+func rollbackTasks(steps int) []pipelinev1.PipelineTask {
+	rollback := stepTask(config.Rollback, "rollback", config.Rollback, steps)
+	rollback.When = pipelinev1.WhenExpressions{
+		succeeded(config.CanaryInit, selection.In), begun, succeeded(config.Promote, selection.NotIn)}
+	rollbackInit := stepTask("rollback-init", "rollback of canary init", config.Rollback, steps)
+	rollbackInit.When = pipelinev1.WhenExpressions{succeeded(config.CanaryInit, selection.NotIn)}
+	return []pipelinev1.PipelineTask{rollback, rollbackInit}
+}
+
+// begun is true when canary-init began a release.
+var begun = pipelinev1.WhenExpression{
+	Input: "$(tasks.canary-init.results.outcome)", Operator: selection.NotIn,
+	Values: []string{string(release.Initialized), string(release.Unchanged)}}
+
+// succeeded is true when a task succeeded, or when it did not, by the operator.
+func succeeded(task string, operator selection.Operator) pipelinev1.WhenExpression {
+	return pipelinev1.WhenExpression{
+		Input: "$(tasks." + task + ".status)", Operator: operator, Values: []string{"Succeeded"}}
 }
 
 // runByAccounts is a run of the Pipeline in which each step has its own account.
