@@ -102,23 +102,7 @@ func TestWhatRuns(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{
 		"pipelines/canary-release/canary-release.yaml", "examples/jenkins-x-v3/.lighthouse/jenkins-x/release.yaml"} {
-		content, err := os.ReadFile(filepath.Join("../..", path))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var file struct {
-			Spec struct {
-				pipelinev1.PipelineSpec
-				Of *pipelinev1.PipelineSpec `json:"pipelineSpec"` // of a PipelineRun
-			}
-		}
-		if err := yaml.Unmarshal(content, &file); err != nil {
-			t.Fatal(err)
-		}
-		spec := file.Spec.PipelineSpec
-		if file.Spec.Of != nil {
-			spec = *file.Spec.Of
-		}
+		spec := pipelineOf(t, path)
 		for _, c := range []struct {
 			desc    string
 			has     map[string]string // statuses that are not None, and results
@@ -146,17 +130,6 @@ func TestWhatRuns(t *testing.T) {
 				"rollback-init"},
 			{"stopped before canary-init", map[string]string{}, false, "rollback-init"},
 		} {
-			runs := func(task pipelinev1.PipelineTask) bool {
-				known := map[string]string{}
-				for _, of := range spec.Tasks {
-					known["tasks."+of.Name+".status"] = "None"
-				}
-				maps.Copy(known, c.has)
-				when := slices.Clone(task.When).ReplaceVariables(known, nil) // which changes what it has
-				missing := slices.ContainsFunc(
-					when, func(w pipelinev1.WhenExpression) bool { return strings.Contains(w.Input, "$(") })
-				return !missing && when.AllowsExecution(nil)
-			}
 			var ran []string
 			for _, task := range spec.Finally {
 				for _, param := range task.Params {
@@ -164,7 +137,7 @@ func TestWhatRuns(t *testing.T) {
 						t.Errorf("%s: %s uses a result, without which it would be skipped", path, task.Name)
 					}
 				}
-				if runs(task) {
+				if runs(spec, task, c.has) {
 					ran = append(ran, task.Name)
 				}
 			}
@@ -172,7 +145,8 @@ func TestWhatRuns(t *testing.T) {
 				t.Errorf("%s: %s: finally runs %q, want %q", path, c.desc, got, c.finally)
 			}
 			promote := spec.Tasks[len(spec.Tasks)-1]
-			if promote.TaskRef == nil || promote.Name != config.Promote || runs(promote) != c.promote {
+			if promote.TaskRef == nil || promote.Name != config.Promote ||
+				runs(spec, promote, c.has) != c.promote {
 				t.Errorf("%s: %s: %s begins: %v, want %v", path, c.desc, promote.Name, !c.promote, c.promote)
 			}
 		}
@@ -181,6 +155,41 @@ func TestWhatRuns(t *testing.T) {
 			t.Errorf("%s: %s and %s are not the same but for when they run", path, a.Name, b.Name)
 		}
 	}
+}
+
+// pipelineOf reads a Pipeline, or that of a PipelineRun.
+func pipelineOf(t *testing.T, path string) pipelinev1.PipelineSpec {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("../..", path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Spec struct {
+			pipelinev1.PipelineSpec
+			Of *pipelinev1.PipelineSpec `json:"pipelineSpec"` // of a PipelineRun
+		}
+	}
+	if err := yaml.Unmarshal(content, &file); err != nil {
+		t.Fatal(err)
+	}
+	if file.Spec.Of != nil {
+		return *file.Spec.Of
+	}
+	return file.Spec.PipelineSpec
+}
+
+// runs reports whether a task runs, given the statuses that are not None and the results.
+func runs(spec pipelinev1.PipelineSpec, task pipelinev1.PipelineTask, has map[string]string) bool {
+	known := map[string]string{}
+	for _, of := range spec.Tasks {
+		known["tasks."+of.Name+".status"] = "None"
+	}
+	maps.Copy(known, has)
+	when := slices.Clone(task.When).ReplaceVariables(known, nil) // which changes what it has
+	missing := slices.ContainsFunc(
+		when, func(w pipelinev1.WhenExpression) bool { return strings.Contains(w.Input, "$(") })
+	return !missing && when.AllowsExecution(nil)
 }
 
 // Values reach a step through its environment only: none is part of a command, where it would be
@@ -232,8 +241,15 @@ func TestRules(t *testing.T) {
 			}
 		}
 	}
-	// With an account per step each has its own rules alone, and canary-init is told whose the
-	// others are.
+	if got := rules("secrets", config.StepNames); len(got) != 1 || got[0].Resources[0] != "secrets" {
+		t.Errorf("optional: %v", got)
+	}
+}
+
+// With an account per step each has its own rules alone, and canary-init is told whose the others
+// are.
+func TestAccountPerStep(t *testing.T) {
+	t.Parallel()
 	var run pipelinev1.PipelineRun
 	if content, err := asYAML(runByAccounts(maxSteps)); err != nil || yaml.UnmarshalStrict(content, &run) != nil {
 		t.Fatalf("%v", err)
@@ -273,8 +289,5 @@ func TestRules(t *testing.T) {
 		if binding.Subjects[0].Name != account.Name || binding.RoleRef.Name != role.Name || len(role.Rules) == 0 {
 			t.Errorf("%s: %+v", step, binding)
 		}
-	}
-	if got := rules("secrets", config.StepNames); len(got) != 1 || got[0].Resources[0] != "secrets" {
-		t.Errorf("optional: %v", got)
 	}
 }
