@@ -90,6 +90,7 @@ func Find(object *kube.Object, r Route) (Split, error) {
 	}
 }
 
+// destinations returns the indices of the destinations that lead to the two versions; -1 for none.
 func destinations(h *networking.HTTPRoute, namespace string, r Route) (stable, candidate int) {
 	index := func(host string) int {
 		return slices.IndexFunc(h.Route, func(d *networking.HTTPRouteDestination) bool {
@@ -131,13 +132,15 @@ func (s Split) Raise(candidate int32, epoch int64) *kube.Write {
 		Kind: kube.VirtualService, Name: s.object.GetName(), Patch: append(patch, s.weights(candidate)...)}
 }
 
-// Fenced tells whether the fence is that of the epoch.
+// Fenced reports whether the fence is that of the epoch.
 func (s Split) Fenced(epoch int64) bool { return s.Fence == fence(epoch) }
 
+// has reports whether the candidate has this weight, and stable the rest.
 func (s Split) has(candidate int32) bool {
 	return s.Candidate == candidate && s.Stable == 100-candidate
 }
 
+// fence is the value of an epoch's fence.
 func fence(epoch int64) string { return strconv.FormatInt(epoch, 10) }
 
 // weights are the operations that set both weights, for the destinations that were read. "add"
@@ -154,7 +157,7 @@ func (s Split) weights(candidate int32) []kube.Operation {
 	}
 }
 
-// ByHand is the command by which a person takes the candidate's traffic away.
+// ByHand is the command by which a person sends all traffic to stable.
 func (s Split) ByHand() string {
 	patch, err := json.Marshal(s.weights(0))
 	if err != nil {
@@ -211,7 +214,7 @@ func (w Whole) Divide(r Route, epoch int64) *kube.Write {
 }
 
 // Unite plans the reverse of Divide: the route leads to one Service alone, as the candidate's
-// destination did, and the fence is taken away.
+// destination did, and the fence is removed.
 func (s Split) Unite(service string) *kube.Write {
 	path := fmt.Sprintf("/spec/http/%d/route", s.route)
 	https, _, _ := unstructured.NestedSlice(s.object.Object, "spec", "http")
@@ -247,6 +250,7 @@ func New(hosts, gateways []string, r Route, labels map[string]any, epoch int64) 
 	}
 }
 
+// anys converts a list of texts to what JSON decodes to.
 func anys(from []string) []any {
 	var into []any
 	for _, v := range from {

@@ -85,7 +85,8 @@ func TestShiftChangesTheWeightsOnly(t *testing.T) {
     mirror: {host: audit}
     headers: {request: {set: {a: b}}}
     route:
-    - {destination: {host: shop-canary.web.svc.cluster.local, port: {number: 80}}, headers: {response: {set: {c: d}}}` + strings.Split(weights, "/")[1] + `}
+    - {destination: {host: shop-canary.web.svc.cluster.local, port: {number: 80}},
+       headers: {response: {set: {c: d}}}` + strings.Split(weights, "/")[1] + `}
     - {destination: {host: shop-primary}` + strings.Split(weights, "/")[0] + `}
 `
 	}

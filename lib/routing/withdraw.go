@@ -20,10 +20,12 @@ type place struct {
 	stable, sole bool
 }
 
+// path is where a JSON Patch finds a field of the destination.
 func (p place) path(field string) string {
 	return fmt.Sprintf("/spec/%s/%d/route/%d/%s", p.protocol, p.rule, p.index, field)
 }
 
+// rulePath names the rule of the destination.
 func (p place) rulePath() string { return fmt.Sprintf("%s[%d]", p.protocol, p.rule) }
 
 // places lists the destinations of a VirtualService that lead to stable or to the candidate, in
@@ -81,8 +83,8 @@ func ToCandidate(object *kube.Object, r Route) int32 {
 	return share
 }
 
-// Withdraw plans the write that takes the candidate's traffic away wherever a VirtualService leads
-// to it, for one that Find does not understand; nil when the candidate has none. Stable gets the
+// Withdraw plans the write that removes the candidate's traffic wherever a VirtualService leads to
+// it, for one that Find does not understand; nil when the candidate has none. Stable gets the
 // candidate's weight in the same rule. Where the rule does not lead to stable, the candidate's
 // destination leads to stable instead. Other destinations keep their weights.
 func Withdraw(object *kube.Object, r Route) *kube.Write {
