@@ -9,7 +9,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
-// OfCanary tells whether a Flagger Canary owns an object: the cluster removes it with the Canary.
+// OfCanary reports whether a Flagger Canary owns an object: the cluster removes it with the Canary.
 func OfCanary(o metav1.Object) bool {
 	for _, owner := range o.GetOwnerReferences() {
 		if owner.Kind == "Canary" && strings.HasPrefix(owner.APIVersion, "flagger.app/") {
@@ -19,8 +19,8 @@ func OfCanary(o metav1.Object) bool {
 	return false
 }
 
-// Disown plans the write that takes Canaries away from the owners of an object, and leaves the
-// others. From then on it is as if a release of the target had made it.
+// Disown plans the write that removes Canaries from the owners of an object, and leaves the others.
+// From then on it is as if a release of the target had made it.
 func Disown(kind kube.Kind, o *kube.Object, target string) kube.Write {
 	owners, _, _ := unstructured.NestedSlice(o.Object, "metadata", "ownerReferences")
 	var rest []any

@@ -57,11 +57,12 @@ func MaxReplicas(autoscaler *kube.Object) int32 {
 	return int32(asInt(object(autoscaler.Object, "spec")["maxReplicas"], 0))
 }
 
+// least is the minReplicas of an autoscaler; 1 by default.
 func least(autoscaler *kube.Object) int32 {
 	return int32(asInt(object(autoscaler.Object, "spec")["minReplicas"], 1))
 }
 
-// FloorAnnotation is on an autoscaler while a release keeps it from taking pods away: the least it
+// FloorAnnotation is on an autoscaler while a release keeps it from removing pods: the least it
 // kept before (empty where it did not say) and what was set, as WAS/IS.
 const FloorAnnotation = "canary-tasks.dev/floor"
 
@@ -72,6 +73,7 @@ func heldSince(autoscaler *kube.Object) (was string, held bool) {
 	return was, found && is == fmt.Sprint(least(autoscaler))
 }
 
+// setMin sets minReplicas; a text that is no number removes it.
 func setMin(spec map[string]any, replicas string) {
 	n, err := strconv.ParseInt(replicas, 10, 32)
 	if err != nil {
@@ -82,7 +84,7 @@ func setMin(spec map[string]any, replicas string) {
 }
 
 // Hold plans the write that lets an autoscaler keep at least so many, as far as its maxReplicas
-// goes, and notes what it kept before: the candidate's would take pods away as long as there is
+// goes, and notes what it kept before: the candidate's would remove pods as long as there is
 // little traffic, and stable's the room that going back needs. nil when it keeps them.
 func Hold(autoscaler *kube.Object, replicas int32) *kube.Write {
 	replicas = min(replicas, MaxReplicas(autoscaler))

@@ -14,7 +14,7 @@ type Rollout struct {
 	Failed bool   // it will not get further by waiting: its own progress deadline is over
 }
 
-// RolloutOf tells whether all replicas of a Deployment are of its newest template and at least
+// RolloutOf reports whether all replicas of a Deployment are of its newest template and at least
 // threshold percent of them serve. A Deployment of no replicas does not serve.
 func RolloutOf(d *appsv1.Deployment, threshold int32) Rollout {
 	want := int32(1)

@@ -33,12 +33,18 @@ func written(t *testing.T, v any) string {
 // Whatever a Deployment is: stable can be made from it, which changes nothing of it, and its
 // revision depends on nothing else.
 func FuzzTemplate(f *testing.F) {
-	f.Add(`{"metadata":{"labels":{"app":"shop"}},"spec":{"replicas":2,"selector":{"matchLabels":{"app":"shop"}},"template":{"metadata":{"labels":{"app":"shop"}},"spec":{` +
-		`"volumes":[{"configMap":{"name":"a"}},{"secret":{"secretName":"b","optional":true}},{"projected":{"sources":[{"secret":{"name":"c"}}]}},{"persistentVolumeClaim":{"claimName":"d"}}],` +
-		`"containers":[{"image":"shop:1","env":[{"valueFrom":{"secretKeyRef":{"name":"e"}}}],"envFrom":[{"configMapRef":{"name":"f"}}]}],` +
-		`"affinity":{"podAntiAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[{"labelSelector":{"matchLabels":{"app":"shop"}}}]}},"topologySpreadConstraints":[{"labelSelector":{"matchLabels":{"app":"shop"}}}]}}}}`)
-	f.Add(`{"spec":{"template":{"metadata":null,"spec":{"volumes":[null,1,{"configMap":null}],"containers":{"a":1},"initContainers":[[]]}}}}`)
-	f.Add(`{"spec":{"selector":{"matchLabels":{"name":"a"}},"strategy":{"type":"Recreate","rollingUpdate":{"maxSurge":"0%"}},"template":{}}}`)
+	f.Add(`{"metadata":{"labels":{"app":"shop"}},"spec":{"replicas":2,"selector":{"matchLabels":{"app":"shop"}},` +
+		`"template":{"metadata":{"labels":{"app":"shop"}},"spec":{"volumes":[{"configMap":{"name":"a"}},` +
+		`{"secret":{"secretName":"b","optional":true}},{"projected":{"sources":[{"secret":{"name":"c"}}]}},` +
+		`{"persistentVolumeClaim":{"claimName":"d"}}],"containers":[{"image":"shop:1",` +
+		`"env":[{"valueFrom":{"secretKeyRef":{"name":"e"}}}],"envFrom":[{"configMapRef":{"name":"f"}}]}],` +
+		`"affinity":{"podAntiAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[` +
+		`{"labelSelector":{"matchLabels":{"app":"shop"}}}]}},` +
+		`"topologySpreadConstraints":[{"labelSelector":{"matchLabels":{"app":"shop"}}}]}}}}`)
+	f.Add(`{"spec":{"template":{"metadata":null,"spec":{"volumes":[null,1,{"configMap":null}],` +
+		`"containers":{"a":1},"initContainers":[[]]}}}}`)
+	f.Add(`{"spec":{"selector":{"matchLabels":{"name":"a"}},` +
+		`"strategy":{"type":"Recreate","rollingUpdate":{"maxSurge":"0%"}},"template":{}}}`)
 	f.Add(`{"metadata":1,"spec":[]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		o := parsed(text)
@@ -47,9 +53,8 @@ func FuzzTemplate(f *testing.F) {
 		}
 		before := written(t, o.Object)
 		template := TemplateOf(o)
-		mounts := template.Mounts()
 		contents := Contents{}
-		for i, m := range mounts {
+		for i, m := range template.Mounts() {
 			contents[Mount{Kind: m.Kind, Name: m.Name}] = map[string]any{"data": i}
 		}
 		revision := template.Revision(contents)
@@ -63,25 +68,7 @@ func FuzzTemplate(f *testing.F) {
 			RolloutOf(&typed, 100)
 			RevisionOf(&typed)
 			if selector, err := SelectorOf(&typed); err == nil {
-				if selector.Stable[selector.Key] == selector.Candidate[selector.Key] ||
-					len(selector.Stable) != len(selector.Candidate) {
-					t.Errorf("%+v", selector)
-				}
-				primary := NewPrimary(o, selector, revision, contents, 2, map[string]string{FenceAnnotation: "1"})
-				var made appsv1.Deployment
-				if err := kube.Decode(primary, &made); err != nil {
-					t.Errorf("what is made is no Deployment: %v", err)
-				}
-				if RevisionOf(&made) != revision {
-					t.Errorf("made with revision %s, not %s", RevisionOf(&made), revision)
-				}
-				stable := template.ForStable(selector, revision, contents)
-				for _, m := range stable.Mounts() {
-					if len(m.Name) > 253 || CopiedFor(m.Name) != revision && slices.Contains(mounts, m) &&
-						contents[Mount{Kind: m.Kind, Name: m.Name}] != nil {
-						t.Errorf("stable mounts %s", m)
-					}
-				}
+				checkPrimary(t, o, selector, contents)
 			}
 		}
 		if diff := cmp.Diff(before, written(t, o.Object)); diff != "" {
@@ -90,13 +77,44 @@ func FuzzTemplate(f *testing.F) {
 	})
 }
 
+// checkPrimary checks that the Deployment of stable can be made from a target, and that it has
+// copies of what the target mounts.
+func checkPrimary(t *testing.T, target *kube.Object, selector Selector, contents Contents) {
+	t.Helper()
+	if selector.Stable[selector.Key] == selector.Candidate[selector.Key] ||
+		len(selector.Stable) != len(selector.Candidate) {
+		t.Errorf("%+v", selector)
+	}
+	template := TemplateOf(target)
+	mounts, revision := template.Mounts(), template.Revision(contents)
+	primary := NewPrimary(target, selector, revision, contents, 2, map[string]string{FenceAnnotation: "1"})
+	var made appsv1.Deployment
+	if err := kube.Decode(primary, &made); err != nil {
+		t.Errorf("what is made is no Deployment: %v", err)
+	}
+	if RevisionOf(&made) != revision {
+		t.Errorf("made with revision %s, not %s", RevisionOf(&made), revision)
+	}
+	stable := template.ForStable(selector, revision, contents)
+	for _, m := range stable.Mounts() {
+		if len(m.Name) > 253 || CopiedFor(m.Name) != revision && slices.Contains(mounts, m) &&
+			contents[Mount{Kind: m.Kind, Name: m.Name}] != nil {
+			t.Errorf("stable mounts %s", m)
+		}
+	}
+}
+
 // Whatever other objects are: they can be looked at, and what was held is let go to what it was.
 func FuzzObjects(f *testing.F) {
-	f.Add(`{"metadata":{"name":"shop"},"spec":{"scaleTargetRef":{"kind":"Deployment","name":"shop"},"minReplicas":2,"maxReplicas":10}}`)
+	f.Add(`{"metadata":{"name":"shop"},"spec":{"scaleTargetRef":{"kind":"Deployment","name":"shop"},` +
+		`"minReplicas":2,"maxReplicas":10}}`)
 	f.Add(`{"metadata":{"annotations":{"canary-tasks.dev/floor":"2/5"}},"spec":{"minReplicas":5,"maxReplicas":10}}`)
-	f.Add(`{"spec":{"selector":{"app":"shop"},"ports":[{"port":80,"targetPort":"http","name":"http"},null,{"port":"a"}]}}`)
-	f.Add(`{"spec":{"host":"shop","trafficPolicy":{},"subsets":[{}],"hosts":["shop",1],"podSelector":{"matchLabels":{"app":"shop"}}}}`)
-	f.Add(`{"spec":{"ports":1,"selector":[],"maxReplicas":1e30,"template":{"spec":{"containers":[{"ports":[{"containerPort":80,"name":"http"}]}]}}}}`)
+	f.Add(`{"spec":{"selector":{"app":"shop"},` +
+		`"ports":[{"port":80,"targetPort":"http","name":"http"},null,{"port":"a"}]}}`)
+	f.Add(`{"spec":{"host":"shop","trafficPolicy":{},"subsets":[{}],"hosts":["shop",1],` +
+		`"podSelector":{"matchLabels":{"app":"shop"}}}}`)
+	f.Add(`{"spec":{"ports":1,"selector":[],"maxReplicas":1e30,` +
+		`"template":{"spec":{"containers":[{"ports":[{"containerPort":80,"name":"http"}]}]}}}}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		o := parsed(text)
 		if o == nil {

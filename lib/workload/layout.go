@@ -1,6 +1,6 @@
-// Package workload knows the two copies of a workload, stable and candidate: how their objects are
-// called, how one is made from the other, what configuration they mount, which revision they are,
-// and whether they serve.
+// Package workload describes the two copies of a workload, stable and candidate: how their objects
+// are called, how one is made from the other, what configuration they mount, which revision they
+// are, and whether they serve.
 //
 // All of it is pure: objects go in, objects and sentences come out.
 package workload
@@ -40,7 +40,7 @@ func EpochOf(fence string) int64 {
 // Targets that share one have a fence each, so that their releases do not end one another.
 func RouteFence(target string) string { return target + "." + FenceAnnotation }
 
-// Shared tells whether releases of other targets write an object as well.
+// Shared reports whether releases of other targets write an object as well.
 func Shared(o metav1.Object, target string) bool {
 	for key := range o.GetAnnotations() {
 		if strings.HasSuffix(key, "."+FenceAnnotation) && key != RouteFence(target) {

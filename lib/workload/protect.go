@@ -30,12 +30,12 @@ const syncOptions = "argocd.argoproj.io/sync-options"
 // with the next apply of an object.
 var deletedBy = []string{"gitops.jenkins-x.io/pipeline", "jenkins.io/chart-release"}
 
-// Protected tells whether a Service was protected.
+// Protected reports whether a Service was protected.
 func Protected(service metav1.Object) bool {
 	return service.GetAnnotations()[ProtectedAnnotation] != ""
 }
 
-// Unprotected tells whether something is missing of a Service's protection.
+// Unprotected reports whether something is missing of a Service's protection.
 func Unprotected(service metav1.Object) bool {
 	return !Protected(service) ||
 		slices.ContainsFunc(deletedBy, func(label string) bool { return service.GetLabels()[label] != "" }) ||
@@ -88,6 +88,7 @@ func withoutProtection(has map[string]string) map[string]string {
 	return next
 }
 
+// split returns the elements of a list, by comma.
 func split(list string) []string {
 	if list == "" {
 		return nil
@@ -115,7 +116,7 @@ func Protect(service *unstructured.Unstructured, target string, labels map[strin
 var marks = struct{ annotations, labels []string }{
 	[]string{"meta.helm.sh/release-name", "meta.helm.sh/release-namespace"}, []string{"app.kubernetes.io/managed-by"}}
 
-// Led tells whether releases of a target have written a Service, or made it.
+// Led reports whether releases of a target have written a Service, or made it.
 func Led(service metav1.Object, target string) bool {
 	return service.GetAnnotations()[TargetLabel] != "" || Protected(service) ||
 		service.GetLabels()[TargetLabel] == target

@@ -11,6 +11,7 @@ import (
 // What is there already is kept, when a Service is protected and when it is let go.
 func TestProtection(t *testing.T) {
 	t.Parallel()
+	const both = "argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune"
 	for _, c := range []struct {
 		desc       string
 		has        map[string]string
@@ -19,13 +20,13 @@ func TestProtection(t *testing.T) {
 		{"nothing", nil, map[string]string{
 			"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false",
 			"kustomize.toolkit.fluxcd.io/prune": "disabled",
-			"canary-tasks.dev/protected":        "helm.sh/resource-policy,argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune"}, map[string]string{}},
+			"canary-tasks.dev/protected":        "helm.sh/resource-policy," + both}, map[string]string{}},
 		{"options, and kept already",
 			map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false"},
 			map[string]string{
 				"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false,Prune=false",
 				"kustomize.toolkit.fluxcd.io/prune": "disabled",
-				"canary-tasks.dev/protected":        "argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune"},
+				"canary-tasks.dev/protected":        both},
 			map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Validate=false"}},
 		{"all of it", map[string]string{
 			"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false",
@@ -50,7 +51,7 @@ func TestProtection(t *testing.T) {
 	}
 }
 
-// The labels by which Jenkins X deletes are taken away.
+// The labels by which Jenkins X deletes are removed.
 func TestProtectedFromJenkinsX(t *testing.T) {
 	t.Parallel()
 	for _, label := range []string{"gitops.jenkins-x.io/pipeline", "jenkins.io/chart-release"} {

@@ -81,7 +81,7 @@ func TargetPort(p map[string]any, has []map[string]any, pods *unstructured.Unstr
 	return has[i]["targetPort"]
 }
 
-// SamePort tells whether two targetPorts, names or numbers, are the same port of a Deployment's
+// SamePort reports whether two targetPorts, names or numbers, are the same port of a Deployment's
 // pods.
 func SamePort(pods *unstructured.Unstructured, a, b any) bool {
 	number := func(target any) any {
@@ -106,7 +106,7 @@ func NewService(target string, selects map[string]string, ports []any) map[strin
 	}
 }
 
-// Selects tells whether a Service leads to exactly the pods with these labels.
+// Selects reports whether a Service leads to exactly the pods with these labels.
 func Selects(service *unstructured.Unstructured, labels map[string]string) bool {
 	selector, _, _ := unstructured.NestedStringMap(service.Object, "spec", "selector")
 	return maps.Equal(selector, labels)
@@ -122,7 +122,7 @@ func SelectStable(service *unstructured.Unstructured, target string, labels map[
 		Patch: append(patch, kube.Annotate(service, TargetLabel, target)...)}
 }
 
-// SetBack tells whether a Service that was led to stable leads elsewhere again.
+// SetBack reports whether a Service that was led to stable leads elsewhere again.
 func SetBack(service *unstructured.Unstructured, labels map[string]string) bool {
 	return service.GetAnnotations()[TargetLabel] != "" && !Selects(service, labels)
 }

@@ -40,7 +40,7 @@ func InjectionOf(namespace map[string]string, pods metav1.ObjectMeta) Injection 
 	return NotMeant
 }
 
-// HasSidecar tells whether istio-proxy is in a pod: as a container, or as an init container that
+// HasSidecar reports whether istio-proxy is in a pod: as a container, or as an init container that
 // goes on running.
 func HasSidecar(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(

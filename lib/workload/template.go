@@ -173,7 +173,7 @@ func CopiedFor(name string) string {
 // are copies.
 func (t Template) ForStable(s Selector, revision string, copied Contents) Template {
 	stable := Template(runtime.DeepCopyJSON(t))
-	if stable == nil { // nobody says that a record has one
+	if stable == nil { // a record may have none
 		stable = Template{}
 	}
 	metadata := within(stable, "metadata")
@@ -203,7 +203,7 @@ func (t Template) ForStable(s Selector, revision string, copied Contents) Templa
 	return stable
 }
 
-// forStable lets a selector by which a workload's pods keep away from each other select stable's.
+// forStable lets a selector by which a workload's pods avoid each other select stable's.
 func forStable(selector map[string]any, s Selector) {
 	if labels := object(selector, "matchLabels"); labels[s.Key] == s.Candidate[s.Key] && labels != nil {
 		labels[s.Key] = s.Stable[s.Key]
@@ -224,6 +224,7 @@ func RevisionOf(primary *appsv1.Deployment) string {
 	return primary.Spec.Template.Annotations[RevisionAnnotation]
 }
 
+// object returns the object in a field; nil where there is none.
 func object(from map[string]any, field string) map[string]any {
 	o, _ := from[field].(map[string]any)
 	return o
@@ -239,6 +240,7 @@ func within(from map[string]any, field string) map[string]any {
 	return o
 }
 
+// list returns the objects of the list in a field.
 func list(from map[string]any, field string) []map[string]any {
 	values, _ := from[field].([]any)
 	var objects []map[string]any
@@ -282,6 +284,7 @@ func SafeStrategy(own map[string]any) map[string]any {
 		"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": int64(0), "maxSurge": surge}}
 }
 
+// strings2any converts a map of texts to what JSON decodes to.
 func strings2any(from map[string]string) map[string]any {
 	into := make(map[string]any, len(from))
 	for k, v := range from {
@@ -290,6 +293,7 @@ func strings2any(from map[string]string) map[string]any {
 	return into
 }
 
+// asInt reads a number, whichever type JSON gave it.
 func asInt(v any, otherwise int64) int64 {
 	switch n := v.(type) {
 	case int64:

@@ -17,7 +17,8 @@ import (
 const manifest = `
 metadata:
   name: shop
-  labels: {app: shop, team: web, app.kubernetes.io/managed-by: Helm, argocd.argoproj.io/instance: prod, jenkins.io/chart-release: shop}
+  labels: {app: shop, team: web, app.kubernetes.io/managed-by: Helm, argocd.argoproj.io/instance: prod,
+    jenkins.io/chart-release: shop}
   annotations: {meta.helm.sh/release-name: shop}
 spec:
   replicas: 3
@@ -33,7 +34,10 @@ spec:
       affinity:
         podAntiAffinity:
           preferredDuringSchedulingIgnoredDuringExecution:
-          - {weight: 1, podAffinityTerm: {topologyKey: zone, labelSelector: {matchExpressions: [{key: app, operator: In, values: [shop, other]}]}}}
+          - weight: 1
+            podAffinityTerm:
+              topologyKey: zone
+              labelSelector: {matchExpressions: [{key: app, operator: In, values: [shop, other]}]}
       topologySpreadConstraints: [{maxSkew: 1, labelSelector: {matchLabels: {app: shop}}}]
       containers:
       - name: app
@@ -43,7 +47,9 @@ spec:
       volumes:
       - {name: a, configMap: {name: files}}
       - {name: b, secret: {secretName: certs}}
-      - {name: c, projected: {sources: [{configMap: {name: files}}, {secret: {name: keys}}, {serviceAccountToken: {path: t}}]}}
+      - name: c
+        projected:
+          sources: [{configMap: {name: files}}, {secret: {name: keys}}, {serviceAccountToken: {path: t}}]
       - {name: d, csi: {driver: x, nodePublishSecretRef: {name: untouched}}}
 `
 
@@ -143,7 +149,10 @@ spec:
       affinity:
         podAntiAffinity:
           preferredDuringSchedulingIgnoredDuringExecution:
-          - {weight: 1, podAffinityTerm: {topologyKey: zone, labelSelector: {matchExpressions: [{key: app, operator: In, values: [shop-primary, other]}]}}}
+          - weight: 1
+            podAffinityTerm:
+              topologyKey: zone
+              labelSelector: {matchExpressions: [{key: app, operator: In, values: [shop-primary, other]}]}
       topologySpreadConstraints: [{maxSkew: 1, labelSelector: {matchLabels: {app: shop-primary}}}]
       containers:
       - name: app
@@ -153,7 +162,10 @@ spec:
       volumes:
       - {name: a, configMap: {name: files-primary-abc}}
       - {name: b, secret: {secretName: certs-primary-abc}}
-      - {name: c, projected: {sources: [{configMap: {name: files-primary-abc}}, {secret: {name: keys-primary-abc}}, {serviceAccountToken: {path: t}}]}}
+      - name: c
+        projected:
+          sources: [{configMap: {name: files-primary-abc}}, {secret: {name: keys-primary-abc}},
+            {serviceAccountToken: {path: t}}]
       - {name: d, csi: {driver: x, nodePublishSecretRef: {name: untouched}}}
 `)
 	if diff := cmp.Diff(asJSON(t, want), asJSON(t, got)); diff != "" {
@@ -225,9 +237,11 @@ func TestRolloutOf(t *testing.T) {
 			Rollout{Done: true}},
 		{"one is missing", "status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2}",
 			100,
-			Rollout{Text: "waiting for rollout to finish: 2 of 3 (readyThreshold 100%) updated replicas are available"}},
+			Rollout{Text: "waiting for rollout to finish: 2 of 3 (readyThreshold 100%) updated replicas are " +
+				"available"}},
 		{"not seen yet", "status: {observedGeneration: 1, replicas: 3, updatedReplicas: 3, availableReplicas: 3}", 100,
-			Rollout{Text: "waiting for rollout to finish: observed deployment generation less than desired generation"}},
+			Rollout{Text: "waiting for rollout to finish: observed deployment generation less than desired " +
+				"generation"}},
 		{"an old one is left", "status: {observedGeneration: 2, replicas: 4, updatedReplicas: 3, availableReplicas: 4}",
 			100,
 			Rollout{Text: "waiting for rollout to finish: 1 old replicas are pending termination"}},
@@ -282,16 +296,20 @@ func TestHold(t *testing.T) {
 		hold, letGo string
 	}{
 		{"as it is", scaler(int64(2), ""), 2,
-			`[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"2/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
+			`[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"2/7"}},` +
+				`{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
 		{"does not say", scaler(nil, ""), 1,
-			`[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"/7"}},{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
+			`[{"op":"add","path":"/metadata/annotations","value":{"canary-tasks.dev/floor":"/7"}},` +
+				`{"op":"add","path":"/spec/minReplicas","value":7}]`, "nothing"},
 		{"held lower", scaler(int64(5), "2/5"), 2,
 			`[{"op":"add",` + path + `,"value":"2/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`,
 			`[{"op":"remove",` + path +
-				`},{"op":"add","path":"/spec","value":{"maxReplicas":10,"minReplicas":2,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
+				`},{"op":"add","path":"/spec","value":{"maxReplicas":10,"minReplicas":2,` +
+				`"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
 		{"held", scaler(int64(7), "/7"), 1, "nothing",
 			`[{"op":"remove",` + path +
-				`},{"op":"add","path":"/spec","value":{"maxReplicas":10,"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
+				`},{"op":"add","path":"/spec","value":{"maxReplicas":10,` +
+				`"scaleTargetRef":{"kind":"Deployment","name":"shop"}}}]`},
 		{"changed while held", scaler(int64(3), "2/7"), 3,
 			`[{"op":"add",` + path + `,"value":"3/7"},{"op":"add","path":"/spec/minReplicas","value":7}]`,
 			`[{"op":"remove",` + path + `}]`},

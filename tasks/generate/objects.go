@@ -128,8 +128,8 @@ func task(step string, steps int) *pipelinev1.Task {
 	return t
 }
 
-// source is the workspace that canary-init reads a specification from, in custom pipelines. Ours has
-// none: tkn would ask everybody for it.
+// source is the workspace that canary-init reads a specification from, in custom pipelines. Ours
+// has none: tkn would ask everybody for it.
 const source, aboutSource = "source", "where specFile is: a clone, or a ConfigMap"
 
 // describe is what a parameter is, with the default that the step itself knows.
