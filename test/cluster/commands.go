@@ -19,7 +19,7 @@ import (
 
 // This file is what a person sees: the commands up, down, status and env.
 
-// up builds and starts the cluster, or finds it running, and tells how far it is.
+// up builds and starts the cluster, or finds it running, and says how far it is.
 func up(ctx context.Context, l layout) error {
 	begin := time.Now()
 	var printing sync.Mutex
@@ -45,7 +45,31 @@ func up(ctx context.Context, l layout) error {
 	}
 	defer unlock()
 
-	// Packages and Envoy come beside the build. What is missing there need not wait for its end.
+	bins, err := prepare(ctx, l, say)
+	if err != nil {
+		return err
+	}
+	if err := checkMachine(ctx); err != nil {
+		return err
+	}
+	in, err := currentInputs(l, bins)
+	if err != nil {
+		return err
+	}
+	if s, err := readStatus(l); err == nil && s.Ready && s.Inputs == in.Hash && s.alive() {
+		say("the cluster is running already (started from %s)", s.Checkout)
+		return sayUse(say)
+	}
+	if err := startAnew(ctx, l, in, say); err != nil {
+		return err
+	}
+	say("the cluster is ready")
+	return sayUse(say)
+}
+
+// prepare returns all binaries. Packages and Envoy come beside the build: what is missing there
+// need not wait for its end.
+func prepare(ctx context.Context, l layout, say func(string, ...any)) (built, error) {
 	building, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	var envoy string
@@ -63,23 +87,17 @@ func up(ctx context.Context, l layout) error {
 	bins, err := buildAll(building, l, nil, say)
 	<-fetched
 	if cause := context.Cause(building); cause != nil {
-		return cause
+		return nil, cause
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	bins["envoy"] = envoy
-	if err := checkMachine(ctx); err != nil {
-		return err
-	}
-	in, err := currentInputs(l, bins)
-	if err != nil {
-		return err
-	}
-	if s, err := readStatus(l); err == nil && s.Ready && s.Inputs == in.Hash && s.alive() {
-		say("the cluster is running already (started from %s)", s.Checkout)
-		return sayUse(say)
-	}
+	return bins, nil
+}
+
+// startAnew ends the cluster that ran before, starts one, and waits until it is ready.
+func startAnew(ctx context.Context, l layout, in inputs, say func(string, ...any)) error {
 	ended, err := endAll(l)
 	if err != nil {
 		return err
@@ -90,14 +108,10 @@ func up(ctx context.Context, l layout) error {
 	if err := startSupervisor(l, in); err != nil {
 		return err
 	}
-	if err := follow(ctx, l, say); err != nil {
-		return err
-	}
-	say("the cluster is ready")
-	return sayUse(say)
+	return follow(ctx, l, say)
 }
 
-// alive tells whether the supervisor that wrote the status is still there.
+// alive reports whether the supervisor that wrote the status is still there.
 func (s status) alive() bool {
 	for _, pid := range ownProcesses() {
 		if pid == s.Pid {
@@ -198,6 +212,7 @@ func tail(path string) string {
 	return "last lines of " + path + ":\n  " + strings.Join(lines[max(0, len(lines)-15):], "\n  ")
 }
 
+// down ends the cluster and removes its network.
 func down(l layout) error {
 	if os.Geteuid() != 0 {
 		return errors.New("ending the cluster needs root, as starting it did")
@@ -214,6 +229,7 @@ func down(l layout) error {
 	return nil
 }
 
+// printStatus prints how far each part is.
 func printStatus(w io.Writer, l layout) error {
 	s, err := readStatus(l)
 	if errors.Is(err, os.ErrNotExist) {
@@ -263,8 +279,8 @@ func printEnv(w io.Writer, l layout) error {
 export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q KO_DEFAULTPLATFORMS=%q
 export CANARY_TEST_GATEWAY=%q CANARY_TEST_PROMETHEUS=%q CANARY_TEST_SHELL_BASE=%q
 export PATH=%q:"$PATH" GOFLAGS=%q
-`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH, gatewayIP, prometheus, shellImage, l.tool(""),
-		os.Getenv("GOFLAGS")) // with the flags of make, ko compiles nothing that was compiled for the cluster
+`, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH,
+		gatewayIP, prometheus, shellImage, l.tool(""), os.Getenv("GOFLAGS")) // with the flags of make, ko compiles nothing that was compiled for the cluster
 	return nil
 }
 

@@ -3,13 +3,13 @@
 // carries Envoy.
 //
 //	cluster up      build what is missing, start everything, return when all of it answers
-//	cluster down    end everything that "up" started and take its network away
+//	cluster down    end everything that "up" started and remove its network
 //	cluster status  say what runs
 //	cluster env     print what a shell needs to use it
 //
-// The parts run under a supervisor in the background (supervise.go), are listed in parts.go, and
-// belong to the cluster by the cgroup they live in (own.go), so that nothing else on the machine is
-// ever ended.
+// The parts run under a supervisor in the background (supervise.go), are listed in parts.go and
+// made in components.go, and belong to the cluster by the cgroup they live in (own.go), so that
+// nothing else on the machine is ever ended.
 package main
 
 import (

@@ -161,7 +161,7 @@ func removeRun(l layout) error {
 	return nil
 }
 
-// removeNetwork takes away the bridge and kube-proxy's rules.
+// removeNetwork removes the bridge and kube-proxy's rules.
 func removeNetwork(kubeProxy string) error {
 	if _, err := os.Stat("/sys/class/net/" + bridge); err == nil {
 		if out, err := exec.Command("ip", "link", "delete", bridge).CombinedOutput(); err != nil {

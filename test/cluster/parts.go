@@ -31,6 +31,7 @@ type inputs struct {
 	Binaries built  `json:"binaries"`
 }
 
+// currentInputs returns the binaries with the hash of them and of this program's source.
 func currentInputs(l layout, bins built) (inputs, error) {
 	h := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(bins)) {
@@ -54,214 +55,14 @@ func currentInputs(l layout, bins built) (inputs, error) {
 // clusterParts is the whole cluster: every part, what it needs first, how it is started and when it
 // is ready.
 func clusterParts(l layout, bins built) []part {
-	kubectl := func(ctx context.Context, stdin string, args ...string) error {
-		cmd := exec.CommandContext(ctx, bins["kubectl"], append([]string{"--kubeconfig", l.kubeconfig()}, args...)...)
-		cmd.Stdin = strings.NewReader(stdin)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
-		}
-		return nil
-	}
-	apply := func(ctx context.Context, yaml string) error {
-		return kubectl(ctx, yaml, "apply", "--server-side", "--force-conflicts", "-f", "-")
-	}
-	// process starts a program under a kubeconfig, as the service account it has in a cluster.
-	process := func(env []string, name string, args ...string) func() *exec.Cmd {
-		return func() *exec.Cmd {
-			path, known := bins[name]
-			if !known {
-				path = name
-			}
-			cmd := exec.Command(path, args...)
-			cmd.Dir = l.run
-			cmd.Env = append([]string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", "HOME=" + l.run}, env...)
-			return cmd
-		}
-	}
-	knative := func(kubeconfig, namespace, electionConfig, component string, port int, more ...string) []string {
-		return append([]string{
-			"KUBECONFIG=" + l.conf(kubeconfig), "SYSTEM_NAMESPACE=" + namespace, "KUBERNETES_MIN_VERSION=v1.28.0",
-			"CONFIG_DEFAULTS_NAME=config-defaults", "CONFIG_LOGGING_NAME=config-logging",
-			"CONFIG_OBSERVABILITY_NAME=config-observability", "CONFIG_FEATURE_FLAGS_NAME=feature-flags",
-			"CONFIG_SPIRE=config-spire", "CONFIG_LEADERELECTION_NAME=" + electionConfig,
-			"METRICS_DOMAIN=tekton.dev/" + component,
-			fmt.Sprintf("PROBES_PORT=%d", port), fmt.Sprintf("PROFILING_PORT=%d", port+1),
-			fmt.Sprintf("METRICS_PROMETHEUS_PORT=%d", port+2),
-			"METRICS_PROMETHEUS_HOST=" + nodeIP, "POD_NAME=" + component,
-		}, more...)
-	}
-
+	c := components{l, bins}
 	return []part{
-		{name: "network", do: makeNetwork},
-		{name: "files", do: func(context.Context) error {
-			return errors.Join(makePKI(l), writeConf(l), linkTools(l, bins))
-		}},
-		{name: "etcd", after: []string{"files"},
-			command: process(nil, "etcd", "--data-dir", l.data("etcd"), "--unsafe-no-fsync",
-				"--listen-client-urls", "http://"+etcdAddr, "--advertise-client-urls", "http://"+etcdAddr,
-				"--listen-peer-urls", "http://"+etcdPeerAddr, "--initial-advertise-peer-urls", "http://"+etcdPeerAddr,
-				"--initial-cluster", "default=http://"+etcdPeerAddr,
-				// The API server's cache learns from it how new it is: without, a watch of a quiet
-				// resource fails with "Too large resource version".
-				"--experimental-watch-progress-notify-interval", "500ms"),
-			ready: answers("http://" + etcdAddr + "/health")},
-		{name: "registry", after: []string{"files"},
-			do: func(ctx context.Context) error { return serveRegistry(ctx, l) }},
-		{name: "images", after: []string{"registry"},
-			do: func(ctx context.Context) error { return pushImages(ctx, l, bins) }},
-		{name: "containerd", after: []string{"files"},
-			command: process(nil, "containerd", "--config", l.conf("containerd.toml")),
-			ready:   exists(l.containerdSocket())},
-
-		{name: "kube-apiserver", after: []string{"etcd", "network"},
-			command: process(nil, "kube-apiserver",
-				"--etcd-servers", "http://"+etcdAddr, "--bind-address", nodeIP, "--advertise-address", nodeIP,
-				"--secure-port", "6443",
-				"--service-cluster-ip-range", serviceCIDR, "--authorization-mode", "Node,RBAC",
-				"--enable-admission-plugins", "NodeRestriction", "--allow-privileged", "--profiling=false",
-				"--kubelet-preferred-address-types", "InternalIP",
-				"--client-ca-file", l.pki("ca.crt"), "--tls-cert-file", l.pki("apiserver.crt"),
-				"--tls-private-key-file", l.pki("apiserver.key"),
-				"--kubelet-client-certificate", l.pki("apiserver-kubelet.crt"), "--kubelet-client-key",
-				l.pki("apiserver-kubelet.key"),
-				"--kubelet-certificate-authority", l.pki("ca.crt"),
-				"--requestheader-client-ca-file", l.pki("ca.crt"), "--requestheader-allowed-names", frontProxy,
-				"--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
-				"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
-				"--proxy-client-cert-file", l.pki(frontProxy+".crt"), "--proxy-client-key-file",
-				l.pki(frontProxy+".key"),
-				"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
-				"--service-account-key-file", l.pki("service-accounts.crt"), "--service-account-signing-key-file",
-				l.pki("service-accounts.key")),
-			ready: func(ctx context.Context) error { return kubectl(ctx, "", "get", "--raw", "/readyz") }},
-		{name: "kube-controller-manager", after: []string{"kube-apiserver"},
-			command: process(nil, "kube-controller-manager", "--kubeconfig", l.conf("controllers.yaml"),
-				"--bind-address", nodeIP,
-				"--leader-elect=false", "--use-service-account-credentials", "--root-ca-file", l.pki("ca.crt"),
-				"--service-account-private-key-file", l.pki("service-accounts.key"), "--cluster-cidr", podCIDR,
-				"--horizontal-pod-autoscaler-sync-period", "2s"),
-			// Without its default service account a namespace has no pods.
-			ready: func(ctx context.Context) error { return kubectl(ctx, "", "get", "serviceaccount", "default") }},
-		{name: "kube-scheduler", after: []string{"kube-apiserver"},
-			command: process(nil, "kube-scheduler", "--kubeconfig", l.conf("scheduler.yaml"), "--bind-address", nodeIP,
-				"--leader-elect=false")},
-		{name: "kube-proxy", after: []string{"kube-apiserver"},
-			// masquerade-all: without the kernel's br_netfilter, an answer between two pods of one
-			// bridge would go around the translation.
-			command: process(nil, "kube-proxy", "--kubeconfig", l.conf("proxy.yaml"), "--proxy-mode", "iptables",
-				"--masquerade-all",
-				"--cluster-cidr", podCIDR, "--hostname-override", nodeName, "--conntrack-max-per-core", "0",
-				"--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0",
-				"--healthz-bind-address", nodeIP+":10256", "--metrics-bind-address", nodeIP+":10249"),
-			ready: answers("http://" + nodeIP + ":10256/livez")},
-		{name: "kubelet", after: []string{"kube-apiserver", "containerd", "images"},
-			command: process(nil, "kubelet", "--config", l.conf("kubelet.yaml"), "--kubeconfig",
-				l.conf("kubelet-api.yaml"),
-				"--root-dir", l.data("kubelet"), "--hostname-override", nodeName, "--node-ip", nodeIP,
-				"--containerd", l.containerdSocket()), // for cAdvisor, by which usage is a container's
-			ready: func(ctx context.Context) error {
-				return kubectl(ctx, "", "wait", "--for=condition=Ready", "node/"+nodeName, "--timeout=2s")
-			}},
-		{name: "dns", after: []string{"objects"},
-			command: process(nil, "coredns", "-conf", l.conf("Corefile")),
-			ready:   answers("http://" + nodeIP + ":8181/ready")},
-
-		{name: "objects", after: []string{"kube-apiserver"}, do: func(ctx context.Context) error {
-			yaml, err := clusterObjects(ctx, l)
-			if err != nil {
-				return err
-			}
-			// The second time finds the namespaces and kinds that the first one made.
-			return poll(ctx, partTimeout, func(ctx context.Context) error { return apply(ctx, yaml) })
-		}},
-		{name: "metrics-server", after: []string{"objects", "kubelet", "kube-proxy"},
-			command: process(nil, "metrics-server", "--kubeconfig", l.conf("metrics.yaml"),
-				"--authentication-kubeconfig", l.conf("metrics.yaml"),
-				"--authorization-kubeconfig", l.conf("metrics.yaml"), "--bind-address", nodeIP, "--secure-port", "4443",
-				"--tls-cert-file", l.pki("metrics-server.crt"), "--tls-private-key-file", l.pki("metrics-server.key"),
-				"--kubelet-certificate-authority", l.pki("ca.crt"), "--kubelet-preferred-address-types", "InternalIP",
-				"--metric-resolution", "10s", "--kubelet-request-timeout", "5s"),
-			ready: func(ctx context.Context) error {
-				return kubectl(ctx, "", "wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io",
-					"--timeout=2s")
-			}},
-		{name: "istiod", after: []string{"objects", "kube-proxy"},
-			command: process([]string{
-				"POD_NAME=istiod-0", "POD_NAMESPACE=istio-system", "SERVICE_ACCOUNT=istiod", "REVISION=default",
-				"CLUSTER_ID=Kubernetes",
-				"PILOT_CERT_PROVIDER=istiod", "ISTIOD_CUSTOM_HOST=istiod.istio-system.svc",
-				"INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector",
-				// Upstream's Envoy has none of istio-proxy's own filters and would refuse a
-				// listener with one.
-				"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false", "PILOT_DISABLE_MX_ALPN=true",
-			}, "istiod", "discovery", "--kubeconfig", l.conf("istiod.yaml"), "--namespace", "istio-system",
-				"--httpAddr", nodeIP+":15080", "--grpcAddr", nodeIP+":15010", "--secureGRPCAddr", nodeIP+":15012",
-				"--httpsAddr", nodeIP+":15017", "--monitoringAddr", nodeIP+":15014", "--ctrlz_address", nodeIP,
-				"--keepaliveMaxServerConnectionAge", "24h"),
-			ready: answers("http://" + nodeIP + ":15080/ready")},
-		{name: "istiod-webhook", after: []string{"istiod"}, ready: func(ctx context.Context) error {
-			err := kubectl(ctx, invalidVirtualService, "create", "--dry-run=server", "-f", "-")
-			switch {
-			case err == nil:
-				return errors.New("istiod's webhook does not refuse an invalid VirtualService yet")
-			case strings.Contains(err.Error(), "denied the request"):
-				return nil
-			default:
-				return err
-			}
-		}},
-		{name: "ingress-gateway",
-			after: []string{"istiod-webhook", "kubelet", "dns", "kube-controller-manager", "kube-scheduler"},
-			do: func(ctx context.Context) error {
-				yaml, err := ingressGateway(ctx, l)
-				if err != nil {
-					return err
-				}
-				return poll(ctx, partTimeout, func(ctx context.Context) error { return apply(ctx, yaml) })
-			},
-			ready: func(ctx context.Context) error {
-				return kubectl(ctx, "", "rollout", "status", "-n", "istio-system", "deployment/istio-ingressgateway",
-					"--timeout=2s")
-			}},
-		{name: "tekton-webhook", after: []string{"objects", "kube-proxy"},
-			command: process(knative(
-				"webhook.yaml", "tekton-pipelines", "config-leader-election-webhook", "pipeline", 18080,
-				"WEBHOOK_SERVICE_NAME=tekton-pipelines-webhook", "WEBHOOK_SECRET_NAME=webhook-certs",
-				"WEBHOOK_PORT=8443",
-				"WEBHOOK_ADMISSION_CONTROLLER_NAME=webhook.pipeline.tekton.dev"), "tekton-webhook"),
-			ready: func(ctx context.Context) error {
-				return kubectl(ctx, validTask, "create", "--dry-run=server", "-f", "-")
-			}},
-		{name: "tekton-controller", after: []string{"tekton-webhook"},
-			command: process(knative(
-				"controller.yaml", "tekton-pipelines", "config-leader-election-controller", "pipeline", 18090),
-				"tekton-controller",
-				"-entrypoint-image", tektonImages["entrypoint"], "-nop-image", tektonImages["nop"],
-				"-workingdirinit-image", tektonImages["workingdirinit"], "-sidecarlogresults-image",
-				tektonImages["nop"],
-				"-shell-image", tektonImages["nop"], "-shell-image-win", tektonImages["nop"]),
-			ready: answers("http://127.0.0.1:18090/readiness")},
-		{name: "tekton-resolvers", after: []string{"tekton-webhook"},
-			command: process(knative(
-				"resolvers.yaml", "tekton-pipelines-resolvers", "config-leader-election-resolvers", "resolution", 18100,
-				"ARTIFACT_HUB_API=https://artifacthub.io/"), "tekton-resolvers"),
-			ready: answers("http://" + nodeIP + ":18102/metrics")}, // it serves no probes
-		{name: "prometheus", after: []string{"objects"},
-			command: process(nil, "prometheus", "--config.file", l.conf("prometheus.yaml"), "--storage.tsdb.path",
-				l.data("prometheus"),
-				"--web.listen-address", prometheus, "--log.level", "warn"),
-			ready: answers("http://" + prometheus + "/-/ready")},
+		{name: "network", do: makeNetwork}, c.files(), c.etcd(), c.registry(), c.images(), c.containerd(),
+		c.apiServer(), c.controllerManager(), c.scheduler(), c.proxy(), c.kubelet(), c.dns(),
+		c.objects(), c.metricsServer(), c.istiod(), c.istiodWebhook(), c.ingressGateway(),
+		c.tektonWebhook(), c.tektonController(), c.tektonResolvers(), c.prometheus(),
 	}
 }
-
-const invalidVirtualService = `{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
-"metadata": {"generateName": "invalid-", "namespace": "default"},
-"spec": {"hosts": ["invalid"], "http": [{"route": [{"destination": {"host": "invalid"}, "weight": -1}]}]}}`
-
-const validTask = `{"apiVersion": "tekton.dev/v1", "kind": "Task",
-"metadata": {"generateName": "valid-", "namespace": "default"},
-"spec": {"steps": [{"name": "nothing", "image": "nothing", "command": ["nothing"]}]}}`
 
 // clusterObjects returns the YAML of everything that is applied before Tekton and istiod start:
 // what their own modules ship, without the Deployments, and our Services that lead to them.
@@ -412,6 +213,7 @@ func answers(url string) func(context.Context) error {
 	}
 }
 
+// exists is ready when a file is there.
 func exists(path string) func(context.Context) error {
 	return func(context.Context) error { _, err := os.Stat(path); return err }
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 )
 
+// The programs that iptables and its relatives are links to.
+const nft, legacy = "/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"
+
 // makeProxy makes the image of sidecars and gateways, in the layout of Istio's proxyv2: Envoy,
 // pilot-agent, and this machine's iptables, which istio-init uses to redirect a pod's traffic to
 // Envoy.
@@ -24,50 +27,11 @@ func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image
 	if err != nil {
 		return nil, err
 	}
-	const nft, legacy = "/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"
-	extensions, err := filepath.Glob("/usr/lib*/*/xtables/*.so")
-	if err != nil || len(extensions) == 0 {
-		return nil, errors.New(
-			"iptables' extensions are not in /usr/lib/*/xtables: install iptables as Debian packages it")
+	sources, err := proxySources(istio, bins)
+	if err != nil {
+		return nil, err
 	}
-	var paths []string
-	for _, program := range slices.Concat([]string{bins["envoy"], nft, legacy}, extensions) {
-		loads, err := loadedBy(program)
-		if err != nil {
-			return nil, err
-		}
-		paths = append(paths, loads...)
-	}
-	paths = append(paths, nft, legacy)
-	paths = append(paths, extensions...)
-	slices.Sort(paths)
-	sources := map[string]string{
-		"/usr/local/bin/envoy": bins["envoy"], "/usr/local/bin/pilot-agent": bins["pilot-agent"]}
-	for _, path := range slices.Compact(paths) {
-		sources[path] = path
-	}
-	sources["/var/lib/istio/envoy/envoy_bootstrap_tmpl.json"] = filepath.Join(
-		istio, "tools/packaging/common/envoy_bootstrap.json")
-	sources["/etc/ssl/certs/ca-certificates.crt"] = "/etc/ssl/certs/ca-certificates.crt"
-	files := []file{
-		{tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil},
-		{tar.Header{Name: "run/", Typeflag: tar.TypeDir, Mode: 0o755}, nil},
-		{tar.Header{Name: "etc/istio/proxy/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
-		{tar.Header{Name: "var/lib/istio/data/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
-		{tar.Header{Name: "etc/passwd", Mode: 0o644},
-			[]byte("root:x:0:0::/root:/sbin/nologin\nistio-proxy:x:1337:1337::/:/sbin/nologin\n")},
-		{tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nistio-proxy:x:1337:\n")},
-	}
-	for _, family := range []string{"iptables", "ip6tables"} {
-		for _, verb := range []string{"", "-save", "-restore"} {
-			for name, to := range map[string]string{
-				family + verb: nft, family + "-nft" + verb: nft, family + "-legacy" + verb: legacy} {
-				files = append(files,
-					file{tar.Header{Name: "usr/sbin/" + name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777},
-						nil})
-			}
-		}
-	}
+	files := slices.Concat(proxyBase, iptablesLinks())
 	for to, from := range sources {
 		content, err := os.ReadFile(from)
 		if err != nil {
@@ -83,6 +47,61 @@ func makeProxy(ctx context.Context, l layout, bins built, arch string) (v1.Image
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			"ISTIO_META_ISTIO_PROXY_SHA=envoy:" + envoyVersion}
 	}, files...)
+}
+
+// proxyBase are the folders and users that the programs of a sidecar expect.
+var proxyBase = []file{
+	{tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil},
+	{tar.Header{Name: "run/", Typeflag: tar.TypeDir, Mode: 0o755}, nil},
+	{tar.Header{Name: "etc/istio/proxy/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
+	{tar.Header{Name: "var/lib/istio/data/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1337, Gid: 1337}, nil},
+	{tar.Header{Name: "etc/passwd", Mode: 0o644},
+		[]byte("root:x:0:0::/root:/sbin/nologin\nistio-proxy:x:1337:1337::/:/sbin/nologin\n")},
+	{tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nistio-proxy:x:1337:\n")},
+}
+
+// proxySources returns, for each file of the image, the file of this machine that it is a copy of.
+func proxySources(istio string, bins built) (map[string]string, error) {
+	extensions, err := filepath.Glob("/usr/lib*/*/xtables/*.so")
+	if err != nil || len(extensions) == 0 {
+		return nil, errors.New(
+			"iptables' extensions are not in /usr/lib/*/xtables: install iptables as Debian packages it")
+	}
+	sources := map[string]string{
+		"/usr/local/bin/envoy": bins["envoy"], "/usr/local/bin/pilot-agent": bins["pilot-agent"],
+		"/var/lib/istio/envoy/envoy_bootstrap_tmpl.json": filepath.Join(
+			istio, "tools/packaging/common/envoy_bootstrap.json"),
+		"/etc/ssl/certs/ca-certificates.crt": "/etc/ssl/certs/ca-certificates.crt"}
+	paths := slices.Concat([]string{nft, legacy}, extensions)
+	for _, program := range append([]string{bins["envoy"]}, paths...) {
+		loads, err := loadedBy(program)
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range loads {
+			sources[path] = path
+		}
+	}
+	for _, path := range paths {
+		sources[path] = path
+	}
+	return sources, nil
+}
+
+// iptablesLinks are the names by which iptables is called.
+func iptablesLinks() []file {
+	var links []file
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, verb := range []string{"", "-save", "-restore"} {
+			for name, to := range map[string]string{
+				family + verb: nft, family + "-nft" + verb: nft, family + "-legacy" + verb: legacy} {
+				links = append(links,
+					file{tar.Header{Name: "usr/sbin/" + name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777},
+						nil})
+			}
+		}
+	}
+	return links
 }
 
 // loadedBy returns the files that a program of this machine needs to start: its loader and, however
@@ -141,6 +160,7 @@ func loaderOf(path string) (string, error) {
 	return string(bytes.TrimRight(loader, "\x00")), err
 }
 
+// importedLibraries returns the libraries that a program or library names.
 func importedLibraries(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {
