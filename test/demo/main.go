@@ -101,30 +101,10 @@ func main() {
 	}
 }
 
+// run plays the stories, one after another, and reports whether one ended otherwise than it should.
 func run(ctx context.Context) (wrong bool, err error) {
-	if _, err := command(
-		ctx, "", "kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--wait"); err != nil {
-		return false, err
-	}
-	if err := apply(ctx, meshNamespace); err != nil {
-		return false, err
-	}
-	say("building the images and applying the Tasks, the Pipeline and its Role")
-	resolved, err := command(
-		ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-R", "-f", "tasks", "-f", "pipelines")
+	app, err := install(ctx)
 	if err != nil {
-		return false, err
-	}
-	if err := apply(ctx, resolved); err != nil {
-		return false, err
-	}
-	app, err := command(
-		ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "examples/release/deployment.yaml")
-	if err != nil {
-		return false, err
-	}
-	if _, err := command(
-		ctx, "", "kubectl", "apply", "-n", namespace, "-f", "examples/release/service.yaml"); err != nil {
 		return false, err
 	}
 	d, end, err := environment(ctx)
@@ -154,29 +134,38 @@ func run(ctx context.Context) (wrong bool, err error) {
 	return wrong, nil
 }
 
+// install makes the namespace anew, with the Tasks and the Pipeline. It returns the application's
+// manifest.
+func install(ctx context.Context) (app string, err error) {
+	if _, err := command(
+		ctx, "", "kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--wait"); err != nil {
+		return "", err
+	}
+	if err := apply(ctx, meshNamespace); err != nil {
+		return "", err
+	}
+	say("building the images and applying the Tasks, the Pipeline and its Role")
+	resolved, err := command(
+		ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-R", "-f", "tasks", "-f", "pipelines")
+	if err != nil {
+		return "", err
+	}
+	if err := apply(ctx, resolved); err != nil {
+		return "", err
+	}
+	app, err = command(
+		ctx, "", "ko", "resolve", "--base-import-paths", "--sbom=none", "-f", "examples/release/deployment.yaml")
+	if err != nil {
+		return "", err
+	}
+	_, err = command(ctx, "", "kubectl", "apply", "-n", namespace, "-f", "examples/release/service.yaml")
+	return app, err
+}
+
 // release applies a version, starts the Pipeline as a person does, and looks how it ended.
 func (d *demo) release(ctx context.Context, s story) (r row, err error) {
-	if !s.again && !s.merged {
-		say("Git: %s has version %s", helmfile, s.version)
-		if err := d.git.Commit(
-			ctx, helmfile, fmt.Sprintf(releases, s.version), "chore: promote shop to version "+s.version); err != nil {
-			return r, err
-		}
-	}
-	if !s.again {
-		if err := d.boot(ctx); err != nil {
-			return r, err
-		}
-	}
-	if s.wantOutcome == "initialized" { // there is nothing to send requests to before
-		if _, err := command(
-			ctx, "", "kubectl", "rollout", "status", "deployment", target, "-n", namespace,
-			"--timeout=120s"); err != nil {
-			return r, err
-		}
-		if err := d.answers(ctx); err != nil {
-			return r, err
-		}
+	if err := d.deploy(ctx, s); err != nil {
+		return r, err
 	}
 	var traffic *load.Run
 	if s.traffic {
@@ -191,15 +180,7 @@ func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 		return r, err
 	}
 	begin := time.Now()
-	cmd := exec.CommandContext(
-		ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks",
-		"--use-param-defaults", "--showlog",
-		"--prefix-name", "release-"+strings.ReplaceAll(cmp.Or(s.version, "merged"), ".", "-"),
-		"--pipeline-timeout", "60m", "--tasks-timeout", "50m", "--finally-timeout", "10m",
-		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold="+cmp.Or(s.threshold, "2"), "-p", "drain=1s",
-		"-p", "git=commit", "-p", "gitRepository="+d.git.URL)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+	if err := d.runPipeline(ctx, s); err != nil {
 		return r, err
 	}
 	r.took = time.Since(begin)
@@ -213,33 +194,78 @@ func (d *demo) release(ctx context.Context, s story) (r row, err error) {
 		}
 	}
 	if traffic != nil {
-		time.Sleep(lastRequests / rate * time.Second)
-		traffic.Stop()
-		if err := traffic.Err(); err != nil {
+		if err := r.count(d, s, traffic); err != nil {
 			return r, err
-		}
-		samples := traffic.Samples()
-		r.last = load.Count(samples[max(len(samples)-lastRequests, 0):])
-		counts := load.Count(samples)
-		r.answers, r.failed = counts.String(),
-			counts.Failed()-counts[load.Answer{Version: s.version, Status: http.StatusInternalServerError}]
-		r.shares = d.shares(samples)
-		for _, line := range r.shares {
-			say("  %s", line)
 		}
 	}
 	if err := r.look(ctx); err != nil {
 		return r, err
 	}
-	file, err := d.git.File(ctx, helmfile)
-	if err != nil {
-		return r, err
-	}
-	if r.git, err = says.Find([]byte(file)); err != nil {
+	if r.git, err = d.version(ctx); err != nil {
 		return r, err
 	}
 	r.compare(s)
 	return r, nil
+}
+
+// deploy promotes the version of a story in Git and applies it. The first version it waits for:
+// there is nothing to send requests to before.
+func (d *demo) deploy(ctx context.Context, s story) error {
+	if !s.again && !s.merged {
+		say("Git: %s has version %s", helmfile, s.version)
+		if err := d.git.Commit(
+			ctx, helmfile, fmt.Sprintf(releases, s.version), "chore: promote shop to version "+s.version); err != nil {
+			return err
+		}
+	}
+	if !s.again {
+		if err := d.boot(ctx); err != nil {
+			return err
+		}
+	}
+	if s.wantOutcome != "initialized" {
+		return nil
+	}
+	if _, err := command(
+		ctx, "", "kubectl", "rollout", "status", "deployment", target, "-n", namespace, "--timeout=120s"); err != nil {
+		return err
+	}
+	return d.answers(ctx)
+}
+
+// runPipeline starts the Pipeline and follows its log until it has ended, however it did.
+func (d *demo) runPipeline(ctx context.Context, s story) error {
+	cmd := exec.CommandContext(
+		ctx, "tkn", "pipeline", "start", "canary-release", "-n", namespace, "-s", "canary-tasks",
+		"--use-param-defaults", "--showlog",
+		"--prefix-name", "release-"+strings.ReplaceAll(cmp.Or(s.version, "merged"), ".", "-"),
+		"--pipeline-timeout", "60m", "--tasks-timeout", "50m", "--finally-timeout", "10m",
+		"-p", "target="+target, "-p", "interval=10s", "-p", "threshold="+cmp.Or(s.threshold, "2"), "-p", "drain=1s",
+		"-p", "git=commit", "-p", "gitRepository="+d.git.URL)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		return err
+	}
+	return nil
+}
+
+// count sends the last requests, ends the traffic, and notes who answered it.
+func (r *row) count(d *demo, s story, traffic *load.Run) error {
+	time.Sleep(lastRequests / rate * time.Second)
+	traffic.Stop()
+	if err := traffic.Err(); err != nil {
+		return err
+	}
+	samples := traffic.Samples()
+	r.last = load.Count(samples[max(len(samples)-lastRequests, 0):])
+	counts := load.Count(samples)
+	r.answers, r.failed = counts.String(),
+		counts.Failed()-counts[load.Answer{Version: s.version, Status: http.StatusInternalServerError}]
+	r.shares = d.shares(samples)
+	for _, line := range r.shares {
+		say("  %s", line)
+	}
+	return nil
 }
 
 // The environment repository, as Jenkins X 3 has it.
@@ -325,13 +351,18 @@ func environment(ctx context.Context) (*demo, func(), error) {
 	return &demo{git: git}, func() { git.Close(); _ = os.RemoveAll(folder) }, err
 }
 
-// boot applies what the repository says, as Jenkins X' boot job does after a merge.
-func (d *demo) boot(ctx context.Context) error {
+// version is the one that the repository says.
+func (d *demo) version(ctx context.Context) (string, error) {
 	file, err := d.git.File(ctx, helmfile)
 	if err != nil {
-		return err
+		return "", err
 	}
-	version, err := says.Find([]byte(file))
+	return says.Find([]byte(file))
+}
+
+// boot applies what the repository says, as Jenkins X' boot job does after a merge.
+func (d *demo) boot(ctx context.Context) error {
+	version, err := d.version(ctx)
 	if err != nil {
 		return err
 	}
@@ -372,6 +403,24 @@ func (d *demo) shares(samples []load.Sample) []string {
 
 // look reads how the release ended from live objects.
 func (r *row) look(ctx context.Context) error {
+	if err := r.lookAtRun(ctx); err != nil {
+		return err
+	}
+	if err := r.lookAtOutcome(ctx); err != nil {
+		return err
+	}
+	if err := r.lookAtWeights(ctx); err != nil {
+		return err
+	}
+	serves, err := command(
+		ctx, "", "kubectl", "get", "-n", namespace, "deployment", target+"-primary", "-o",
+		`jsonpath={.spec.template.spec.containers[0].env[?(@.name=="VERSION")].value}`)
+	r.serves = strings.TrimSpace(serves)
+	return err
+}
+
+// lookAtRun reads the status of the newest PipelineRun.
+func (r *row) lookAtRun(ctx context.Context) error {
 	var runs struct {
 		Items []struct {
 			Metadata struct{ Name string }
@@ -391,6 +440,12 @@ func (r *row) look(ctx context.Context) error {
 	if len(last.Status.Conditions) > 0 {
 		r.status = last.Status.Conditions[0].Status + "/" + last.Status.Conditions[0].Reason
 	}
+	return nil
+}
+
+// lookAtOutcome reads the outcome out of the release record. Where canary-init found nothing to
+// release, which the record does not say, it is canary-init's result.
+func (r *row) lookAtOutcome(ctx context.Context) error {
 	var record struct{ Data map[string]string }
 	if err := get(ctx, &record, "configmap", target+"-canary-release"); err != nil {
 		return err
@@ -407,9 +462,14 @@ func (r *row) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if nothing = strings.TrimSpace(nothing); nothing != "" { // which the record does not say where it has not changed
+	if nothing = strings.TrimSpace(nothing); nothing != "" {
 		r.outcome, r.reason = nothing, ""
 	}
+	return nil
+}
+
+// lookAtWeights reads how the VirtualService divides the traffic.
+func (r *row) lookAtWeights(ctx context.Context) error {
 	var route struct {
 		Spec struct {
 			HTTP []struct {
@@ -428,11 +488,7 @@ func (r *row) look(ctx context.Context) error {
 		weights = append(weights, fmt.Sprint(d.Weight))
 	}
 	r.weights = strings.Join(weights, "/")
-	serves, err := command(
-		ctx, "", "kubectl", "get", "-n", namespace, "deployment", target+"-primary", "-o",
-		`jsonpath={.spec.template.spec.containers[0].env[?(@.name=="VERSION")].value}`)
-	r.serves = strings.TrimSpace(serves)
-	return err
+	return nil
 }
 
 // compare notes what is not as it should be.
@@ -477,6 +533,7 @@ func specs(ctx context.Context) (map[string]string, error) {
 	return all, nil
 }
 
+// table prints how the releases ended.
 func table(rows []row) {
 	say("")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
@@ -497,11 +554,13 @@ func table(rows []row) {
 	}
 }
 
+// apply applies manifests in the demo's namespace.
 func apply(ctx context.Context, manifests string) error {
 	_, err := command(ctx, manifests, "kubectl", "apply", "-n", namespace, "-f", "-")
 	return err
 }
 
+// get reads objects of the demo's namespace.
 func get(ctx context.Context, into any, args ...string) error {
 	out, err := command(ctx, "", "kubectl", append([]string{"get", "-n", namespace, "-o", "json"}, args...)...)
 	if err != nil {
