@@ -280,7 +280,8 @@ export KO_CONFIG_PATH=%q KO_DOCKER_REPO=%q KO_DEFAULTBASEIMAGE=%q KO_DEFAULTPLAT
 export CANARY_TEST_GATEWAY=%q CANARY_TEST_PROMETHEUS=%q CANARY_TEST_SHELL_BASE=%q
 export PATH=%q:"$PATH" GOFLAGS=%q
 `, l.kubeconfig(), filepath.Join(l.checkout, "ko.yaml"), registryAddr, baseImage, "linux/"+runtime.GOARCH,
-		gatewayIP, prometheus, shellImage, l.tool(""), os.Getenv("GOFLAGS")) // with the flags of make, ko compiles nothing that was compiled for the cluster
+		gatewayIP, prometheus, shellImage, l.tool(""),
+		os.Getenv("GOFLAGS")) // with the flags of make, ko compiles nothing that was compiled for the cluster
 	return nil
 }
 

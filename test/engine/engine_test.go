@@ -95,7 +95,7 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"data": map[string]any{"resultType": result.Value.Type(), "result": result.Value}})
 }
 
-// partial warns, as a Thanos does when a store is away.
+// partial warns, as Thanos does when a store is unavailable.
 type partial struct{ storage.Querier }
 
 func (q partial) Select(
