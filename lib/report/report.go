@@ -26,11 +26,16 @@ func Errorf(code Code, format string, args ...any) error {
 	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
 }
 
+// Creator creates objects in one namespace: a client of the cluster.
+type Creator interface {
+	Create(ctx context.Context, kind kube.Kind, namespaced bool, body map[string]any) (*kube.Object, error)
+}
+
 // Reporter tells people what a step does.
 type Reporter struct {
 	Out    io.Writer
-	Client *kube.Client   // where events go; nil: nowhere
-	About  map[string]any // the object that the events are about (an ObjectReference)
+	Client Creator        // where events go; nil: nowhere
+	About  map[string]any // the object that the events are about (an ObjectReference), in the same namespace
 	Step   string
 	failed bool
 }
@@ -58,6 +63,7 @@ func (r *Reporter) Lines(text string) {
 	r.print(strings.Join(lines, "\n  "))
 }
 
+// print prints a text with the time.
 func (r *Reporter) print(text string) {
 	_, _ = fmt.Fprintf(r.Out, "%s %s\n", time.Now().UTC().Format("15:04:05"), text)
 }
@@ -86,7 +92,7 @@ func (r *Reporter) Record(ctx context.Context, warning bool, text string) {
 	message = strings.ToValidUTF8(message[:min(len(message), maxMessage)], "")
 	now := time.Now().UTC().Format(time.RFC3339)
 	_, err := r.Client.Create(ctx, kube.Event, true, map[string]any{
-		"metadata":       map[string]any{"generateName": "canary-tasks-", "namespace": r.Client.Namespace},
+		"metadata":       map[string]any{"generateName": "canary-tasks-", "namespace": r.About["namespace"]},
 		"involvedObject": r.About,
 		"reason":         "Synced", "message": message, "type": kind,
 		"source":         map[string]any{"component": "canary-tasks"},

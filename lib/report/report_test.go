@@ -1,10 +1,13 @@
 package report
 
 import (
+	"context"
 	"errors"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/canary-tasks/canary-tasks/lib/kube"
 )
 
 // said is what a reporter prints, without the times.
@@ -53,5 +56,37 @@ func TestLinesAreBounded(t *testing.T) {
 	if got := said(func(r *Reporter) { r.Lines(strings.Repeat("a\n", 1000)) }); strings.Count(got, "\n") != maxLines+
 		1 || !strings.HasSuffix(got, "... (1001 lines)\n") {
 		t.Errorf("%d lines", strings.Count(got, "\n"))
+	}
+}
+
+// creator keeps the events that are recorded.
+type creator struct{ events []map[string]any }
+
+func (c *creator) Create(_ context.Context, _ kube.Kind, _ bool, body map[string]any) (*kube.Object, error) {
+	c.events = append(c.events, body)
+	return nil, errors.New("refused")
+}
+
+// An event is recorded in the namespace of what it is about, and a failure is said once.
+func TestRecord(t *testing.T) {
+	t.Parallel()
+	c := &creator{}
+	got := said(func(r *Reporter) {
+		r.Client, r.About = c, map[string]any{"namespace": "web", "name": "shop"}
+		r.Record(t.Context(), true, "a\nb")
+		r.Record(t.Context(), false, strings.Repeat("ü", maxMessage))
+	})
+	if got != "@ this and later events could not be recorded: refused\n" {
+		t.Errorf("said %q", got)
+	}
+	if len(c.events) != 2 {
+		t.Fatalf("%d events", len(c.events))
+	}
+	if e := c.events[0]; e["metadata"].(map[string]any)["namespace"] != "web" || e["message"] != `a\nb` ||
+		e["type"] != "Warning" {
+		t.Errorf("%v", e)
+	}
+	if text := c.events[1]["message"].(string); len(text) > maxMessage || c.events[1]["type"] != "Normal" {
+		t.Errorf("%d bytes, %v", len(text), c.events[1]["type"])
 	}
 }
