@@ -9,7 +9,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
 
-// object is a YAML map of which each field is asked for by its name: what nobody asked for is
+// object is a YAML map that records which fields are read by name: a field that is never read is
 // misspelt.
 type object struct {
 	r      *reader
@@ -114,7 +114,7 @@ func (o *object) ignore(names ...string) {
 // maxName is how long a field's name may be to be taken for a misspelt one.
 const maxName = 64
 
-// done reports the fields that nobody asked for, as misspelt.
+// done reports the fields that were never read as misspelt.
 func (o *object) done() {
 	for _, name := range slices.Sorted(maps.Keys(o.fields)) {
 		if o.known[name] || len(o.r.errors) > maxErrors {

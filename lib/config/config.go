@@ -44,7 +44,7 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 type Config struct {
 	Namespace        string    `json:"namespace"`
 	Target           string    `json:"target"`
-	Expect           string    `json:"expect,omitempty"` // what the target has to have
+	Expect           string    `json:"expect,omitempty"` // what the target must have
 	Canary           string    `json:"canary,omitempty"` // that the configuration came from, and that shows the release
 	Service          string    `json:"service"`
 	Port             string    `json:"port,omitempty"` // name or number; "": whatever the Service has
@@ -175,7 +175,7 @@ func (r *reader) text(name string) string {
 const maxValue = 8 << 10
 
 // plain reports whether a value is one that a parameter can have: on one line, and no longer than
-// any is. The later steps, which have to act whatever else is wrong, print what they were given.
+// any is. The later steps, which must act however wrong a value is, print what they were given.
 func (r *reader) plain(p Parameter, text string) bool {
 	if p.Unit == "YAML" || r.step != CanaryInit || len(text) <= maxValue && show.Line(text) == text {
 		return true
@@ -209,7 +209,7 @@ func (r *reader) name(parameter, otherwise string) string {
 	return v
 }
 
-// names reads a list, by comma, of which each element has to be valid.
+// names reads a list, by comma, each element of which must be valid.
 func (r *reader) names(parameter string, valid func(string) bool, remedy string, otherwise ...string) []string {
 	v := r.text(parameter)
 	if v == "" {

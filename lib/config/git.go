@@ -78,8 +78,7 @@ func providerOf(host string) (provider string) {
 	return provider
 }
 
-// Errors of an address of a repository. They say what to do, and have nothing of the address in
-// them.
+// Errors of an address of a repository. They say what to do, and do not contain the address.
 var (
 	errNoAddress = errors.New("give the address that git clone takes: https://..., ssh://... or git@host:path")
 	errPassword  = errors.New("leave the password out of the address, and mount it as the Secret of gitSecret")
@@ -87,8 +86,8 @@ var (
 )
 
 // HostOf returns the host of an address that git clone takes: https://HOST/PATH, http://,
-// ssh://[USER@]HOST/PATH or USER@HOST:PATH. The error says what to do, and has nothing of the
-// address in it.
+// ssh://[USER@]HOST/PATH or USER@HOST:PATH. The error says what to do, and does not contain the
+// address.
 func HostOf(address string) (string, error) {
 	if strings.ContainsFunc(
 		address, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) || c == '\\' }) {

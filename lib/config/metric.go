@@ -27,7 +27,7 @@ const (
 	maxName    = 100
 )
 
-// ThresholdRange is what a value has to be in, ends included; nil: no end.
+// ThresholdRange is the range that a value must be in, ends included; nil: no limit.
 type ThresholdRange struct {
 	Min *float64 `json:"min,omitempty"`
 	Max *float64 `json:"max,omitempty"`

@@ -55,7 +55,7 @@ var (
 	asksPrometheus = []string{CanaryInit, Analyze, Promote}
 )
 
-// DefaultPrometheus is the address of Prometheus that is asked where nobody gives another.
+// DefaultPrometheus is the address of Prometheus where none is given.
 const DefaultPrometheus = "http://prometheus.istio-system:9090"
 
 // Parameters is every parameter of every step: the Tasks, the Pipeline, their READMEs and what is
@@ -175,7 +175,7 @@ var Parameters = []Parameter{
 }
 
 // OnFailure makes a step that fails roll the release back before it exits. It is no parameter of a
-// Task: Tekton runs rollback in finally, and this is for whatever has no such thing, as
+// Task: Tekton runs rollback in finally, and this is for pipelines that have no such thing, such as
 // jenkins-x.yml.
 var OnFailure = Parameter{Name: "onFailure", Unit: "rollback, or nothing"}
 

@@ -105,7 +105,7 @@ func (r Repository) ssh(private, hosts string) (transport.AuthMethod, error) {
 		return nil, fmt.Errorf("known_hosts in the Secret of the environment repository: %w", err)
 	}
 	keys.HostKeyCallback = known.HostKeyCallback()
-	if endpoint, err := transport.NewEndpoint(r.URL); err == nil { // the server may have other keys, which nobody knows
+	if endpoint, err := transport.NewEndpoint(r.URL); err == nil { // the server may have other keys, which are not known
 		address := net.JoinHostPort(endpoint.Host, strconv.Itoa(cmp.Or(endpoint.Port, 22)))
 		keys.HostKeyAlgorithms = known.HostKeyAlgorithms(address)
 		keys.User = cmp.Or(endpoint.User, keys.User)

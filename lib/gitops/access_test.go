@@ -33,7 +33,7 @@ func (s *server) inFront(
 	return front
 }
 
-// stranger is a server that nobody meant. It counts the requests that it gets.
+// stranger is a server that was not meant. It counts the requests that it gets.
 func stranger(t *testing.T) (address string, requests *atomic.Int32) {
 	t.Helper()
 	requests = new(atomic.Int32)

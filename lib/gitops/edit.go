@@ -19,7 +19,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/config"
 )
 
-// What there is to do with a file.
+// Reasons not to edit a file.
 var (
 	ErrAlready = errors.New("the file says that version already")
 	ErrMovedOn = errors.New("the file says another version by now")
@@ -39,8 +39,8 @@ func (e Edit) String() string {
 
 // Set replaces one version by another, and leaves everything else as it is, byte for byte. Both
 // versions are as config.IsVersion says. The error is ErrNotThere, ErrAlready, ErrMovedOn where the
-// file has neither of both, or says why the file is not edited. An edit that would change anything
-// but this version, as one of a YAML anchor would, is not made.
+// file has neither, or says why the file is not edited. An edit that would change anything but this
+// version, as one of a YAML anchor would, is not made.
 func (v Version) Set(file string, content []byte, from, to string) ([]byte, Edit, error) {
 	if !config.IsApplication(v.App) {
 		return nil, Edit{}, fmt.Errorf("%q is not the name of an application", shorten(v.App))
@@ -79,7 +79,7 @@ func (v Version) Set(file string, content []byte, from, to string) ([]byte, Edit
 	return next, edit, nil
 }
 
-// movedOn is the error for a file that says a version which is neither of both.
+// movedOn is the error for a file that says neither of the two versions.
 func movedOn(now, from, app, file string) error {
 	return fmt.Errorf("%w: %s of %s in %s, and not %s", ErrMovedOn, shorten(now), app, file, from)
 }
@@ -88,7 +88,7 @@ func movedOn(now, from, app, file string) error {
 func replaceAt(file string, content []byte, node *yaml.Node, from, to string) ([]byte, Edit, error) {
 	lines := bytes.SplitAfter(content, []byte("\n"))
 	var line []byte
-	if node.Line <= len(lines) { // YAML knows more ends of lines than \n
+	if node.Line <= len(lines) { // YAML has more line breaks than \n
 		line = lines[node.Line-1]
 	}
 	start := offset(line, node.Column-1)

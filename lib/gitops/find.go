@@ -31,8 +31,8 @@ func Files(namespace string) []string {
 // ErrNotThere is the error for a file without the application.
 var ErrNotThere = errors.New("the application is not in the file")
 
-// Find returns the version that a file states. The error is ErrNotThere, or says why the version
-// cannot be told: the file is not YAML, or has more than one that could be meant.
+// Find returns the version that a file states. The error is ErrNotThere, or says why the version is
+// not known: the file is not YAML, or has more than one that could be meant.
 func (v Version) Find(content []byte) (string, error) {
 	documents, err := parse(content)
 	if err != nil {

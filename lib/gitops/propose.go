@@ -18,7 +18,7 @@ import (
 
 // Propose makes a change as a pull request on a branch of its own. There is one open pull request
 // for each version that was rolled back and the one that serves, so that twice makes one. The error
-// is as of Commit.
+// is that of Commit.
 func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 	return r.with(func(a access) (Done, error) { return r.propose(ctx, c, a) })
 }
@@ -41,7 +41,7 @@ func (r Repository) propose(ctx context.Context, c Change, a access) (Done, erro
 	if err != nil {
 		return done, err
 	}
-	if there != plumbing.ZeroHash { // of an earlier attempt: whatever people added to it stays
+	if there != plumbing.ZeroHash { // of an earlier attempt: what people added to it stays
 		done.Branch, done.Commit = input.Head, there.String()
 		if done.PullRequest, err = pulls.open(ctx, input.Head); err != nil || done.PullRequest != "" {
 			return done, err

@@ -90,7 +90,7 @@ func (f *forge) signed(r *http.Request) bool {
 		r.Header.Get("Private-Token") == f.token
 }
 
-// open makes a pull request of GitHub, or a merge request of GitLab, out of what was asked for.
+// open makes a pull request of GitHub, or a merge request of GitLab, from what was asked for.
 func (f *forge) open(asked map[string]any, github bool) map[string]any {
 	n := len(f.made) + 1
 	address := fmt.Sprintf("%s/env/pull/%d", f.URL, n)

@@ -38,7 +38,7 @@ type Repository struct {
 // Change is what to put right.
 type Change struct {
 	Version
-	Files   []string // in which of them the version stands: the first that is there and has it
+	Files   []string // that may have the version: the first that exists and has it
 	From    string   // the version that was rolled back
 	To      string   // the version that serves; "": the one that the file said before
 	Message string   // of the commit
@@ -62,10 +62,10 @@ const (
 	historyDepth = 500 // commits in which an earlier version is looked for
 )
 
-// errMoved says that somebody else pushed meanwhile.
+// errMoved is the error for a branch that somebody else pushed to in the meantime.
 var errMoved = errors.New("somebody else pushed meanwhile")
 
-// Show plans a change, and makes none. The error is as of Commit.
+// Show plans a change, and makes none. The error is that of Commit.
 func (r Repository) Show(ctx context.Context, c Change) (Done, error) {
 	return r.with(func(a access) (Done, error) {
 		e, err := r.edit(ctx, c, a)
@@ -243,7 +243,7 @@ func (r Repository) commitFile(repository *git.Repository, branch plumbing.Refer
 }
 
 // find returns the first of the files that has the version. With a Path that may be any
-// application's, there has to be one.
+// application's, there must be exactly one.
 func (c Change) find(commit *object.Commit) (file string, content []byte, err error) {
 	for _, name := range c.Files {
 		text, err := read(commit, name)

@@ -1,4 +1,4 @@
-// Package report is how a step tells what it does: lines of its log, Kubernetes events, Tekton
+// Package report is how a step says what it does: lines of its log, Kubernetes events, Tekton
 // results and its exit code.
 package report
 

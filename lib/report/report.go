@@ -31,7 +31,7 @@ type Creator interface {
 	Create(ctx context.Context, kind kube.Kind, namespaced bool, body map[string]any) (*kube.Object, error)
 }
 
-// Reporter tells people what a step does.
+// Reporter says what a step does.
 type Reporter struct {
 	Out    io.Writer
 	Client Creator        // where events go; nil: nowhere

@@ -144,7 +144,7 @@ func (s Split) has(candidate int32) bool {
 func fence(epoch int64) string { return strconv.FormatInt(epoch, 10) }
 
 // weights are the operations that set both weights, for the destinations that were read. "add"
-// replaces a weight that is there; one of zero is not.
+// replaces a weight that is set; one of zero is not.
 func (s Split) weights(candidate int32) []kube.Operation {
 	path := func(destination int, field string) string {
 		return fmt.Sprintf("/spec/http/%d/route/%d/%s", s.route, destination, field)

@@ -162,7 +162,7 @@ func Describe(object *kube.Object) string {
 	return strings.Join(all, "; ")
 }
 
-// Move plans a write of the weights that leaves the fence as it is, for whoever may only send
+// Move plans a write of the weights that leaves the fence as it is, for a caller that may only send
 // traffic back; nil when they are so. The write is refused when the VirtualService is not the one
 // that was read.
 func (s Split) Move(candidate int32) *kube.Write {

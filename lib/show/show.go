@@ -19,7 +19,7 @@ func Address(address string) string {
 	}
 	at, query := strings.LastIndex(address, "@"), strings.IndexAny(address, "?#")
 	switch {
-	case at >= 0 && query >= 0 && query < at: // part of a password, or an @ in a query string: nobody knows
+	case at >= 0 && query >= 0 && query < at: // part of a password, or an @ in a query string: it is not known
 		return "..."
 	case query >= 0:
 		address = address[:query]

@@ -84,8 +84,8 @@ func setMin(spec map[string]any, replicas string) {
 }
 
 // Hold plans the write that lets an autoscaler keep at least so many, as far as its maxReplicas
-// goes, and notes what it kept before: the candidate's would remove pods as long as there is
-// little traffic, and stable's the room that going back needs. nil when it keeps them.
+// goes, and notes what it kept before: the candidate's would remove pods as long as there is little
+// traffic, and stable's the room that going back needs. nil when it keeps them.
 func Hold(autoscaler *kube.Object, replicas int32) *kube.Write {
 	replicas = min(replicas, MaxReplicas(autoscaler))
 	if least(autoscaler) >= replicas {

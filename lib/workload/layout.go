@@ -97,8 +97,8 @@ func (l Layout) CanaryService() string { return l.Service + "-canary" }
 // Record is the ConfigMap with the release record.
 func (l Layout) Record() string { return l.Target + "-canary-release" }
 
-// selectorKeys are the labels of a selector that may tell stable from the candidate, the first that
-// is there is taken (Flagger's list).
+// selectorKeys are the labels of a selector that may tell stable from the candidate; the first one
+// present is taken (Flagger's list).
 var selectorKeys = []string{"app", "name", "app.kubernetes.io/name"}
 
 // Selector tells stable's pods from the candidate's: both carry the target's full matchLabels, and

@@ -54,7 +54,7 @@ func PortsOf(service *unstructured.Unstructured) []map[string]any {
 
 // FollowPorts plans the write that gives the Service of one version the ports of the Service that
 // people call; nil where it has them. Where its pods are given, and are not what those ports were
-// made for, a port goes on leading where it does.
+// made for, a port keeps its target.
 func FollowPorts(service, called, pods *unstructured.Unstructured) *kube.Write {
 	has, want := PortsOf(service), PortsOf(called)
 	if pods != nil {
@@ -116,7 +116,7 @@ func Selects(service *unstructured.Unstructured, labels map[string]string) bool 
 func SelectStable(service *unstructured.Unstructured, target string, labels map[string]string) kube.Write {
 	patch := []kube.Operation{
 		kube.Unchanged(service), {Op: "add", Path: "/spec/selector", Value: labels}}
-	// Noted on it, so that a tool which sets the selector back is told from one that never knew.
+	// Noted on it, so that a selector that was set back can be told from one that never was changed.
 	return kube.Write{
 		Kind: kube.Service, Name: service.GetName(),
 		Patch: append(patch, kube.Annotate(service, TargetLabel, target)...)}

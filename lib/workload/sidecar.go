@@ -15,7 +15,7 @@ type Injection int
 
 // What the labels of pods and of their namespace come to.
 const (
-	NotMeant Injection = iota // nobody asks for sidecars
+	NotMeant Injection = iota // no sidecars are asked for
 	Meant
 	KeptOut // the namespace asks for sidecars, and the pods for none
 )
@@ -41,7 +41,7 @@ func InjectionOf(namespace map[string]string, pods metav1.ObjectMeta) Injection 
 }
 
 // HasSidecar reports whether istio-proxy is in a pod: as a container, or as an init container that
-// goes on running.
+// keeps running.
 func HasSidecar(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(
 		append(slices.Clone(pod.Spec.InitContainers), pod.Spec.Containers...),

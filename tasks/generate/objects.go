@@ -304,7 +304,7 @@ func access(name string, steps ...string) []any {
 	}
 	role(name, rules("", steps))
 	role(name+"-secrets", rules("secrets", steps))
-	if len(steps) == 1 { // whoever detaches takes rollback's account for it, and who has no others asks for none
+	if len(steps) == 1 { // the shared account neither detaches nor asks about other accounts
 		role(name+"-detach", rules("detach", steps))
 		role(name+"-reviews", rules("reviews", steps))
 	}
@@ -314,7 +314,7 @@ func access(name string, steps ...string) []any {
 // accountOf is an account for one step alone, with the rules it needs.
 func accountOf(step string) []any { return access(nameOf(step), step) }
 
-// nameOf is how the account of a step is called.
+// nameOf is the name of a step's account.
 func nameOf(step string) string {
 	if step == config.CanaryInit {
 		return step
@@ -411,7 +411,7 @@ func node(v any) *yaml.Node {
 	return n
 }
 
-// pruned leaves out what the types of an API write though nobody set it.
+// pruned leaves out what the types of an API write although it was not set.
 func pruned(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

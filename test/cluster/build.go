@@ -34,7 +34,7 @@ var buildFlags = []string{"-trimpath", "-ldflags", "-s -w" +
 type binary struct {
 	name    string   // of the built file
 	pkg     string   // import path, or a folder of the cluster's module; no two end alike
-	sources []string // folders of ours that it is made of, relative to the checkout
+	sources []string // folders of this project that it is made of, relative to the checkout
 }
 
 // binaries lists them in the order they are built: what takes long to link first, so that the

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// cgroupName is how the cluster's processes are told from all others: the supervisor joins this
+// cgroupName distinguishes the cluster's processes from all others: the supervisor joins this
 // cgroup before it starts anything, children inherit it, and the kubelet keeps the pods below it.
 // The kernel keeps that record, so it holds after a SIGKILL at any moment and is not fooled by a
 // process id used again.
@@ -97,7 +97,7 @@ func ownProcesses() []int {
 	return pids
 }
 
-// endAll ends whatever an earlier start left, however it ended, and returns how many processes that
+// endAll ends what an earlier start left, however it ended, and returns how many processes that
 // were. Mounts and network namespaces go with them: they were made in a mount namespace of the
 // supervisor's. What is in run is of no use afterwards and is removed.
 func endAll(l layout) (int, error) {

@@ -29,7 +29,7 @@ const (
 	maxCrashes  = 5               // of a part while the cluster starts; after that it will not come up by itself
 )
 
-// status is what the supervisor tells the commands that ask, in a file.
+// status is what the supervisor writes into a file for the other commands.
 type status struct {
 	Pid      int          `json:"pid"`
 	Checkout string       `json:"checkout"`
@@ -69,7 +69,7 @@ type supervisor struct {
 }
 
 // supervise is the background process: it makes the cluster's mount namespace a place of its own,
-// starts every part and stays until it is told to end.
+// starts every part and stays until it is stopped.
 func supervise(ctx context.Context, l layout) error {
 	if err := joinCgroup(); err != nil {
 		return err

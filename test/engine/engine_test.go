@@ -574,7 +574,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// Queries of people's own, as Flagger's users write them.
+// Custom queries, as Flagger's users write them.
 func TestOwnQueries(t *testing.T) {
 	t.Parallel()
 	p := start(t)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Caller is a pod that sends requests, as whoever tells it to sees it. The pod serves Handler.
+// Caller is a pod that sends requests, seen by who controls it. The pod serves Handler.
 type Caller struct {
 	Address string // of its control port: "10.0.0.7:8081"
 }

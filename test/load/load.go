@@ -109,7 +109,7 @@ func (s Sample) String() string {
 		s.Latency.Round(time.Millisecond), s.Says)
 }
 
-// Run is a load that goes on, or has ended.
+// Run is a load that is still sent, or has ended.
 type Run struct {
 	stop    func() // begins the end; may be called again
 	done    chan struct{}

@@ -38,7 +38,7 @@ type (
 	}
 )
 
-// Handler serves the control port of a pod that sends what a Caller elsewhere tells it. Its runs
+// Handler serves the control port of a pod that sends what a Caller elsewhere asks for. Its runs
 // end with ctx.
 //
 //	POST   /runs            starts a Plan and answers its ID

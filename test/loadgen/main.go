@@ -2,7 +2,7 @@
 // answered what, and at the end the totals. It ends with 1 when an attempt was not answered with
 // 200.
 //
-// With -listen it also sends what is asked for there (see load.Handler), until it is told to end;
+// With -listen it also sends what is asked for there (see load.Handler), until it is stopped;
 // then -url may be left out.
 package main
 

@@ -47,7 +47,7 @@ func Follow(ctx context.Context, client istio.Interface, namespace, name string)
 	return h, err
 }
 
-// Weights returns the two weights of the last route, "" if it has not two.
+// Weights returns the two weights of the last route, "" unless it has two.
 func Weights(vs *networking.VirtualService) string {
 	if len(vs.Spec.Http) == 0 {
 		return ""
