@@ -38,6 +38,7 @@ type expansion struct {
 	anchors map[*yamlv3.Node]int // size; -1 while it is being added up
 }
 
+// size is the size of a node with its aliases replaced.
 func (e *expansion) size(n *yamlv3.Node, depth int) (int, error) {
 	if depth > maxDepth {
 		return 0, fmt.Errorf("line %d: it is nested deeper than %d levels: flatten it", n.Line, maxDepth)

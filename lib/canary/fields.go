@@ -18,6 +18,7 @@ type object struct {
 	known  map[string]bool
 }
 
+// object returns the map at a path, of which no field has been read yet.
 func (r *reader) object(path string, fields map[string]any) *object {
 	return &object{r: r, path: path, fields: fields, known: map[string]bool{}}
 }

@@ -105,7 +105,8 @@ func (r Repository) ssh(private, hosts string) (transport.AuthMethod, error) {
 		return nil, fmt.Errorf("known_hosts in the Secret of the environment repository: %w", err)
 	}
 	keys.HostKeyCallback = known.HostKeyCallback()
-	if endpoint, err := transport.NewEndpoint(r.URL); err == nil { // the server may have other keys, which are not known
+	// the server may have other keys, which are not known
+	if endpoint, err := transport.NewEndpoint(r.URL); err == nil {
 		address := net.JoinHostPort(endpoint.Host, strconv.Itoa(cmp.Or(endpoint.Port, 22)))
 		keys.HostKeyAlgorithms = known.HostKeyAlgorithms(address)
 		keys.User = cmp.Or(endpoint.User, keys.User)
@@ -113,6 +114,7 @@ func (r Repository) ssh(private, hosts string) (transport.AuthMethod, error) {
 	return keys, nil
 }
 
+// exists reports whether there is a file.
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

@@ -23,6 +23,7 @@ func (r Repository) Propose(ctx context.Context, c Change) (Done, error) {
 	return r.with(func(a access) (Done, error) { return r.propose(ctx, c, a) })
 }
 
+// propose is Propose with the credentials.
 func (r Repository) propose(ctx context.Context, c Change, a access) (Done, error) {
 	e, err := r.edit(ctx, c, a)
 	done := Done{Edit: e.Edit, To: e.to}

@@ -170,6 +170,7 @@ func pushProgram(ctx context.Context, ref string, base v1.Image, binary, program
 	return push(ctx, ref, img)
 }
 
+// push pushes an image.
 func push(ctx context.Context, ref string, img v1.Image) error {
 	tag, err := name.ParseReference(ref)
 	if err != nil {

@@ -36,6 +36,7 @@ type layout struct {
 	checkout string // the project this program was built from
 }
 
+// newLayout finds the checkout that this folder is in.
 func newLayout() (layout, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -101,6 +101,7 @@ current-context: canary-tasks
 `, apiServer, a.l.pki("ca.crt"), user, a.l.pki(name+".crt"), a.l.pki(name+".key"), user)), 0o600)
 }
 
+// writePEM writes a file of one block.
 func writePEM(path, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }

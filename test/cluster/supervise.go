@@ -50,6 +50,7 @@ type partStatus struct {
 func (l layout) inputsFile() string { return filepath.Join(l.run, "inputs.json") }
 func (l layout) statusFile() string { return filepath.Join(l.run, "status.json") }
 
+// readStatus reads what the supervisor wrote last.
 func readStatus(l layout) (status, error) {
 	var s status
 	b, err := os.ReadFile(l.statusFile())

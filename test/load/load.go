@@ -144,6 +144,7 @@ func Start(ctx context.Context, plan Plan) (*Run, error) {
 	return run, nil
 }
 
+// sampleOf is what an attempt of vegeta got.
 func sampleOf(r *vegeta.Result) Sample {
 	s := Sample{
 		Answer: Answer{Status: int(r.Code), Version: r.Headers.Get("X-Version")},
@@ -174,6 +175,7 @@ func sampleOf(r *vegeta.Result) Sample {
 	return s
 }
 
+// add adds attempts that have ended.
 func (r *Run) add(samples ...Sample) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
