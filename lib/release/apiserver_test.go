@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
-	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/kube/client"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
@@ -184,8 +184,8 @@ func having(selector string, o map[string]any) bool {
 }
 
 // client returns a client of the server.
-func (a *apiserver) client() *kube.Client {
-	c, err := kube.New(&rest.Config{Host: "http://api", Transport: direct{a}}, "web")
+func (a *apiserver) client() *client.Client {
+	c, err := client.New(&rest.Config{Host: "http://api", Transport: direct{a}}, "web")
 	if err != nil {
 		a.t.Fatal(err)
 	}

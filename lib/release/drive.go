@@ -17,13 +17,14 @@ import (
 	"time"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/kube/client"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 )
 
 // Release is a step at work on a target.
 type Release struct {
 	Request
-	Client *kube.Client
+	Client *client.Client
 	Report *report.Reporter
 	// Results is the path of one of the step's Tekton results; empty: none are written.
 	Results string
@@ -144,7 +145,7 @@ func (d *driver) round(ctx context.Context) (done bool, err error) {
 		return false, report.Errorf(report.Undecided, "ended before it was done: %v", err)
 	}
 	s, err := d.observe(ctx, d.what)
-	if err != nil && (ctx.Err() != nil || kube.Away(err) && d.away.tolerated(ctx, d.Report, err)) {
+	if err != nil && (ctx.Err() != nil || client.Unavailable(err) && d.away.tolerated(ctx, d.Report, err)) {
 		return false, nil // terminated, which the next round says, or to be tried again
 	}
 	if err != nil {
@@ -255,7 +256,7 @@ func (p plan) changes() string {
 // mayPass reports whether a failed write may succeed later: always in an outage; when rejected,
 // only to put traffic back.
 func (r *Release) mayPass(err error) bool {
-	return kube.Away(err) || r.patience > 0 && kube.Refused(err)
+	return client.Unavailable(err) || r.patience > 0 && client.Refused(err)
 }
 
 // outage is a time in which the API server, or a webhook that it asks, is away or refuses what has

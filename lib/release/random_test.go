@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
-	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/kube/client"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
@@ -361,7 +361,7 @@ func (w *world) step(p *pipeline, name string, f *faults) (err error, cut bool) 
 	defer cancel()
 	name, argument, _ := strings.Cut(name, " ")
 	c := &wire{w: w, f: f, run: p.id, cancel: cancel}
-	client, err := kube.New(&rest.Config{Host: "http://api", Transport: c}, "web")
+	client, err := client.New(&rest.Config{Host: "http://api", Transport: c}, "web")
 	if err != nil {
 		w.t.Fatal(err)
 	}

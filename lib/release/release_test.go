@@ -21,6 +21,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/analysis"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/kube/client"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
@@ -1389,4 +1390,4 @@ func TestRecordIsBounded(t *testing.T) {
 	}
 }
 
-var _ = []any{metav1.Now, kube.New, routing.Find}
+var _ = []any{metav1.Now, client.New, routing.Find}

@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
-	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/kube/client"
 )
 
 // right is one verb that one step may use on one kind of object.
@@ -28,7 +28,7 @@ var rights = struct {
 
 // withRights returns a client of the server for a step that has an account of its own, with the
 // rights that Permissions gives it and no others, as in examples/account-per-step.
-func (a *apiserver) withRights(r *Release) *kube.Client {
+func (a *apiserver) withRights(r *Release) *client.Client {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		verb, resource := asked(request)
 		rows := allows(r.Report.Step, verb, resource, r.Step.Mode == config.Detach)
@@ -46,7 +46,7 @@ func (a *apiserver) withRights(r *Release) *kube.Client {
 		a.ServeHTTP(w, request)
 	}))
 	a.t.Cleanup(server.Close)
-	c, err := kube.New(&rest.Config{Host: server.URL}, "web")
+	c, err := client.New(&rest.Config{Host: server.URL}, "web")
 	if err != nil {
 		a.t.Fatal(err)
 	}

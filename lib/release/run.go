@@ -22,6 +22,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/canary"
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/kube/client"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/show"
 )
@@ -298,7 +299,7 @@ func fromEnvironment(ctx context.Context, step string, out io.Writer) (*Release,
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster: %w", err)
 	}
-	client, err := kube.New(rc, s.Namespace)
+	client, err := client.New(rc, s.Namespace)
 	if err != nil {
 		return nil, err
 	}
