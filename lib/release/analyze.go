@@ -78,7 +78,8 @@ func (r *Release) conclude(ctx context.Context, w *watch, judged analysis.Result
 		return false, r.reject(ctx, w, judged, judged.Text)
 	case judged.Verdict == analysis.Fail:
 		failed := w.record.FailedChecks + 1
-		r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", w.id, judged.Text, failed, threshold)
+		r.Report.Event(ctx, true, "Halt %s advancement %s (failed check %d of %d)", w.id, judged.Text, failed,
+			threshold)
 		if failed >= threshold {
 			return false, r.reject(ctx, w, judged,
 				fmt.Sprintf("failed checks threshold reached %d: %s", failed, judged.Text))

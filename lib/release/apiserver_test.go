@@ -134,7 +134,7 @@ func (a *apiserver) put(key string, o map[string]any) {
 	}
 	a.objects[key] = o
 	if name, ok := strings.CutPrefix(key, "deployments/"); ok { // each template has a ReplicaSet, which is kept
-		template := o["spec"].(map[string]any)["template"].(map[string]any)
+		template := field(o, "spec", "template")
 		of, _ := template["metadata"].(map[string]any)
 		annotations, _ := of["annotations"].(map[string]any)
 		if set := fmt.Sprint("replicasets/", name, "-", annotations[workload.RevisionAnnotation]); annotations != nil &&
@@ -181,6 +181,14 @@ func having(selector string, o map[string]any) bool {
 	s, err := labels.Parse(selector)
 	of := &unstructured.Unstructured{Object: o}
 	return err == nil && s.Matches(labels.Set(of.GetLabels()))
+}
+
+// field returns a map within an object, by the names of the fields that lead to it.
+func field(o map[string]any, path ...string) map[string]any {
+	for _, name := range path {
+		o = o[name].(map[string]any)
+	}
+	return o
 }
 
 // client returns a client of the server.
@@ -239,7 +247,7 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch resource {
 	case "selfsubjectaccessreviews":
-		q := sent["spec"].(map[string]any)["resourceAttributes"].(map[string]any)
+		q := field(sent, "spec", "resourceAttributes")
 		sent["status"] = map[string]any{
 			"allowed": !a.denied[strings.TrimSuffix(
 				fmt.Sprint(q["verb"], " ", q["resource"], "/", q["subresource"]), "/")]}

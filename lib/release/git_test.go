@@ -233,7 +233,9 @@ func TestPutGitRight(t *testing.T) {
 			if !strings.Contains(log.String(), c.logs) || asked != c.asks {
 				t.Errorf("asked %d times, want %d:\n%s", asked, c.asks, log.String())
 			}
-			if c.asks > 0 && (undo.App != "shop" || undo.Release != "shop-eu" || undo.From != "2" || undo.To != "1" || !strings.HasPrefix(undo.Message, "fix: shop back to 1\n\nThe canary release of 2 ended as aborted") || !strings.Contains(undo.Message, "Run: run-2")) {
+			const title = "fix: shop back to 1\n\nThe canary release of 2 ended as aborted"
+			if c.asks > 0 && (undo.App != "shop" || undo.Release != "shop-eu" || undo.From != "2" || undo.To != "1" ||
+				!strings.HasPrefix(undo.Message, title) || !strings.Contains(undo.Message, "Run: run-2")) {
 				t.Errorf("%+v", undo)
 			}
 			if s := a.step("rollback", "run-9"); true { // of another run: nothing to undo

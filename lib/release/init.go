@@ -62,8 +62,9 @@ func (s *snapshot) shared() (lines []string) {
 			"and stable mounts the same as the candidate", m))
 	}
 	for _, m := range s.tokens {
-		lines = append(lines, fmt.Sprintf("%s is the token of a service account, which cannot be copied: it belongs to "+
-			"no revision, and stable mounts the same as the candidate", m))
+		lines = append(lines,
+			fmt.Sprintf("%s is the token of a service account, which cannot be copied: it belongs to "+
+				"no revision, and stable mounts the same as the candidate", m))
 	}
 	return lines
 }

@@ -70,7 +70,8 @@ func scaled(least, most int64) edit {
 func TestPlanInit(t *testing.T) {
 	checkPlans(t, func(*snapshot, *Request) {}, Request.planInit, []planned{
 		{"the target is gone", func(s *snapshot, r *Request) { s.target = nil },
-			[]string{"end as undecided: shop.web: Deployment shop is gone: apply it again, and then run this once more"}},
+			[]string{"end as undecided: shop.web: Deployment shop is gone: apply it again, and then run " +
+				"this once more"}},
 		{"a first release", firstRelease, []string{"create ConfigMap/shop-canary-release"}},
 		{"a new revision", between,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
@@ -220,7 +221,8 @@ func TestInitIdle(t *testing.T) {
 	checkPlans(t, between, Request.initIdle, []planned{
 		{"a new revision", nil, nil},
 		{"stable runs it", unchanged,
-			[]string{"end as done: outcome=unchanged revision=A shop.web is unchanged: stable runs revision A already"}},
+			[]string{"end as done: outcome=unchanged revision=A shop.web is unchanged: " +
+				"stable runs revision A already"}},
 		{"somebody scaled the target up", func(s *snapshot, r *Request) {
 			unchanged(s, r)
 			s.target = pods("shop", "A", 2, 2)
@@ -348,7 +350,7 @@ func TestPlanLayout(t *testing.T) {
 		{"the selector has expressions", func(s *snapshot, r *Request) { s.target.Spec.Selector = nil },
 			[]string{"end as configuration: Deployment shop: its spec.selector must have matchLabels only"}},
 		{"it mounts a ConfigMap", func(s *snapshot, r *Request) {
-			spec := s.target.object.Object["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)
+			spec := field(s.target.object.Object, "spec", "template", "spec")
 			spec["volumes"] = []any{map[string]any{"name": "c", "configMap": map[string]any{"name": "settings"}}}
 			s.contents[workload.Mount{Kind: "ConfigMap", Name: "settings"}] = map[string]any{"data": map[string]any{}}
 		}, []string{"create ConfigMap/settings-primary-B"}},

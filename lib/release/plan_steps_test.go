@@ -35,7 +35,8 @@ func TestMayGoOn(t *testing.T) {
 		{"it ended", func(s *snapshot, r *Request) { s.record.Phase, s.record.Outcome = Succeeded, Initialized },
 			[]string{"end as done: shop.web: nothing to do: the release ended as initialized"}},
 		{"it rolls back", func(s *snapshot, r *Request) { s.record.Phase = RollingBack },
-			[]string{"end as undecided: shop.web: the release is RollingBack (), not Progressing: nothing was changed"}},
+			[]string{"end as undecided: shop.web: the release is RollingBack (), not Progressing: " +
+				"nothing was changed"}},
 		{"it could not be judged", func(s *snapshot, r *Request) { s.record.Outcome = Inconclusive },
 			[]string{"end as undecided: shop.web: the release is Progressing (inconclusive), not " +
 				"Progressing: nothing was changed"}},
@@ -171,7 +172,8 @@ func TestPlanPromote(t *testing.T) {
 		{"it was promoted", func(s *snapshot, r *Request) {
 			alone(s, r)
 			s.record.Phase, s.record.Outcome = Succeeded, Promoted
-		}, []string{"end as done: outcome=promoted shop.web: promoted: stable runs revision B and has all the traffic"}},
+		}, []string{"end as done: outcome=promoted shop.web: promoted: " +
+			"stable runs revision B and has all the traffic"}},
 		{"there was nothing to judge", func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Initialized
 		}, []string{"end as done: outcome=initialized shop.web: nothing to promote: initialized"}},

@@ -38,7 +38,8 @@ func seen() *snapshot {
 		recordObject: &kube.Object{Object: map[string]any{"metadata": map[string]any{"resourceVersion": "7"}}},
 		record: &Record{
 			Holder: "run-2", Run: "run-2", Before: []string{"run-1"}, Epoch: 2, Phase: Progressing,
-			Expires: noon.Add(time.Hour), Config: *configured(), Shifts: []Shift{{Weight: 20, At: noon.Add(-time.Minute)}}},
+			Expires: noon.Add(time.Hour), Config: *configured(),
+			Shifts: []Shift{{Weight: 20, At: noon.Add(-time.Minute)}}},
 	}
 	s.record.Stable, s.record.Candidate = s.stable(), s.candidate()
 	s.record.Promoted = Version{Revision: "A"}
@@ -62,13 +63,14 @@ func pods(name, revision string, replicas, available int) *deployment {
 			"template": map[string]any{
 				"metadata": map[string]any{"labels": map[string]any{"app": name}},
 				"spec": map[string]any{"containers": []any{map[string]any{
-					"name": "app", "image": "shop:" + revision, "ports": []any{map[string]any{"containerPort": int64(8080)}}}}}}},
+					"name": "app", "image": "shop:" + revision,
+					"ports": []any{map[string]any{"containerPort": int64(8080)}}}}}}},
 		"status": map[string]any{
 			"replicas": int64(replicas), "updatedReplicas": int64(replicas), "availableReplicas": int64(available)}}}}
 	if name != "shop" {
 		d.object.SetAnnotations(map[string]string{workload.FenceAnnotation: "2"})
 		d.object.SetLabels(map[string]string{workload.TargetLabel: "shop"})
-		template := d.object.Object["spec"].(map[string]any)["template"].(map[string]any)
+		template := field(d.object.Object, "spec", "template")
 		template["metadata"].(map[string]any)["annotations"] = map[string]any{workload.RevisionAnnotation: revision}
 	}
 	if err := kube.Decode(d.object.Object, d.Deployment); err != nil {
@@ -101,7 +103,8 @@ func weight(candidate int32, epoch int64) edit {
 		}
 		s.virtualService.Object = as
 		route := as["spec"].(map[string]any)["http"].([]any)[0].(map[string]any)["route"].([]any)
-		route[0].(map[string]any)["weight"], route[1].(map[string]any)["weight"] = int64(100-candidate), int64(candidate)
+		route[0].(map[string]any)["weight"], route[1].(map[string]any)["weight"] = int64(100-candidate),
+			int64(candidate)
 		split, err := routing.Find(s.virtualService, s.route)
 		if err != nil {
 			panic(err)
@@ -213,7 +216,8 @@ func checkPlans(t *testing.T, base edit, next func(Request, *snapshot) plan, cas
 	for _, c := range cases {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()
-			s, r := seen(), &Request{Step: config.Step{Target: "shop", Namespace: "web", RunID: "run-2", RunName: "run-2"}}
+			s, r := seen(), &Request{
+				Step: config.Step{Target: "shop", Namespace: "web", RunID: "run-2", RunName: "run-2"}}
 			base(s, r)
 			if c.edit != nil {
 				c.edit(s, r)

@@ -14,7 +14,10 @@ import (
 // byHelm is the Service of a chart, as Helm has made it.
 const byHelm = `
 kind: Service
-metadata: {name: shop, labels: {app.kubernetes.io/managed-by: Helm}, annotations: {meta.helm.sh/release-name: shop, meta.helm.sh/release-namespace: web}}
+metadata:
+  name: shop
+  labels: {app.kubernetes.io/managed-by: Helm}
+  annotations: {meta.helm.sh/release-name: shop, meta.helm.sh/release-namespace: web}
 spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: 8080}]}
 `
 
@@ -48,7 +51,7 @@ func TestPrepare(t *testing.T) {
 		a := newAPIServer(t, settings, byHelm, shop("1"))
 		wantCode(t, a.init("run-1"), report.Misconfig, "run canary-init with mode=prepare before that is applied")
 		a.onWrite = func(did string) {
-			serving := a.objects["services/shop"]["spec"].(map[string]any)["selector"].(map[string]any)["app"].(string)
+			serving := field(a.objects["services/shop"], "spec", "selector")["app"].(string)
 			if a.objects["deployments/"+serving] == nil {
 				t.Errorf("after %s the Service leads to %s, which is not there", did, serving)
 			}
@@ -63,7 +66,8 @@ func TestPrepare(t *testing.T) {
 		}
 		if got, want := a.metadata("services/shop"),
 			"map[app.kubernetes.io/managed-by:Helm] map[argocd.argoproj.io/sync-options:Prune=false "+
-				"canary-tasks.dev/protected:helm.sh/resource-policy,argocd.argoproj.io/sync-options,kustomize.toolkit.fluxcd.io/prune "+
+				"canary-tasks.dev/protected:helm.sh/resource-policy,argocd.argoproj.io/sync-options,"+
+				"kustomize.toolkit.fluxcd.io/prune "+
 				"canary-tasks.dev/target:shop helm.sh/resource-policy:keep "+
 				"kustomize.toolkit.fluxcd.io/prune:disabled meta.helm.sh/release-name:shop "+
 				"meta.helm.sh/release-namespace:web]"; got != want {
@@ -105,7 +109,7 @@ func TestPrepareOnceMore(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t, settings, byHelm, shop("1"))
 	must(t, a.prepare("run-1"))
-	delete(a.objects["services/shop"]["metadata"].(map[string]any)["annotations"].(map[string]any),
+	delete(field(a.objects["services/shop"], "metadata", "annotations"),
 		"helm.sh/resource-policy")
 	must(t, a.prepare("run-1"))
 	if got := a.metadata("services/shop"); !strings.Contains(got, "helm.sh/resource-policy:keep") {
@@ -139,7 +143,8 @@ func TestDetachHandsOver(t *testing.T) {
 	a := newAPIServer(t, settings, strings.Replace(shop("1"), "metadata: {name: shop, labels: {app: shop}}", helm, 1))
 	must(t, a.init("run-1"), a.detach())
 	if got, want := a.metadata("services/shop"),
-		"map[app.kubernetes.io/managed-by:Helm] map[meta.helm.sh/release-name:shop meta.helm.sh/release-namespace:web]"; got != want {
+		"map[app.kubernetes.io/managed-by:Helm] map[meta.helm.sh/release-name:shop "+
+			"meta.helm.sh/release-namespace:web]"; got != want {
 		t.Errorf("the Service has %s\nwant %s", got, want)
 	}
 	a.want(state{Candidate: "shop:1 x2", Selects: "shop"})

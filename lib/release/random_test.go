@@ -765,8 +765,8 @@ func (w *world) repair() {
 		w.t.Errorf("the next run does not repair it: %+v", got)
 	}
 	for _, name := range []string{"scale", "scale-primary"} {
-		if notes := fmt.Sprint(
-			w.api.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
+		metadata := field(w.api.objects["horizontalpodautoscalers/"+name], "metadata")
+		if notes := fmt.Sprint(metadata["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
 			w.t.Errorf("%s keeps its floor: %s", name, notes)
 		}
 	}

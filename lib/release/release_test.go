@@ -160,7 +160,7 @@ func (a *apiserver) state() state {
 		got.Weights = fmt.Sprintf("%d/%d", s.split.Stable, s.split.Candidate)
 	}
 	if s.service != nil {
-		got.Selects = fmt.Sprint(s.service.Object["spec"].(map[string]any)["selector"].(map[string]any)["app"])
+		got.Selects = fmt.Sprint(field(s.service.Object, "spec", "selector")["app"])
 	}
 	if s.record != nil {
 		got.Phase, got.Outcome = s.record.Phase, s.record.Outcome
@@ -219,7 +219,7 @@ func TestFirstVersion(t *testing.T) {
 			t.Error("a Service before its pods")
 		}
 		if did == "patch deployments/shop" &&
-			a.objects["services/shop"]["spec"].(map[string]any)["selector"].(map[string]any)["app"] != "shop-primary" {
+			field(a.objects["services/shop"], "spec", "selector")["app"] != "shop-primary" {
 			t.Error("the target was scaled down while the Service led to it")
 		}
 	}
@@ -412,8 +412,8 @@ func TestAutoscaler(t *testing.T) {
 				t.Errorf("after it: %s", spec())
 			}
 			for _, name := range []string{"scale", "scale-primary"} {
-				if notes := fmt.Sprint(
-					a.objects["horizontalpodautoscalers/"+name]["metadata"].(map[string]any)["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
+				metadata := field(a.objects["horizontalpodautoscalers/"+name], "metadata")
+				if notes := fmt.Sprint(metadata["annotations"]); strings.Contains(notes, workload.FloorAnnotation) {
 					t.Errorf("%s after it: %s", name, notes)
 				}
 			}
@@ -1192,7 +1192,8 @@ func TestInitRefuses(t *testing.T) {
 		}, nil, []string{`parameter service is "shop": Helm writes it and would set its selector back`}},
 		{"pods that are kept out of the mesh", func(a *apiserver) {
 			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio.io/rev: stable}}}")
-			a.objects["deployments/shop"]["spec"].(map[string]any)["template"].(map[string]any)["metadata"].(map[string]any)["labels"].(map[string]any)["sidecar.istio.io/inject"] = "false"
+			field(a.objects["deployments/shop"], "spec", "template", "metadata",
+				"labels")["sidecar.istio.io/inject"] = "false"
 		}, nil, []string{`target is "shop": its pods are kept out of the mesh by sidecar.istio.io/inject=false`}},
 		{"pods without a sidecar", func(a *apiserver) {
 			a.apply("{kind: Namespace, metadata: {name: web, labels: {istio-injection: enabled}}}")
@@ -1207,7 +1208,7 @@ func TestInitRefuses(t *testing.T) {
 		{"a claim that only one pod can mount, and one that is not there", func(a *apiserver) {
 			a.apply("{kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce]}}")
 			a.apply("{kind: PersistentVolumeClaim, metadata: {name: shared}, spec: {accessModes: [ReadWriteMany]}}")
-			a.objects["deployments/shop"]["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["volumes"] = []any{
+			field(a.objects["deployments/shop"], "spec", "template", "spec")["volumes"] = []any{
 				map[string]any{"name": "a", "persistentVolumeClaim": map[string]any{"claimName": "data"}},
 				map[string]any{"name": "b", "persistentVolumeClaim": map[string]any{"claimName": "shared"}},
 				map[string]any{"name": "c", "persistentVolumeClaim": map[string]any{"claimName": "none"}},
@@ -1340,7 +1341,9 @@ func TestTakesOverFromFlagger(t *testing.T) {
 		a.want(promoted)
 		d := a.objects["deployments/shop-primary"]["spec"].(map[string]any)
 		if got := fmt.Sprint(
-			d["selector"], d["template"].(map[string]any)["metadata"].(map[string]any)["labels"]); got != "map[matchLabels:map[app:shop-primary]] map[app:shop-primary tier:front]" {
+			d["selector"], field(
+				d, "template", "metadata")["labels"]); got != "map[matchLabels:map[app:shop-primary]] "+
+			"map[app:shop-primary tier:front]" {
 			t.Errorf("selector and labels are %s", got)
 		}
 		before := len(a.writes)

@@ -326,10 +326,12 @@ func TestRecordIsGone(t *testing.T) {
 					!strings.Contains(last, "has all the traffic") {
 					t.Errorf("code %d: %s", code, last)
 				}
-				old := a.objects["virtualservices/"+name]["metadata"].(map[string]any)["annotations"].(map[string]any)["shop.canary-tasks.dev/fence"]
+				old := field(a.objects["virtualservices/"+name], "metadata",
+					"annotations")["shop.canary-tasks.dev/fence"]
 				delete(a.objects, "configmaps/shop-canary-release")
 				must(t, a.initWith(begin("run-3")))
-				if now := a.objects["virtualservices/"+name]["metadata"].(map[string]any)["annotations"].(map[string]any)["shop.canary-tasks.dev/fence"]; fmt.Sprint(now) <= fmt.Sprint(old) {
+				if now := field(a.objects["virtualservices/"+name], "metadata",
+					"annotations")["shop.canary-tasks.dev/fence"]; fmt.Sprint(now) <= fmt.Sprint(old) {
 					t.Errorf("the fence was %v and is %v", old, now)
 				}
 			})
@@ -623,7 +625,7 @@ func TestStableEditedByHand(t *testing.T) {
 	a := afterInit(t)
 	template := func(change func(template map[string]any)) {
 		a.edit("deployments/shop-primary",
-			func(o map[string]any) { change(o["spec"].(map[string]any)["template"].(map[string]any)) })
+			func(o map[string]any) { change(field(o, "spec", "template")) })
 	}
 	last := func() string {
 		r := a.step("canary-init", "run-2")
@@ -638,7 +640,7 @@ func TestStableEditedByHand(t *testing.T) {
 		t.Errorf("nobody did: %s", got)
 	}
 	template(func(template map[string]any) {
-		template["metadata"].(map[string]any)["annotations"].(map[string]any)["kubectl.kubernetes.io/restartedAt"] = "2026-01-01T00:00:00Z"
+		field(template, "metadata", "annotations")["kubectl.kubernetes.io/restartedAt"] = "2026-01-01T00:00:00Z"
 	})
 	if got := last(); strings.Contains(got, "edited") {
 		t.Errorf("restarted: %s", got)

@@ -116,7 +116,7 @@ func Selects(service *unstructured.Unstructured, labels map[string]string) bool 
 func SelectStable(service *unstructured.Unstructured, target string, labels map[string]string) kube.Write {
 	patch := []kube.Operation{
 		kube.Unchanged(service), {Op: "add", Path: "/spec/selector", Value: labels}}
-	// Noted on it, so that a selector that was set back can be told from one that never was changed.
+	// Noted on it: a selector that was set back differs from one that was never changed.
 	return kube.Write{
 		Kind: kube.Service, Name: service.GetName(),
 		Patch: append(patch, kube.Annotate(service, TargetLabel, target)...)}

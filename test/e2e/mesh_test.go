@@ -376,8 +376,10 @@ func TestMeshPolicies(t *testing.T) {
 	s.needsPods(t)
 	from := s.caller(t, s.ns)
 	s.apply(`{apiVersion: networking.istio.io/v1alpha3, kind: EnvoyFilter, metadata: {name: hide}, spec: {configPatches: [{applyTo: HTTP_FILTER,
-match: {context: SIDECAR_INBOUND, listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}}}},
-patch: {operation: INSERT_BEFORE, value: {name: hide, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation,
+match: {context: SIDECAR_INBOUND, listener: {filterChain: {filter: {
+  name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}}}},
+patch: {operation: INSERT_BEFORE, value: {name: hide, typed_config: {
+"@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation,
 mutations: {response_mutations: [{remove: x-pod}]}}}}}]}}`)
 	s.apply(`{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default}, spec: {egress: [{hosts: ["./shop.` + s.ns + `.svc.cluster.local", "istio-system/*"]}]}}`)
 	s.apply(`{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: callers}, spec: {action: ALLOW, rules: [{from: [{source: {principals:

@@ -49,7 +49,8 @@ query: 'sum(increase(istio_requests_total{destination_workload="{{ target }}", d
 
 const canary = `{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: web},
 spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, service: {port: 80, timeout: 5s},
-analysis: {interval: 60m, threshold: 2, stepWeights: [30], metrics: [{name: request-success-rate, thresholdRange: {min: 98}},
+analysis: {interval: 60m, threshold: 2, stepWeights: [30], metrics: [
+{name: request-success-rate, thresholdRange: {min: 98}},
 {name: answers, interval: 10s, thresholdRange: {min: 1}, templateRef: {name: answers}}]}}}`
 
 // A release is configured by what people have: a Canary in the cluster, the values of a chart, or a
