@@ -215,8 +215,9 @@ func follow(node *yaml.Node, path []string) []*yaml.Node {
 		return []*yaml.Node{node}
 	}
 	var found []*yaml.Node
-	for _, n := range children(node, path[0]) {
-		found = append(found, follow(n, path[1:])...)
+	step, rest := path[0], path[1:]
+	for _, n := range children(node, step) {
+		found = append(found, follow(n, rest)...)
 	}
 	return found
 }

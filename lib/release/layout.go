@@ -139,13 +139,6 @@ func (s *snapshot) halfMade() bool {
 		!s.serving(s.primary.Spec.Selector.MatchLabels)
 }
 
-func (s *snapshot) serves(selector workload.Selector) map[string]string {
-	if s.primary != nil {
-		return s.primary.Spec.Selector.MatchLabels
-	}
-	return selector.Stable
-}
-
 func (s *snapshot) disown() []kube.Write {
 	var writes []kube.Write
 	for _, o := range s.ofCanary {

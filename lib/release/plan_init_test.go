@@ -29,7 +29,7 @@ func between(s *snapshot, r *Request) {
 }
 
 // held is the release of another run, which has not ended.
-func held(s *snapshot, r *Request) {
+func held(_ *snapshot, r *Request) {
 	r.Config = configured()
 	r.Config.RunID, r.Config.RunName, r.Config.OnBusy = "run-3", "run-3", "wait"
 }
@@ -51,7 +51,7 @@ func fenced(s *snapshot, r *Request) {
 
 // scaled are the autoscalers of both versions, and what they keep at least and at most.
 func scaled(least, most int64) edit {
-	return func(s *snapshot, r *Request) {
+	return func(s *snapshot, _ *Request) {
 		of := func(name, target string) *kube.Object {
 			return &kube.Object{Object: map[string]any{
 				"metadata": map[string]any{
@@ -69,7 +69,7 @@ func scaled(least, most int64) edit {
 
 func TestPlanInit(t *testing.T) {
 	checkPlans(t, func(*snapshot, *Request) {}, Request.planInit, []planned{
-		{"the target is gone", func(s *snapshot, r *Request) { s.target = nil },
+		{"the target is gone", func(s *snapshot, _ *Request) { s.target = nil },
 			[]string{"end as undecided: shop.web: Deployment shop is gone: apply it again, and then run " +
 				"this once more"}},
 		{"a first release", firstRelease, []string{"create ConfigMap/shop-canary-release"}},
@@ -91,18 +91,18 @@ func TestPlanInit(t *testing.T) {
 
 func TestInitHeld(t *testing.T) {
 	checkPlans(t, held, Request.initHeld, []planned{
-		{"nobody holds it", func(s *snapshot, r *Request) { s.record = nil }, nil},
-		{"it ended", func(s *snapshot, r *Request) { s.record.Phase = Failed }, nil},
-		{"this run holds it", func(s *snapshot, r *Request) { r.Config.RunID = "run-2" }, nil},
+		{"nobody holds it", func(s *snapshot, _ *Request) { s.record = nil }, nil},
+		{"it ended", func(s *snapshot, _ *Request) { s.record.Phase = Failed }, nil},
+		{"this run holds it", func(_ *snapshot, r *Request) { r.Config.RunID = "run-2" }, nil},
 		{"of the same revision", nil,
 			[]string{"wait for busy at most 1m0s, then",
 				"  end as busy: shop.web is held by run run-2 (phase Progressing, revision B, until 13:00:00 at the " +
 					"latest); nothing was changed"}},
 		{"of the same revision, and this run does not wait",
-			func(s *snapshot, r *Request) { r.Config.OnBusy = "fail" },
+			func(_ *snapshot, r *Request) { r.Config.OnBusy = "fail" },
 			[]string{"end as busy: shop.web is held by run run-2 (phase Progressing, revision B, until 13:00:00 at " +
 				"the latest); nothing was changed"}},
-		{"a newer revision", func(s *snapshot, r *Request) { s.revision = "C" },
+		{"a newer revision", func(s *snapshot, _ *Request) { s.revision = "C" },
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
 				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"a newer revision, and traffic is safe",
@@ -116,20 +116,20 @@ func TestInitHeld(t *testing.T) {
 				"  end as busy: shop.web is held by run run-2 (phase Progressing, revision B, until 13:00:00 at the " +
 					"latest); nothing was changed"}},
 		{"a newer revision, in its first release",
-			func(s *snapshot, r *Request) { s.revision, s.record.Stable = "C", Version{} },
+			func(s *snapshot, _ *Request) { s.revision, s.record.Stable = "C", Version{} },
 			[]string{"wait for busy at most 1m0s, then",
 				"  end as busy: shop.web is held by run run-2 (phase Progressing, revision B, until 13:00:00 at the " +
 					"latest); nothing was changed"}},
 		{"a newer revision, while it promotes",
-			func(s *snapshot, r *Request) { s.revision, s.record.Phase = "C", Promoting },
+			func(s *snapshot, _ *Request) { s.revision, s.record.Phase = "C", Promoting },
 			[]string{"wait for busy at most 1m0s, then",
 				"  end as busy: shop.web is held by run run-2 (phase Promoting, revision B, until 13:00:00 at the " +
 					"latest); nothing was changed"}},
-		{"its time is over", func(s *snapshot, r *Request) { s.record.Expires = noon.Add(-time.Second) }, nil},
-		{"it was interrupted", func(s *snapshot, r *Request) { s.record.Interrupted = true }, nil},
-		{"its run has ended", func(s *snapshot, r *Request) { s.holderEnded = true }, nil},
+		{"its time is over", func(s *snapshot, _ *Request) { s.record.Expires = noon.Add(-time.Second) }, nil},
+		{"it was interrupted", func(s *snapshot, _ *Request) { s.record.Interrupted = true }, nil},
+		{"its run has ended", func(s *snapshot, _ *Request) { s.holderEnded = true }, nil},
 		{"it was interrupted while it promoted",
-			func(s *snapshot, r *Request) { s.record.Phase, s.record.Interrupted = Promoting, true },
+			func(s *snapshot, _ *Request) { s.record.Phase, s.record.Interrupted = Promoting, true },
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
 				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"it was interrupted while it promoted, and traffic is safe", func(s *snapshot, r *Request) {
@@ -149,9 +149,9 @@ func TestInitHeld(t *testing.T) {
 
 func TestInitOwn(t *testing.T) {
 	checkPlans(t, held, Request.initOwn, []planned{
-		{"no record", func(s *snapshot, r *Request) { s.record = nil }, nil},
+		{"no record", func(s *snapshot, _ *Request) { s.record = nil }, nil},
 		{"of another run", nil, nil},
-		{"a release of its own", func(s *snapshot, r *Request) { r.Config.RunID = "run-2" }, nil},
+		{"a release of its own", func(_ *snapshot, r *Request) { r.Config.RunID = "run-2" }, nil},
 		{"its release rolls back", func(s *snapshot, r *Request) {
 			r.Config.RunID, s.record.Phase = "run-2", RollingBack
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
@@ -167,25 +167,25 @@ func TestInitOwn(t *testing.T) {
 		{"it was promoted", func(s *snapshot, r *Request) {
 			r.Config.RunID, s.record.Phase, s.record.Outcome = "run-2", Succeeded, Promoted
 		}, []string{"end as done: outcome=promoted revision=B shop.web: this run ended as promoted already"}},
-		{"the run that was waited for could not judge this revision", func(s *snapshot, r *Request) {
+		{"the run that was waited for could not judge this revision", func(s *snapshot, _ *Request) {
 			s.waitedFor, s.record.Phase, s.record.Outcome, s.record.Reason = "run-2", Failed, Inconclusive, "too few"
 		}, []string{"end as undecided: shop.web: run run-2, which was waited for, could not judge revision B: too " +
 			"few; nothing was changed"}},
-		{"it could not judge another revision", func(s *snapshot, r *Request) {
+		{"it could not judge another revision", func(s *snapshot, _ *Request) {
 			s.waitedFor, s.record.Phase, s.record.Outcome, s.revision = "run-2", Failed, Inconclusive, "C"
 		}, nil},
-		{"nobody waited for it", func(s *snapshot, r *Request) {
+		{"nobody waited for it", func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Failed, Inconclusive
 		}, nil},
 	})
 }
 
 func TestInitRefused(t *testing.T) {
-	rejected := func(s *snapshot, r *Request) {
+	rejected := func(s *snapshot, _ *Request) {
 		s.record.Rejected = []Rejection{{Revision: "B", Reason: "failing", Run: "run-0", At: noon}}
 	}
 	checkPlans(t, between, Request.initRefused, []planned{
-		{"no record", func(s *snapshot, r *Request) { s.record = nil }, nil},
+		{"no record", func(s *snapshot, _ *Request) { s.record = nil }, nil},
 		{"a new revision", nil, nil},
 		{"it was rejected before", rejected,
 			[]string{"end as rejected: shop.web: revision B was rejected at 2026-01-02 12:00 by run run-0: failing; " +
@@ -206,18 +206,18 @@ func TestInitRefused(t *testing.T) {
 			rejected(s, r)
 			r.Config.Mode = config.Prepare
 		}, nil},
-		{"stable is gone", func(s *snapshot, r *Request) { s.primary = nil },
+		{"stable is gone", func(s *snapshot, _ *Request) { s.primary = nil },
 			[]string{"end as configuration: shop-primary was made by a release (revision A) and is gone: it is not " +
 				"made again out of a candidate that nobody judged. Restore the Deployment, or delete the ConfigMap " +
 				"shop-canary-release to begin anew"}},
-		{"stable is gone, as it should", func(s *snapshot, r *Request) {
+		{"stable is gone, as it should", func(s *snapshot, _ *Request) {
 			s.primary, s.record.Phase = nil, Detaching
 		}, nil},
 	})
 }
 
 func TestInitIdle(t *testing.T) {
-	unchanged := func(s *snapshot, r *Request) { s.revision, s.target = "A", pods("shop", "A", 0, 0) }
+	unchanged := func(s *snapshot, _ *Request) { s.revision, s.target = "A", pods("shop", "A", 0, 0) }
 	checkPlans(t, between, Request.initIdle, []planned{
 		{"a new revision", nil, nil},
 		{"stable runs it", unchanged,
@@ -276,13 +276,13 @@ func TestInitLock(t *testing.T) {
 		{"the candidate still has traffic", weight(20, 1),
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
 				"100, add weight 0: Routing all traffic to primary: shop.web"}},
-		{"this run holds it", func(s *snapshot, r *Request) {
+		{"this run holds it", func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Holder = Initializing, "run-2"
 		}, nil},
-		{"another run holds it, whose time is over", func(s *snapshot, r *Request) { s.record.Phase = Initializing },
+		{"another run holds it, whose time is over", func(s *snapshot, _ *Request) { s.record.Phase = Initializing },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
 				"stable A, promoted A: New revision detected! Scaling up shop.web"}},
-		{"stable runs it", func(s *snapshot, r *Request) { s.revision = "A" },
+		{"stable runs it", func(s *snapshot, _ *Request) { s.revision = "A" },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of A by run-2, epoch " +
 				"3, stable A, promoted A"}},
 	})
@@ -298,7 +298,7 @@ func TestInitFence(t *testing.T) {
 		{"the route is fenced off", weight(0, 2),
 			[]string{"patch Deployment/shop-primary [resourceVersion 5] add fence \"2\", add route " +
 				"\"{\\\"service\\\":\\\"shop\\\",\\\"virtualService\\\":\\\"shop\\\"}\""}},
-		{"stable is fenced off", func(s *snapshot, r *Request) {
+		{"stable is fenced off", func(s *snapshot, _ *Request) {
 			s.primary.Annotations[workload.FenceAnnotation] = "2"
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
 			"\"2\", add weight 100, add weight 0"}},
@@ -318,7 +318,7 @@ func TestInitFence(t *testing.T) {
 			weight(40, 2)(s, r)
 			s.record.Phase = Progressing
 		}, nil},
-		{"no stable yet", func(s *snapshot, r *Request) { s.primary = nil },
+		{"no stable yet", func(s *snapshot, _ *Request) { s.primary = nil },
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
 				"\"2\", add weight 0, add weight 100"}},
 		{"no pod of stable serves", func(s *snapshot, r *Request) {
@@ -347,9 +347,9 @@ func TestPlanLayout(t *testing.T) {
 	checkPlans(t, lock, Request.planLayout, []planned{
 		{"nothing is there", nil,
 			[]string{"create Deployment/shop-primary: Creating shop-primary.web out of shop, revision B"}},
-		{"the selector has expressions", func(s *snapshot, r *Request) { s.target.Spec.Selector = nil },
+		{"the selector has expressions", func(s *snapshot, _ *Request) { s.target.Spec.Selector = nil },
 			[]string{"end as configuration: Deployment shop: its spec.selector must have matchLabels only"}},
-		{"it mounts a ConfigMap", func(s *snapshot, r *Request) {
+		{"it mounts a ConfigMap", func(s *snapshot, _ *Request) {
 			spec := field(s.target.object.Object, "spec", "template", "spec")
 			spec["volumes"] = []any{map[string]any{"name": "c", "configMap": map[string]any{"name": "settings"}}}
 			s.contents[workload.Mount{Kind: "ConfigMap", Name: "settings"}] = map[string]any{"data": map[string]any{}}
@@ -397,11 +397,11 @@ func TestInitEnd(t *testing.T) {
 				"stable A, promoted A: Starting canary analysis for shop.web",
 				"end as done: revision=B weight-1=20 weight-2=40 shop.web: revision B is up beside stable (revision " +
 					"A); it will get [20 40] % of the traffic"}},
-		{"its pods start", func(s *snapshot, r *Request) { s.target = pods("shop", "B", 2, 1) },
+		{"its pods start", func(s *snapshot, _ *Request) { s.target = pods("shop", "B", 2, 1) },
 			[]string{"wait for rollout of shop at most 1m0s, then",
 				"  end as rejected: shop.web (candidate) not ready within progressDeadlineSeconds=60: waiting for " +
 					"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
-		{"it has too few pods", func(s *snapshot, r *Request) { s.target = pods("shop", "B", 1, 1) },
+		{"it has too few pods", func(s *snapshot, _ *Request) { s.target = pods("shop", "B", 1, 1) },
 			[]string{"patch Deployment/shop [resourceVersion 5] add replicas 2"}},
 		{"an autoscaler may take pods away", scaled(1, 10),
 			[]string{"patch HorizontalPodAutoscaler/scale [resourceVersion 9] add minReplicas 2",
@@ -430,27 +430,27 @@ func TestInitEnd(t *testing.T) {
 			s.record.Autoscaler, s.record.PrimaryAutoscaler = "", ""
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch " +
 			"2, stable A, promoted A"}},
-		{"it changed since the lock was taken", func(s *snapshot, r *Request) { s.revision = "C" },
+		{"it changed since the lock was taken", func(s *snapshot, _ *Request) { s.revision = "C" },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of C by run-2, epoch " +
 				"2, stable A, promoted A"}},
-		{"it changed since it got traffic", func(s *snapshot, r *Request) {
+		{"it changed since it got traffic", func(s *snapshot, _ *Request) {
 			s.revision, s.record.Phase = "C", Progressing
 		}, []string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
-		{"this step ran before", func(s *snapshot, r *Request) { s.record.Phase = Progressing },
+		{"this step ran before", func(s *snapshot, _ *Request) { s.record.Phase = Progressing },
 			[]string{"end as done: revision=B weight-1=20 weight-2=40 shop.web: revision B is up beside stable " +
 				"(revision A); it will get [20 40] % of the traffic"}},
-		{"somebody went back to what stable runs", func(s *snapshot, r *Request) {
+		{"somebody went back to what stable runs", func(s *snapshot, _ *Request) {
 			s.revision, s.target = "A", pods("shop", "A", 0, 0)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded unchanged of B by run-2, " +
 			"epoch 2, stable A, promoted A",
 			"end as done: outcome=unchanged revision=A shop.web is unchanged: stable runs revision A already; " +
 				"warning: the pod template of shop-primary was edited since, by somebody: its pods are not what was " +
 				"judged. Release another revision, or put it back"}},
-		{"a first release", func(s *snapshot, r *Request) {
+		{"a first release", func(s *snapshot, _ *Request) {
 			s.record.Stable, s.primary = Version{}, pods("shop-primary", "B", 2, 2)
 		}, []string{"wait for stable takes over at most 3s, then",
 			"  patch Deployment/shop [resourceVersion 5] add replicas 0"}},
-		{"a first release whose target is scaled down", func(s *snapshot, r *Request) {
+		{"a first release whose target is scaled down", func(s *snapshot, _ *Request) {
 			s.record.Stable, s.primary, s.target = Version{}, pods("shop-primary", "B", 2, 2), pods("shop", "B", 0, 0)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded initialized of B by run-2, " +
 			"epoch 2, stable B, promoted B: Initialization done! shop.web",

@@ -17,41 +17,41 @@ func TestMayGoOn(t *testing.T) {
 	next := func(r Request, s *snapshot) plan { return r.mayGoOn(s, Progressing) }
 	checkPlans(t, func(*snapshot, *Request) {}, next, []planned{
 		{"it may", nil, nil},
-		{"no record", func(s *snapshot, r *Request) { s.record, s.primary = nil, nil },
+		{"no record", func(s *snapshot, _ *Request) { s.record, s.primary = nil, nil },
 			[]string{"end as undecided: shop.web: there is no release record (ConfigMap shop-canary-release): " +
 				"canary-init has not run"}},
-		{"the record was deleted", func(s *snapshot, r *Request) { s.record = nil },
+		{"the record was deleted", func(s *snapshot, _ *Request) { s.record = nil },
 			[]string{"end as undecided: shop.web: the release record, ConfigMap shop-canary-release, is gone in " +
 				"mid-release: somebody deleted it"}},
-		{"another run holds it", func(s *snapshot, r *Request) { r.Step.RunID = "run-1" },
+		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" },
 			[]string{"end as undecided: shop.web: superseded: run run-2 holds the target now (revision B)"}},
 		{"there was nothing to release", func(s *snapshot, r *Request) {
 			between(s, r)
 			s.revision = "A"
 		}, []string{"end as done: shop.web: nothing to do: stable runs revision A already"}},
-		{"it was rejected", func(s *snapshot, r *Request) {
+		{"it was rejected", func(s *snapshot, _ *Request) {
 			s.record.Outcome, s.record.Reason = Rejected, "failing"
 		}, []string{"end as rejected: shop.web: this release was rejected: failing"}},
-		{"it ended", func(s *snapshot, r *Request) { s.record.Phase, s.record.Outcome = Succeeded, Initialized },
+		{"it ended", func(s *snapshot, _ *Request) { s.record.Phase, s.record.Outcome = Succeeded, Initialized },
 			[]string{"end as done: shop.web: nothing to do: the release ended as initialized"}},
-		{"it rolls back", func(s *snapshot, r *Request) { s.record.Phase = RollingBack },
+		{"it rolls back", func(s *snapshot, _ *Request) { s.record.Phase = RollingBack },
 			[]string{"end as undecided: shop.web: the release is RollingBack (), not Progressing: " +
 				"nothing was changed"}},
-		{"it could not be judged", func(s *snapshot, r *Request) { s.record.Outcome = Inconclusive },
+		{"it could not be judged", func(s *snapshot, _ *Request) { s.record.Outcome = Inconclusive },
 			[]string{"end as undecided: shop.web: the release is Progressing (inconclusive), not " +
 				"Progressing: nothing was changed"}},
-		{"the target is gone", func(s *snapshot, r *Request) { s.target = nil },
+		{"the target is gone", func(s *snapshot, _ *Request) { s.target = nil },
 			[]string{"end as undecided: shop.web: Deployment shop or shop-primary is gone"}},
-		{"the route is gone", func(s *snapshot, r *Request) { s.virtualService, s.split = nil, nil },
+		{"the route is gone", func(s *snapshot, _ *Request) { s.virtualService, s.split = nil, nil },
 			[]string{"end as undecided: shop.web: VirtualService shop is gone: somebody deleted it"}},
-		{"the route has lost its fence", func(s *snapshot, r *Request) { s.split.Fence = "" },
+		{"the route has lost its fence", func(s *snapshot, _ *Request) { s.split.Fence = "" },
 			[]string{"end as undecided: shop.web: VirtualService shop was replaced: it lost the annotation " +
 				"shop.canary-tasks.dev/fence. somebody wrote it"}},
 		{"another release fenced it off", weight(20, 3),
 			[]string{"end as undecided: shop.web: VirtualService shop was fenced off by another release"}},
-		{"the target has another revision", func(s *snapshot, r *Request) { s.revision = "C" },
+		{"the target has another revision", func(s *snapshot, _ *Request) { s.revision = "C" },
 			[]string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
-		{"its time is over", func(s *snapshot, r *Request) { s.record.Expires = noon },
+		{"its time is over", func(s *snapshot, _ *Request) { s.record.Expires = noon },
 			[]string{"end as undecided: shop.web: the release did not end within deadline=1m0s: give a " +
 				"longer one, or fewer weights"}},
 		{"somebody else set the weight", weight(60, 2),
@@ -70,32 +70,32 @@ func TestPlanShift(t *testing.T) {
 		{"the next weight", nil,
 			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add weight 60, add " +
 				"weight 40: Advance shop.web canary weight 40"}},
-		{"the weight that it has", func(s *snapshot, r *Request) { r.Step.Weight = 20 },
+		{"the weight that it has", func(_ *snapshot, r *Request) { r.Step.Weight = 20 },
 			[]string{"end as done: weight=20 shop.web has 20 % of the traffic, stable 80 %"}},
-		{"a weight that is not next", func(s *snapshot, r *Request) { r.Step.Weight = 60 },
+		{"a weight that is not next", func(_ *snapshot, r *Request) { r.Step.Weight = 60 },
 			[]string{"end as undecided: shop.web: parameter weight is 60: the next weight of this release is 40, of " +
 				"[20 40]: set weight=40, or run rollback to end the release"}},
-		{"it was not judged", func(s *snapshot, r *Request) { s.record.Shifts[0].Passed = false },
+		{"it was not judged", func(s *snapshot, _ *Request) { s.record.Shifts[0].Passed = false },
 			[]string{"end as undecided: shop.web: parameter weight is 40: weight 20 is not " +
 				"judged yet: run analyze first"}},
 		{"it was given, and not noted", weight(40, 2),
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
 				"stable A, promoted A, weight 40",
 				"end as done: weight=40 shop.web has 40 % of the traffic, stable 60 %"}},
-		{"a pod of the candidate is gone", func(s *snapshot, r *Request) { s.target = pods("shop", "B", 2, 1) },
+		{"a pod of the candidate is gone", func(s *snapshot, _ *Request) { s.target = pods("shop", "B", 2, 1) },
 			[]string{"wait for rollout of shop at most 1m0s, then",
 				"  end as rejected: shop.web (for 40 %) not ready within progressDeadlineSeconds=60: waiting for " +
 					"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
-		{"a pod of stable is gone", func(s *snapshot, r *Request) {
+		{"a pod of stable is gone", func(s *snapshot, _ *Request) {
 			s.primary = pods("shop-primary", "A", 2, 1)
 		}, []string{"wait for rollout of shop-primary at most 1m0s, then",
 			"  end as rejected: shop-primary.web (for 40 %) not ready within progressDeadlineSeconds=60: waiting " +
 				"for rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
-		{"stable has grown", func(s *snapshot, r *Request) {
+		{"stable has grown", func(s *snapshot, _ *Request) {
 			s.primary = pods("shop-primary", "A", 10, 10)
 		}, []string{"patch Deployment/shop [resourceVersion 5] add replicas 4: Scaling up shop.web to 4 pods " +
 			"for 40 % of the traffic"}},
-		{"it may not go on", func(s *snapshot, r *Request) { s.revision = "C" },
+		{"it may not go on", func(s *snapshot, _ *Request) { s.revision = "C" },
 			[]string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
 	})
 }
@@ -121,11 +121,11 @@ func TestPlanPromote(t *testing.T) {
 		{"it was judged", nil,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Promoting  of B by run-2, epoch 2, " +
 				"stable A, promoted A, weight 40"}},
-		{"a weight was not judged", func(s *snapshot, r *Request) { s.record.Shifts[1].Passed = false },
+		{"a weight was not judged", func(s *snapshot, _ *Request) { s.record.Shifts[1].Passed = false },
 			[]string{"end as undecided: shop.web: not promoted: weight 40 was not judged"}},
-		{"it may not go on", func(s *snapshot, r *Request) { s.revision = "C" },
+		{"it may not go on", func(s *snapshot, _ *Request) { s.revision = "C" },
 			[]string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
-		{"another run holds it", func(s *snapshot, r *Request) { r.Step.RunID = "run-1" },
+		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" },
 			[]string{"end as undecided: shop.web: superseded: run run-2 holds the target now (revision B)"}},
 		{"stable is to become it", promoting,
 			[]string{"patch Deployment/shop-primary [fence 2] images [shop:B], add replicas 2: Copying shop.web " +
@@ -174,7 +174,7 @@ func TestPlanPromote(t *testing.T) {
 			s.record.Phase, s.record.Outcome = Succeeded, Promoted
 		}, []string{"end as done: outcome=promoted shop.web: promoted: " +
 			"stable runs revision B and has all the traffic"}},
-		{"there was nothing to judge", func(s *snapshot, r *Request) {
+		{"there was nothing to judge", func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Initialized
 		}, []string{"end as done: outcome=initialized shop.web: nothing to promote: initialized"}},
 		{"there was nothing to release", func(s *snapshot, r *Request) {
@@ -185,7 +185,7 @@ func TestPlanPromote(t *testing.T) {
 }
 
 func TestPlanRollback(t *testing.T) {
-	back := func(s *snapshot, r *Request) { s.record.Phase, s.record.Outcome = RollingBack, Rejected }
+	back := func(s *snapshot, _ *Request) { s.record.Phase, s.record.Outcome = RollingBack, Rejected }
 	safe := func(s *snapshot, r *Request) {
 		back(s, r)
 		weight(0, 2)(s, r)
@@ -204,9 +204,9 @@ func TestPlanRollback(t *testing.T) {
 		{"a release under way", nil,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-2, " +
 				"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web aborted"}},
-		{"no record", func(s *snapshot, r *Request) { s.record, s.primary = nil, nil },
+		{"no record", func(s *snapshot, _ *Request) { s.record, s.primary = nil, nil },
 			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: there is no release record"}},
-		{"the record was deleted", func(s *snapshot, r *Request) { s.record = nil },
+		{"the record was deleted", func(s *snapshot, _ *Request) { s.record = nil },
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
 				"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"the record was deleted, and traffic is safe", func(s *snapshot, r *Request) {
@@ -215,7 +215,7 @@ func TestPlanRollback(t *testing.T) {
 		}, []string{"end as undecided: shop.web: the release record, ConfigMap shop-canary-release, is gone in " +
 			"mid-release: somebody deleted it. stable runs revision A and has all the traffic; shop still has pods. " +
 			"Run canary-init again, or scale it to 0"}},
-		{"another run holds it", func(s *snapshot, r *Request) { r.Step.RunID = "run-9" },
+		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-9" },
 			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: run run-2 was the " +
 				"last to hold the target"}},
 		{"another run took it over, and has not fenced the route", func(s *snapshot, r *Request) {
@@ -223,17 +223,17 @@ func TestPlanRollback(t *testing.T) {
 			weight(20, 1)(s, r)
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
 			"100, add weight 0: Routing all traffic to primary: shop.web"}},
-		{"another run took it over", func(s *snapshot, r *Request) { r.Step.RunID = "run-1" },
+		{"another run took it over", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" },
 			[]string{"end as done: outcome=superseded shop.web: nothing of this run to undo: run run-2 was the " +
 				"last to hold the target"}},
-		{"it was promoted", func(s *snapshot, r *Request) { s.record.Phase, s.record.Outcome = Succeeded, Promoted },
+		{"it was promoted", func(s *snapshot, _ *Request) { s.record.Phase, s.record.Outcome = Succeeded, Promoted },
 			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: the " +
 				"release ended as promoted"}},
-		{"it was promoted, and somebody wants it back", by(func(s *snapshot, r *Request) {
+		{"it was promoted, and somebody wants it back", by(func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Promoted
 		}), []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-2, " +
 			"epoch 3, stable A, promoted , weight 20: Rolling back shop.web aborted"}},
-		{"there was nothing to release, and somebody wants it back", by(func(s *snapshot, r *Request) {
+		{"there was nothing to release, and somebody wants it back", by(func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Unchanged
 		}), []string{"end as done: outcome=refused shop.web: nothing of this run to undo: the " +
 			"release ended as unchanged"}},
@@ -330,12 +330,12 @@ func TestPlanBack(t *testing.T) {
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
 				"\"2\", add weight 100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"it has none", weight(0, 2), []string{"end as done: "}},
-		{"the record was deleted", func(s *snapshot, r *Request) { s.record = nil },
+		{"the record was deleted", func(s *snapshot, _ *Request) { s.record = nil },
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
 				"100, add weight 0: Routing all traffic to primary: shop.web"}},
-		{"there never was one", func(s *snapshot, r *Request) { s.record, s.primary = nil, nil },
+		{"there never was one", func(s *snapshot, _ *Request) { s.record, s.primary = nil, nil },
 			[]string{"end as done: "}},
-		{"another run holds it", func(s *snapshot, r *Request) { r.Step.RunID = "run-1" }, []string{"end as done: "}},
+		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" }, []string{"end as done: "}},
 		{"another run holds it, and has not fenced the route", func(s *snapshot, r *Request) {
 			r.Step.RunID, s.record.Phase = "run-1", Initializing
 			weight(20, 1)(s, r)
@@ -343,16 +343,16 @@ func TestPlanBack(t *testing.T) {
 			"100, add weight 0: Routing all traffic to primary: shop.web"}},
 		{"another release fenced it off", weight(20, 3),
 			[]string{"end as undecided: VirtualService shop was fenced off by another release"}},
-		{"no pod of stable serves", func(s *snapshot, r *Request) {
+		{"no pod of stable serves", func(s *snapshot, _ *Request) {
 			s.primary = pods("shop-primary", "A", 2, 0)
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
 			"\"2\", add weight 0, add weight 100: Routing all traffic to canary: shop.web: " +
 			"shop-primary has no pod that serves"}},
-		{"no pod serves", func(s *snapshot, r *Request) {
+		{"no pod serves", func(s *snapshot, _ *Request) {
 			s.primary, s.target = pods("shop-primary", "A", 2, 0), pods("shop", "B", 2, 0)
 		}, []string{"end as undecided: it keeps 20 % of the traffic: neither shop-primary nor " +
 			"shop has a pod that serves"}},
-		{"somebody replaced the route", func(s *snapshot, r *Request) {
+		{"somebody replaced the route", func(s *snapshot, _ *Request) {
 			route := s.virtualService.Object["spec"].(map[string]any)["http"].([]any)[0].(map[string]any)
 			route["route"] = append(route["route"].([]any), map[string]any{
 				"destination": map[string]any{"host": "other"}, "weight": int64(0)})
@@ -384,27 +384,27 @@ func TestPlanDetach(t *testing.T) {
 		s.virtualService, s.split = nil, nil
 	}
 	checkPlans(t, detaching, Request.planDetach, []planned{
-		{"no record", func(s *snapshot, r *Request) { s.record = nil },
+		{"no record", func(s *snapshot, _ *Request) { s.record = nil },
 			[]string{"end as done: outcome=detached shop.web: detached: it serves by itself, and nothing " +
 				"of its releases is left"}},
-		{"the target is gone", func(s *snapshot, r *Request) { s.target = nil },
+		{"the target is gone", func(s *snapshot, _ *Request) { s.target = nil },
 			[]string{"end as undecided: shop: Deployment shop is gone: it cannot take over from shop-primary"}},
-		{"a release is under way", func(s *snapshot, r *Request) { s.record.Phase = Progressing },
+		{"a release is under way", func(s *snapshot, _ *Request) { s.record.Phase = Progressing },
 			[]string{"end as busy: shop.web: run run-1 releases it (Progressing): end that first"}},
-		{"it begins", func(s *snapshot, r *Request) { s.record.Phase = Succeeded },
+		{"it begins", func(s *snapshot, _ *Request) { s.record.Phase = Succeeded },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Detaching promoted of A by run-2, " +
 				"epoch 2, stable A, promoted A: Detaching shop.web"}},
-		{"the target has another revision", func(s *snapshot, r *Request) {
+		{"the target has another revision", func(s *snapshot, _ *Request) {
 			s.revision, s.target = "C", pods("shop", "C", 0, 0)
 			s.record.Promoted.Template = workload.TemplateOf(pods("shop", "A", 0, 0).object)
 		}, []string{"patch Deployment/shop [resourceVersion 5] images [shop:A]: Bringing shop.web back to revision A"}},
-		{"nobody knows what stable runs", func(s *snapshot, r *Request) {
+		{"nobody knows what stable runs", func(s *snapshot, _ *Request) {
 			s.revision, s.record.Promoted = "C", Version{}
 		}, []string{"end as undecided: shop.web: stable runs revision A, and how the target would run it is not " +
 			"known: set the target to that version first"}},
-		{"the target has no pods", func(s *snapshot, r *Request) { s.target = pods("shop", "A", 0, 0) },
+		{"the target has no pods", func(s *snapshot, _ *Request) { s.target = pods("shop", "A", 0, 0) },
 			[]string{"patch Deployment/shop [resourceVersion 5] add replicas 2: Scaling up shop.web"}},
-		{"its pods start", func(s *snapshot, r *Request) { s.target = pods("shop", "A", 2, 1) },
+		{"its pods start", func(s *snapshot, _ *Request) { s.target = pods("shop", "A", 2, 1) },
 			[]string{"wait for rollout of shop at most 1m0s, then",
 				"  end as rejected: shop.web (the target) not ready within progressDeadlineSeconds=60: waiting for " +
 					"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},

@@ -143,9 +143,9 @@ func describe(p config.Parameter) string {
 
 // mounts are the parameters that name a Secret: the step gets its folder, in a variable of its
 // environment.
-var mounts = map[string]string{
+var mounts = map[string]string{ //nolint:gosec // names of variables
 	"prometheusSecret": "CANARY_PROMETHEUS_CONFIG",
-	"gitSecret":        "CANARY_GIT_SECRETS"} //nolint:gosec // names of variables
+	"gitSecret":        "CANARY_GIT_SECRETS"}
 
 // results lists the results of a step, each with what it is.
 func results(step string, steps int) [][2]string {
