@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -92,13 +91,17 @@ func Claims(services []kube.Object, but, host, namespace string) []string {
 		hosts, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "hosts")
 		gateways, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "gateways")
 		inMesh := len(gateways) == 0 || slices.Contains(gateways, "mesh")
-		if o.GetName() != but && inMesh &&
-			slices.ContainsFunc(
-				hosts, func(h string) bool {
-					return h == host || strings.HasPrefix(h, fmt.Sprintf("%s.%s", host, namespace))
-				}) {
+		claimed := slices.ContainsFunc(hosts, func(h string) bool { return isService(h, host, namespace) })
+		if o.GetName() != but && inMesh && claimed {
 			names = append(names, "VirtualService/"+o.GetName())
 		}
 	}
 	return names
+}
+
+// isService reports whether a host is that of a Service: NAME, NAME.NAMESPACE, NAME.NAMESPACE.svc,
+// or the latter with the domain of the cluster.
+func isService(host, name, namespace string) bool {
+	qualified := name + "." + namespace
+	return host == name || host == qualified || host == qualified+".svc" || strings.HasPrefix(host, qualified+".svc.")
 }

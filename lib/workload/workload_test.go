@@ -328,3 +328,22 @@ func TestHold(t *testing.T) {
 		t.Errorf("beyond its maximum: %s", got)
 	}
 }
+
+// A host is the Service's by its whole name, and not by how it begins.
+func TestClaims(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]bool{
+		"shop": true, "shop.web": true, "shop.web.svc": true, "shop.web.svc.cluster.local": true,
+		"shop.website.com": false, "shop.web2": false, "shop.web2.svc.cluster.local": false, "shopping": false,
+		"shop.web.example.com": false, "shop.web.svcs": false, "other": false, "*": false,
+	} {
+		of := kube.Object{Object: map[string]any{
+			"metadata": map[string]any{"name": "theirs"}, "spec": map[string]any{"hosts": []any{host}}}}
+		if got := len(Claims([]kube.Object{of}, "shop", "shop", "web")) > 0; got != want {
+			t.Errorf("%s: %t, want %t", host, got, want)
+		}
+		if len(Claims([]kube.Object{of}, "theirs", "shop", "web")) > 0 {
+			t.Errorf("%s: the one that is left out is named", host)
+		}
+	}
+}
