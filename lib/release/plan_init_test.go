@@ -8,6 +8,7 @@ import (
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
@@ -77,10 +78,10 @@ func TestPlanInit(t *testing.T) {
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
 				"stable A, promoted A: New revision detected! Scaling up shop.web"}},
 		{"the lock is taken", begun,
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 100, add weight 0",
-				"patch Deployment/shop-primary [resourceVersion 5] add fence \"2\", add route " +
-					"\"{\\\"service\\\":\\\"shop\\\",\\\"virtualService\\\":\\\"shop\\\"}\""}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+				"weight 100, weight 0",
+				"patch Deployment/shop-primary [resourceVersion 5] fence 2, route " +
+					"{\\service\\:\\shop\\,\\virtualService\\:\\shop\\}"}},
 		{"the candidate is up", fenced,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
 				"stable A, promoted A: Starting canary analysis for shop.web",
@@ -103,8 +104,8 @@ func TestInitHeld(t *testing.T) {
 			[]string{"end as busy: shop.web is held by run run-2 (phase Progressing, revision B, until 13:00:00 at " +
 				"the latest); nothing was changed"}},
 		{"a newer revision", func(s *snapshot, _ *Request) { s.revision = "C" },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
-				"100, add weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
+				"weight 0: Routing all traffic to primary: shop.web"}},
 		{"a newer revision, and traffic is safe",
 			func(s *snapshot, r *Request) { s.revision = "C"; weight(0, 2)(s, r) },
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of C by run-3, epoch 3, " +
@@ -130,20 +131,20 @@ func TestInitHeld(t *testing.T) {
 		{"its run has ended", func(s *snapshot, _ *Request) { s.holderEnded = true }, nil},
 		{"it was interrupted while it promoted",
 			func(s *snapshot, _ *Request) { s.record.Phase, s.record.Interrupted = Promoting, true },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
-				"100, add weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
+				"weight 0: Routing all traffic to primary: shop.web"}},
 		{"it was interrupted while it promoted, and traffic is safe", func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Interrupted = Promoting, true
 			weight(0, 2)(s, r)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-3, " +
-			"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web first: run run-2 was " +
-			"interrupted while Promoting"}},
+			"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web first: run run-2 was interrupted while " +
+			"Promoting"}},
 		{"it was interrupted while it rolled a rejected revision back", func(s *snapshot, r *Request) {
 			s.record.Phase, s.record.Outcome, s.holderEnded = RollingBack, Rejected, true
 			weight(0, 2)(s, r)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack rejected of B by run-3, " +
-			"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web first: run run-2 was " +
-			"interrupted while RollingBack"}},
+			"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web first: run run-2 was interrupted while " +
+			"RollingBack"}},
 	})
 }
 
@@ -154,13 +155,13 @@ func TestInitOwn(t *testing.T) {
 		{"a release of its own", func(_ *snapshot, r *Request) { r.Config.RunID = "run-2" }, nil},
 		{"its release rolls back", func(s *snapshot, r *Request) {
 			r.Config.RunID, s.record.Phase = "run-2", RollingBack
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 100, add weight 0: Routing all traffic to primary: shop.web"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+			"weight 100, weight 0: Routing all traffic to primary: shop.web"}},
 		{"its release was rolled back", func(s *snapshot, r *Request) {
 			weight(0, 2)(s, r)
 			r.Config.RunID, s.record.Phase, s.target = "run-2", RollingBack, pods("shop", "B", 0, 0)
-		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch " +
-			"3, stable A, promoted A"}},
+		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
+			"stable A, promoted A"}},
 		{"its release ended", func(s *snapshot, r *Request) {
 			r.Config.RunID, s.record.Phase, s.record.Outcome = "run-2", Failed, Rejected
 		}, []string{"end as rejected: outcome=rejected revision=B shop.web: this run ended as rejected already"}},
@@ -226,7 +227,7 @@ func TestInitIdle(t *testing.T) {
 		{"somebody scaled the target up", func(s *snapshot, r *Request) {
 			unchanged(s, r)
 			s.target = pods("shop", "A", 2, 2)
-		}, []string{"wait for drain at most 3s, then", "  patch Deployment/shop [resourceVersion 5] add replicas 0"}},
+		}, []string{"wait for drain at most 3s, then", "  patch Deployment/shop [resourceVersion 5] replicas 0"}},
 		{"the route is gone", func(s *snapshot, r *Request) {
 			unchanged(s, r)
 			s.virtualService, s.split = nil, nil
@@ -274,8 +275,8 @@ func TestInitLock(t *testing.T) {
 				"stable A, promoted A: New revision detected! Scaling up shop.web"}},
 		{"a first release", firstRelease, []string{"create ConfigMap/shop-canary-release"}},
 		{"the candidate still has traffic", weight(20, 1),
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
-				"100, add weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
+				"weight 0: Routing all traffic to primary: shop.web"}},
 		{"this run holds it", func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Holder = Initializing, "run-2"
 		}, nil},
@@ -283,50 +284,60 @@ func TestInitLock(t *testing.T) {
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 3, " +
 				"stable A, promoted A: New revision detected! Scaling up shop.web"}},
 		{"stable runs it", func(s *snapshot, _ *Request) { s.revision = "A" },
-			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of A by run-2, epoch " +
-				"3, stable A, promoted A"}},
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of A by run-2, epoch 3, " +
+				"stable A, promoted A"}},
 	})
 }
 
 func TestInitFence(t *testing.T) {
 	checkPlans(t, begun, Request.initFence, []planned{
 		{"the run before could still write", nil,
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 100, add weight 0",
-				"patch Deployment/shop-primary [resourceVersion 5] add fence \"2\", add route " +
-					"\"{\\\"service\\\":\\\"shop\\\",\\\"virtualService\\\":\\\"shop\\\"}\""}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+				"weight 100, weight 0",
+				"patch Deployment/shop-primary [resourceVersion 5] fence 2, route " +
+					"{\\service\\:\\shop\\,\\virtualService\\:\\shop\\}"}},
 		{"the route is fenced off", weight(0, 2),
-			[]string{"patch Deployment/shop-primary [resourceVersion 5] add fence \"2\", add route " +
-				"\"{\\\"service\\\":\\\"shop\\\",\\\"virtualService\\\":\\\"shop\\\"}\""}},
+			[]string{"patch Deployment/shop-primary [resourceVersion 5] fence 2, route " +
+				"{\\service\\:\\shop\\,\\virtualService\\:\\shop\\}"}},
 		{"stable is fenced off", func(s *snapshot, _ *Request) {
 			s.primary.Annotations[workload.FenceAnnotation] = "2"
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 100, add weight 0"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+			"weight 100, weight 0"}},
 		{"both are", fenced, nil},
 		{"the candidate has traffic", weight(40, 1),
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 100, add weight 0",
-				"patch Deployment/shop-primary [resourceVersion 5] add fence \"2\", add route " +
-					"\"{\\\"service\\\":\\\"shop\\\",\\\"virtualService\\\":\\\"shop\\\"}\""}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+				"weight 100, weight 0",
+				"patch Deployment/shop-primary [resourceVersion 5] fence 2, route " +
+					"{\\service\\:\\shop\\,\\virtualService\\:\\shop\\}"}},
 		{"the candidate has traffic, under the fence", func(s *snapshot, r *Request) {
 			fenced(s, r)
 			weight(40, 2)(s, r)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 100, add weight 0"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+			"weight 100, weight 0"}},
 		{"the candidate was given traffic already", func(s *snapshot, r *Request) {
 			fenced(s, r)
 			weight(40, 2)(s, r)
 			s.record.Phase = Progressing
 		}, nil},
 		{"no stable yet", func(s *snapshot, _ *Request) { s.primary = nil },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 0, add weight 100"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+				"weight 0, weight 100"}},
 		{"no pod of stable serves", func(s *snapshot, r *Request) {
 			weight(40, 1)(s, r)
 			s.primary = pods("shop-primary", "A", 2, 0)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 0, add weight 100"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+			"weight 0, weight 100"}},
 	})
+}
+
+// routed is a VirtualService of somebody else's that leads to one host.
+func routed(s *snapshot, host string) {
+	s.virtualService = &kube.Object{Object: map[string]any{
+		"metadata": map[string]any{"name": "shop", "resourceVersion": "8"},
+		"spec": map[string]any{"hosts": []any{"shop"}, "http": []any{map[string]any{"route": []any{
+			map[string]any{"destination": map[string]any{"host": host}}}}}}}}
+	_, s.splitError = routing.Find(s.virtualService, s.route)
+	s.split = nil
 }
 
 func TestPlanLayout(t *testing.T) {
@@ -363,8 +374,8 @@ func TestPlanLayout(t *testing.T) {
 		{"stable was made of an older revision", func(s *snapshot, r *Request) {
 			made(s, r)
 			s.primary = pods("shop-primary", "A", 2, 2)
-		}, []string{"patch Deployment/shop-primary [fence 1] images [shop:B], add replicas 2: Bringing " +
-			"shop-primary.web to revision B"}},
+		}, []string{"patch Deployment/shop-primary [fence 1] images [shop:B], replicas 2: Bringing shop-primary.web " +
+			"to revision B"}},
 		{"stable is up", made, []string{"create Service/shop-primary", "create Service/shop-canary"}},
 		{"there is no Service at all", func(s *snapshot, r *Request) {
 			made(s, r)
@@ -376,12 +387,34 @@ func TestPlanLayout(t *testing.T) {
 			services(s, r)
 			spec := s.service.Object["spec"].(map[string]any)
 			spec["ports"] = []any{map[string]any{"port": int64(81), "targetPort": int64(8080)}}
-		}, []string{"patch Service/shop-primary [resourceVersion 6] add ports [{\"port\":81,\"targetPort\":8080}]",
-			"patch Service/shop-canary [resourceVersion 6] add ports [{\"port\":81,\"targetPort\":8080}]"}},
+		}, []string{"patch Service/shop-primary [resourceVersion 6] ports [{port:81,targetPort:8080}]",
+			"patch Service/shop-canary [resourceVersion 6] ports [{port:81,targetPort:8080}]"}},
 		{"the route divides traffic", func(s *snapshot, r *Request) {
 			services(s, r)
 			weight(0, 1)(s, r)
-		}, []string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop-primary\"}"}},
+		}, []string{"patch Service/shop [resourceVersion 6] selector {app:shop-primary}"}},
+		{"stable was made of an older revision, and serves", func(s *snapshot, r *Request) {
+			services(s, r)
+			weight(0, 1)(s, r)
+			s.primary = pods("shop-primary", "A", 2, 2)
+		}, []string{"patch Service/shop [resourceVersion 6] selector {app:shop-primary}"}},
+		{"stable was made of an older revision, and none of its pods serves", func(s *snapshot, r *Request) {
+			services(s, r)
+			weight(0, 1)(s, r)
+			s.primary = pods("shop-primary", "A", 2, 0)
+		}, []string{"patch Deployment/shop-primary [fence 1] images [shop:B], replicas 2: Bringing shop-primary.web " +
+			"to revision B"}},
+		{"the route leads to the Service", func(s *snapshot, r *Request) {
+			services(s, r)
+			routed(s, "shop")
+		}, []string{"wait for services at most 3s, then",
+			"  patch VirtualService/shop [resourceVersion 8] route " +
+				"[{destination:{host:shop-primary},weight:100},{destination:{host:shop-canary},weight:0}]"}},
+		{"the route leads elsewhere", func(s *snapshot, r *Request) {
+			services(s, r)
+			routed(s, "other")
+		}, []string{"end as configuration: VirtualService shop: no HTTP route leads to exactly the destinations " +
+			"shop-primary and shop-canary; it has http[0] \"\" -> other=100"}},
 		{"all is there", func(s *snapshot, r *Request) {
 			services(s, r)
 			weight(0, 1)(s, r)
@@ -402,10 +435,10 @@ func TestInitEnd(t *testing.T) {
 				"  end as rejected: shop.web (candidate) not ready within progressDeadlineSeconds=60: waiting for " +
 					"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
 		{"it has too few pods", func(s *snapshot, _ *Request) { s.target = pods("shop", "B", 1, 1) },
-			[]string{"patch Deployment/shop [resourceVersion 5] add replicas 2"}},
+			[]string{"patch Deployment/shop [resourceVersion 5] replicas 2"}},
 		{"an autoscaler may take pods away", scaled(1, 10),
-			[]string{"patch HorizontalPodAutoscaler/scale [resourceVersion 9] add minReplicas 2",
-				"patch HorizontalPodAutoscaler/scale-primary [resourceVersion 9] add minReplicas 2"}},
+			[]string{"patch HorizontalPodAutoscaler/scale [resourceVersion 9] minReplicas 2",
+				"patch HorizontalPodAutoscaler/scale-primary [resourceVersion 9] minReplicas 2"}},
 		{"an autoscaler allows fewer pods than stable has", scaled(1, 1),
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
 				"stable A, promoted A: Starting canary analysis for shop.web",
@@ -428,11 +461,11 @@ func TestInitEnd(t *testing.T) {
 		{"an autoscaler came since the lock was taken", func(s *snapshot, r *Request) {
 			scaled(2, 10)(s, r)
 			s.record.Autoscaler, s.record.PrimaryAutoscaler = "", ""
-		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch " +
-			"2, stable A, promoted A"}},
+		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of B by run-2, epoch 2, " +
+			"stable A, promoted A"}},
 		{"it changed since the lock was taken", func(s *snapshot, _ *Request) { s.revision = "C" },
-			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of C by run-2, epoch " +
-				"2, stable A, promoted A"}},
+			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Initializing  of C by run-2, epoch 2, " +
+				"stable A, promoted A"}},
 		{"it changed since it got traffic", func(s *snapshot, _ *Request) {
 			s.revision, s.record.Phase = "C", Progressing
 		}, []string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
@@ -449,7 +482,7 @@ func TestInitEnd(t *testing.T) {
 		{"a first release", func(s *snapshot, _ *Request) {
 			s.record.Stable, s.primary = Version{}, pods("shop-primary", "B", 2, 2)
 		}, []string{"wait for stable takes over at most 3s, then",
-			"  patch Deployment/shop [resourceVersion 5] add replicas 0"}},
+			"  patch Deployment/shop [resourceVersion 5] replicas 0"}},
 		{"a first release whose target is scaled down", func(s *snapshot, _ *Request) {
 			s.record.Stable, s.primary, s.target = Version{}, pods("shop-primary", "B", 2, 2), pods("shop", "B", 0, 0)
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded initialized of B by run-2, " +

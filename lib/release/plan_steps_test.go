@@ -3,6 +3,7 @@ package release
 import (
 	"testing"
 
+	"github.com/canary-tasks/canary-tasks/lib/kube"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
@@ -38,8 +39,8 @@ func TestMayGoOn(t *testing.T) {
 			[]string{"end as undecided: shop.web: the release is RollingBack (), not Progressing: " +
 				"nothing was changed"}},
 		{"it could not be judged", func(s *snapshot, _ *Request) { s.record.Outcome = Inconclusive },
-			[]string{"end as undecided: shop.web: the release is Progressing (inconclusive), not " +
-				"Progressing: nothing was changed"}},
+			[]string{"end as undecided: shop.web: the release is Progressing (inconclusive), not Progressing: " +
+				"nothing was changed"}},
 		{"the target is gone", func(s *snapshot, _ *Request) { s.target = nil },
 			[]string{"end as undecided: shop.web: Deployment shop or shop-primary is gone"}},
 		{"the route is gone", func(s *snapshot, _ *Request) { s.virtualService, s.split = nil, nil },
@@ -52,11 +53,11 @@ func TestMayGoOn(t *testing.T) {
 		{"the target has another revision", func(s *snapshot, _ *Request) { s.revision = "C" },
 			[]string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
 		{"its time is over", func(s *snapshot, _ *Request) { s.record.Expires = noon },
-			[]string{"end as undecided: shop.web: the release did not end within deadline=1m0s: give a " +
-				"longer one, or fewer weights"}},
+			[]string{"end as undecided: shop.web: the release did not end within deadline=1m0s: give a longer one, " +
+				"or fewer weights"}},
 		{"somebody else set the weight", weight(60, 2),
-			[]string{"end as undecided: shop.web: the candidate's weight is 60, this release set 20: somebody " +
-				"wrote VirtualService shop"}},
+			[]string{"end as undecided: shop.web: the candidate's weight is 60, this release set 20: somebody wrote " +
+				"VirtualService shop"}},
 		{"a process ended before it noted the weight", func(s *snapshot, r *Request) {
 			weight(40, 2)(s, r)
 			r.Step.Weight = 40
@@ -68,16 +69,16 @@ func TestPlanShift(t *testing.T) {
 	passed := func(s *snapshot, r *Request) { s.record.Shifts[0].Passed, r.Step.Weight = true, 40 }
 	checkPlans(t, passed, Request.planShift, []planned{
 		{"the next weight", nil,
-			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add weight 60, add " +
-				"weight 40: Advance shop.web canary weight 40"}},
+			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] weight 60, weight 40: " +
+				"Advance shop.web canary weight 40"}},
 		{"the weight that it has", func(_ *snapshot, r *Request) { r.Step.Weight = 20 },
 			[]string{"end as done: weight=20 shop.web has 20 % of the traffic, stable 80 %"}},
 		{"a weight that is not next", func(_ *snapshot, r *Request) { r.Step.Weight = 60 },
 			[]string{"end as undecided: shop.web: parameter weight is 60: the next weight of this release is 40, of " +
 				"[20 40]: set weight=40, or run rollback to end the release"}},
 		{"it was not judged", func(s *snapshot, _ *Request) { s.record.Shifts[0].Passed = false },
-			[]string{"end as undecided: shop.web: parameter weight is 40: weight 20 is not " +
-				"judged yet: run analyze first"}},
+			[]string{"end as undecided: shop.web: parameter weight is 40: weight 20 is not judged yet: run " +
+				"analyze first"}},
 		{"it was given, and not noted", weight(40, 2),
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Progressing  of B by run-2, epoch 2, " +
 				"stable A, promoted A, weight 40",
@@ -93,11 +94,19 @@ func TestPlanShift(t *testing.T) {
 				"for rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
 		{"stable has grown", func(s *snapshot, _ *Request) {
 			s.primary = pods("shop-primary", "A", 10, 10)
-		}, []string{"patch Deployment/shop [resourceVersion 5] add replicas 4: Scaling up shop.web to 4 pods " +
-			"for 40 % of the traffic"}},
+		}, []string{"patch Deployment/shop [resourceVersion 5] replicas 4: Scaling up shop.web to 4 pods for 40 % " +
+			"of the traffic"}},
 		{"it may not go on", func(s *snapshot, _ *Request) { s.revision = "C" },
 			[]string{"end as undecided: shop.web: superseded: the target has revision C now, this release is of B"}},
 	})
+}
+
+// floors are those that a release gives the autoscalers of both versions.
+func floors(s *snapshot, r *Request) {
+	scaled(2, 10)(s, r)
+	for _, autoscaler := range []*kube.Object{s.autoscaler, s.primaryAutoscaler} {
+		autoscaler.SetAnnotations(map[string]string{workload.FloorAnnotation: "1/2"})
+	}
 }
 
 func TestPlanPromote(t *testing.T) {
@@ -128,18 +137,18 @@ func TestPlanPromote(t *testing.T) {
 		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" },
 			[]string{"end as undecided: shop.web: superseded: run run-2 holds the target now (revision B)"}},
 		{"stable is to become it", promoting,
-			[]string{"patch Deployment/shop-primary [fence 2] images [shop:B], add replicas 2: Copying shop.web " +
+			[]string{"patch Deployment/shop-primary [fence 2] images [shop:B], replicas 2: Copying shop.web " +
 				"template spec to shop-primary.web"}},
 		{"the target has another revision by now", func(s *snapshot, r *Request) {
 			promoting(s, r)
 			s.revision = "C"
-		}, []string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add weight 100, add " +
-			"weight 0: Routing all traffic to primary: shop.web has revision C by now, which was not judged"}},
+		}, []string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] weight 100, weight 0: " +
+			"Routing all traffic to primary: shop.web has revision C by now, which was not judged"}},
 		{"the target has another revision, and no pod of stable serves", func(s *snapshot, r *Request) {
 			promoting(s, r)
 			s.revision, s.primary = "C", pods("shop-primary", "A", 2, 0)
-		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:B], add replicas 2: Copying shop.web " +
-			"template spec to shop-primary.web"}},
+		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:B], replicas 2: Copying shop.web template " +
+			"spec to shop-primary.web"}},
 		{"stable's pods start", func(s *snapshot, r *Request) {
 			promoting(s, r)
 			s.primary = pods("shop-primary", "B", 2, 1)
@@ -147,28 +156,43 @@ func TestPlanPromote(t *testing.T) {
 			"  end as rejected: shop-primary.web (stable) not ready within progressDeadlineSeconds=60: waiting for " +
 				"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
 		{"stable is up", rolled,
-			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] add weight 100, add " +
-				"weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [fence 2 host shop-primary host shop-canary] weight 100, weight 0: " +
+				"Routing all traffic to primary: shop.web"}},
 		{"stable has all the traffic", moved,
 			[]string{"wait for drain at most 3s, then",
-				"  patch Deployment/shop [resourceVersion 5] add replicas 0: Promotion " +
-					"completed! Scaling down shop.web"}},
+				"  patch Deployment/shop [resourceVersion 5] replicas 0: Promotion completed! Scaling down shop.web"}},
 		{"somebody set the Service back", func(s *snapshot, r *Request) {
 			moved(s, r)
 			s.service = service("shop", "shop")
-		}, []string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop-primary\"}: Service " +
-			"shop.web leads to shop-primary again: its selector was set back by somebody"}},
+		}, []string{"patch Service/shop [resourceVersion 6] selector {app:shop-primary}: Service shop.web leads to " +
+			"shop-primary again: its selector was set back by somebody"}},
 		{"the candidate is scaled down", alone,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded promoted of B by run-2, " +
 				"epoch 2, stable A, promoted B, weight 40",
 				"end as done: outcome=promoted shop.web: promoted: stable runs revision B and has all the traffic"}},
+		{"the autoscalers have floors", func(s *snapshot, r *Request) {
+			alone(s, r)
+			floors(s, r)
+		}, []string{"patch HorizontalPodAutoscaler/scale [resourceVersion 9] remove floor, keeps 1 to 10",
+			"patch HorizontalPodAutoscaler/scale-primary [resourceVersion 9] remove floor, keeps 1 to 10"}},
+		{"stable's autoscaler has other limits", func(s *snapshot, r *Request) {
+			alone(s, r)
+			scaled(1, 10)(s, r)
+			field(s.primaryAutoscaler.Object, "spec")["maxReplicas"] = int64(5)
+		}, []string{"patch HorizontalPodAutoscaler/scale-primary [resourceVersion 9] keeps 1 to 10"}},
+		{"stable's autoscaler does as the target's", func(s *snapshot, r *Request) {
+			alone(s, r)
+			scaled(1, 10)(s, r)
+		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Succeeded promoted of B by run-2, " +
+			"epoch 2, stable A, promoted B, weight 40",
+			"end as done: outcome=promoted shop.web: promoted: stable runs revision B and has all the traffic"}},
 		{"stable's Service has no endpoint", func(s *snapshot, r *Request) {
 			alone(s, r)
 			s.endpoints = new(int)
 		}, []string{"wait for endpoints at most 1m0s, then",
 			"  end as undecided: shop.web: not promoted: Service shop-primary has no ready endpoint; VirtualService " +
-				"shop leads to shop-primary, which has no ready endpoint. Look whether the Service is " +
-				"there, and at its selector"}},
+				"shop leads to shop-primary, which has no ready endpoint. Look whether the Service is there, and at " +
+				"its selector"}},
 		{"it was promoted", func(s *snapshot, r *Request) {
 			alone(s, r)
 			s.record.Phase, s.record.Outcome = Succeeded, Promoted
@@ -207,8 +231,8 @@ func TestPlanRollback(t *testing.T) {
 		{"no record", func(s *snapshot, _ *Request) { s.record, s.primary = nil, nil },
 			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: there is no release record"}},
 		{"the record was deleted", func(s *snapshot, _ *Request) { s.record = nil },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
-				"100, add weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
+				"weight 0: Routing all traffic to primary: shop.web"}},
 		{"the record was deleted, and traffic is safe", func(s *snapshot, r *Request) {
 			s.record = nil
 			weight(0, 2)(s, r)
@@ -216,48 +240,47 @@ func TestPlanRollback(t *testing.T) {
 			"mid-release: somebody deleted it. stable runs revision A and has all the traffic; shop still has pods. " +
 			"Run canary-init again, or scale it to 0"}},
 		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-9" },
-			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: run run-2 was the " +
-				"last to hold the target"}},
+			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: run run-2 was the last to " +
+				"hold the target"}},
 		{"another run took it over, and has not fenced the route", func(s *snapshot, r *Request) {
 			r.Step.RunID, s.record.Phase = "run-1", Initializing
 			weight(20, 1)(s, r)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
-			"100, add weight 0: Routing all traffic to primary: shop.web"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
+			"weight 0: Routing all traffic to primary: shop.web"}},
 		{"another run took it over", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" },
-			[]string{"end as done: outcome=superseded shop.web: nothing of this run to undo: run run-2 was the " +
-				"last to hold the target"}},
+			[]string{"end as done: outcome=superseded shop.web: nothing of this run to undo: run run-2 was the last " +
+				"to hold the target"}},
 		{"it was promoted", func(s *snapshot, _ *Request) { s.record.Phase, s.record.Outcome = Succeeded, Promoted },
-			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: the " +
-				"release ended as promoted"}},
+			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: the release ended as " +
+				"promoted"}},
 		{"it was promoted, and somebody wants it back", by(func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Promoted
 		}), []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-2, " +
 			"epoch 3, stable A, promoted , weight 20: Rolling back shop.web aborted"}},
 		{"there was nothing to release, and somebody wants it back", by(func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Unchanged
-		}), []string{"end as done: outcome=refused shop.web: nothing of this run to undo: the " +
-			"release ended as unchanged"}},
+		}), []string{"end as done: outcome=refused shop.web: nothing of this run to undo: the release ended as " +
+			"unchanged"}},
 		{"it was rolled back", func(s *snapshot, r *Request) {
 			alone(s, r)
 			s.record.Phase = Failed
-		}, []string{"end as done: outcome=rejected shop.web: rolled back (rejected): stable runs revision A " +
-			"and has all the traffic"}},
+		}, []string{"end as done: outcome=rejected shop.web: rolled back (rejected): stable runs revision A and has " +
+			"all the traffic"}},
 		{"it rolls back", back,
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 100, add weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+				"weight 100, weight 0: Routing all traffic to primary: shop.web"}},
 		{"stable fails as the candidate's version", func(s *snapshot, r *Request) {
 			judged(s, r)
 			back(s, r)
 			s.record.StableFails, s.primary = true, pods("shop-primary", "B", 2, 2)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 0, add weight 100: Routing all traffic to canary: shop.web: shop passed at every " +
-			"weight, and shop-primary fails"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+			"weight 0, weight 100: Routing all traffic to canary: shop.web: shop passed at every weight, and " +
+			"shop-primary fails"}},
 		{"stable is gone", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = nil
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 0, add weight 100: Routing all traffic to canary: shop.web: " +
-			"shop-primary has no pod that serves"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+			"weight 0, weight 100: Routing all traffic to canary: shop.web: shop-primary has no pod that serves"}},
 		{"stable is gone, and the candidate has all the traffic", func(s *snapshot, r *Request) {
 			back(s, r)
 			weight(100, 2)(s, r)
@@ -268,25 +291,25 @@ func TestPlanRollback(t *testing.T) {
 		{"stable is not fenced", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary.Annotations[workload.FenceAnnotation] = "1"
-		}, []string{"patch Deployment/shop-primary [resourceVersion 5] add fence \"2\", add route " +
-			"\"{\\\"service\\\":\\\"shop\\\",\\\"virtualService\\\":\\\"shop\\\"}\""}},
+		}, []string{"patch Deployment/shop-primary [resourceVersion 5] fence 2, route " +
+			"{\\service\\:\\shop\\,\\virtualService\\:\\shop\\}"}},
 		{"stable runs the candidate's version", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = pods("shop-primary", "B", 2, 2)
-		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:A], add replicas 2: Bringing " +
-			"shop-primary.web back to revision A"}},
+		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:A], replicas 2: Bringing shop-primary.web " +
+			"back to revision A"}},
 		{"somebody else gave stable another version", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = pods("shop-primary", "C", 2, 2)
 		}, []string{"wait for drain at most 3s, then",
-			"  patch Deployment/shop [resourceVersion 5] add replicas 0: Canary failed! Scaling down shop.web"}},
+			"  patch Deployment/shop [resourceVersion 5] replicas 0: Canary failed! Scaling down shop.web"}},
 		{"stable's pods start", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.primary = pods("shop-primary", "A", 2, 1)
 		}, []string{"wait for stable at most 1m0s, then",
 			"  end as undecided: shop.web: stable does not come back to revision A: waiting for rollout to finish: " +
-				"1 of 2 (readyThreshold 100%) updated replicas are available; stable runs revision A " +
-				"and has all the traffic"}},
+				"1 of 2 (readyThreshold 100%) updated replicas are available; stable runs revision A and has all " +
+				"the traffic"}},
 		{"stable's Service has no endpoint", func(s *snapshot, r *Request) {
 			alone(s, r)
 			s.endpoints = new(int)
@@ -297,23 +320,28 @@ func TestPlanRollback(t *testing.T) {
 		{"somebody set the Service back", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.service = service("shop", "shop")
-		}, []string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop-primary\"}: Service " +
-			"shop.web leads to shop-primary again: its selector was set back by somebody"}},
+		}, []string{"patch Service/shop [resourceVersion 6] selector {app:shop-primary}: Service shop.web leads to " +
+			"shop-primary again: its selector was set back by somebody"}},
 		{"traffic is safe", safe,
 			[]string{"wait for drain at most 3s, then",
-				"  patch Deployment/shop [resourceVersion 5] add replicas 0: Canary failed! Scaling down shop.web"}},
+				"  patch Deployment/shop [resourceVersion 5] replicas 0: Canary failed! Scaling down shop.web"}},
 		{"the candidate is scaled down", alone,
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Failed rejected of B by run-2, epoch " +
 				"2, stable A, promoted A, weight 20",
-				"end as done: outcome=rejected shop.web: rolled back (rejected): stable runs revision A " +
-					"and has all the traffic"}},
+				"end as done: outcome=rejected shop.web: rolled back (rejected): stable runs revision A and has all " +
+					"the traffic"}},
+		{"the autoscalers have floors", func(s *snapshot, r *Request) {
+			alone(s, r)
+			floors(s, r)
+		}, []string{"patch HorizontalPodAutoscaler/scale [resourceVersion 9] remove floor, keeps 1 to 10",
+			"patch HorizontalPodAutoscaler/scale-primary [resourceVersion 9] remove floor, keeps 1 to 10"}},
 		{"a first release", func(s *snapshot, r *Request) {
 			safe(s, r)
 			s.record.Stable = Version{}
 		}, []string{"patch ConfigMap/shop-canary-release [resourceVersion 7] Failed rejected of B by run-2, epoch " +
 			"2, stable , promoted A, weight 20",
-			"end as done: outcome=rejected shop.web: rejected in its first release: stable runs revision A " +
-				"and has all the traffic"}},
+			"end as done: outcome=rejected shop.web: rejected in its first release: stable runs revision A and has " +
+				"all the traffic"}},
 		{"the route is gone", func(s *snapshot, r *Request) {
 			alone(s, r)
 			s.virtualService, s.split = nil, nil
@@ -327,40 +355,39 @@ func TestPlanRollback(t *testing.T) {
 func TestPlanBack(t *testing.T) {
 	checkPlans(t, func(*snapshot, *Request) {}, Request.planBack, []planned{
 		{"the candidate has traffic", nil,
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"2\", add weight 100, add weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+				"weight 100, weight 0: Routing all traffic to primary: shop.web"}},
 		{"it has none", weight(0, 2), []string{"end as done: "}},
 		{"the record was deleted", func(s *snapshot, _ *Request) { s.record = nil },
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
-				"100, add weight 0: Routing all traffic to primary: shop.web"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
+				"weight 0: Routing all traffic to primary: shop.web"}},
 		{"there never was one", func(s *snapshot, _ *Request) { s.record, s.primary = nil, nil },
 			[]string{"end as done: "}},
 		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" }, []string{"end as done: "}},
 		{"another run holds it, and has not fenced the route", func(s *snapshot, r *Request) {
 			r.Step.RunID, s.record.Phase = "run-1", Initializing
 			weight(20, 1)(s, r)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add weight " +
-			"100, add weight 0: Routing all traffic to primary: shop.web"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
+			"weight 0: Routing all traffic to primary: shop.web"}},
 		{"another release fenced it off", weight(20, 3),
 			[]string{"end as undecided: VirtualService shop was fenced off by another release"}},
 		{"no pod of stable serves", func(s *snapshot, _ *Request) {
 			s.primary = pods("shop-primary", "A", 2, 0)
-		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-			"\"2\", add weight 0, add weight 100: Routing all traffic to canary: shop.web: " +
-			"shop-primary has no pod that serves"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 2, " +
+			"weight 0, weight 100: Routing all traffic to canary: shop.web: shop-primary has no pod that serves"}},
 		{"no pod serves", func(s *snapshot, _ *Request) {
 			s.primary, s.target = pods("shop-primary", "A", 2, 0), pods("shop", "B", 2, 0)
-		}, []string{"end as undecided: it keeps 20 % of the traffic: neither shop-primary nor " +
-			"shop has a pod that serves"}},
+		}, []string{"end as undecided: it keeps 20 % of the traffic: neither shop-primary nor shop has a pod " +
+			"that serves"}},
 		{"somebody replaced the route", func(s *snapshot, _ *Request) {
 			route := s.virtualService.Object["spec"].(map[string]any)["http"].([]any)[0].(map[string]any)
 			route["route"] = append(route["route"].([]any), map[string]any{
 				"destination": map[string]any{"host": "other"}, "weight": int64(0)})
 			_, s.splitError = routing.Find(s.virtualService, s.route)
 			s.split = nil
-		}, []string{"patch VirtualService/shop [resourceVersion 8] add weight 100, add weight 0: Routing all " +
-			"traffic to primary: VirtualService shop is not as this release left it; the candidate's traffic " +
-			"is taken away at http[0]"}},
+		}, []string{"patch VirtualService/shop [resourceVersion 8] weight 100, weight 0: Routing all traffic to " +
+			"primary: VirtualService shop is not as this release left it; the candidate's traffic is taken away " +
+			"at http[0]"}},
 	})
 }
 
@@ -385,8 +412,8 @@ func TestPlanDetach(t *testing.T) {
 	}
 	checkPlans(t, detaching, Request.planDetach, []planned{
 		{"no record", func(s *snapshot, _ *Request) { s.record = nil },
-			[]string{"end as done: outcome=detached shop.web: detached: it serves by itself, and nothing " +
-				"of its releases is left"}},
+			[]string{"end as done: outcome=detached shop.web: detached: it serves by itself, and nothing of its " +
+				"releases is left"}},
 		{"the target is gone", func(s *snapshot, _ *Request) { s.target = nil },
 			[]string{"end as undecided: shop: Deployment shop is gone: it cannot take over from shop-primary"}},
 		{"a release is under way", func(s *snapshot, _ *Request) { s.record.Phase = Progressing },
@@ -403,23 +430,21 @@ func TestPlanDetach(t *testing.T) {
 		}, []string{"end as undecided: shop.web: stable runs revision A, and how the target would run it is not " +
 			"known: set the target to that version first"}},
 		{"the target has no pods", func(s *snapshot, _ *Request) { s.target = pods("shop", "A", 0, 0) },
-			[]string{"patch Deployment/shop [resourceVersion 5] add replicas 2: Scaling up shop.web"}},
+			[]string{"patch Deployment/shop [resourceVersion 5] replicas 2: Scaling up shop.web"}},
 		{"its pods start", func(s *snapshot, _ *Request) { s.target = pods("shop", "A", 2, 1) },
 			[]string{"wait for rollout of shop at most 1m0s, then",
 				"  end as rejected: shop.web (the target) not ready within progressDeadlineSeconds=60: waiting for " +
 					"rollout to finish: 1 of 2 (readyThreshold 100%) updated replicas are available"}},
-		{"the target is up", nil,
-			[]string{"patch Service/shop [resourceVersion 6] add selector {\"app\":\"shop\"}, add labels {}"}},
+		{"the target is up", nil, []string{"patch Service/shop [resourceVersion 6] selector {app:shop}, labels {}"}},
 		{"the Service leads to it", led,
-			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] add fence " +
-				"\"1\", add weight 0, add weight 100: Routing all traffic to shop"}},
+			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] fence 1, " +
+				"weight 0, weight 100: Routing all traffic to shop"}},
 		{"it has all the traffic", moved, []string{"wait for route at most 3s, then", "  delete VirtualService/shop"}},
 		{"the route is the chart's", func(s *snapshot, r *Request) {
 			moved(s, r)
 			s.virtualService.SetLabels(nil)
 		}, []string{"wait for route at most 3s, then",
-			"  patch VirtualService/shop [resourceVersion 8] add route " +
-				"[{\"destination\":{\"host\":\"shop\"}}], remove fence null"}},
+			"  patch VirtualService/shop [resourceVersion 8] route [{destination:{host:shop}}], remove fence"}},
 		{"the route is gone", left,
 			[]string{"wait for leftovers at most 3s, then", "  delete Service/shop-primary",
 				"  delete Service/shop-canary", "  delete Deployment/shop-primary"}},
@@ -427,7 +452,7 @@ func TestPlanDetach(t *testing.T) {
 			left(s, r)
 			s.primary, s.primaryService, s.canaryService = nil, nil, nil
 		}, []string{"delete ConfigMap/shop-canary-release",
-			"end as done: outcome=detached shop.web: detached: it serves by itself, and nothing " +
-				"of its releases is left"}},
+			"end as done: outcome=detached shop.web: detached: it serves by itself, and nothing of its " +
+				"releases is left"}},
 	})
 }

@@ -163,12 +163,17 @@ func describedWrite(w kube.Write) string {
 		case name == "template":
 			changes = append(changes, fmt.Sprint("images ", workload.Template(template(o.Value)).Images()))
 		case name == "annotations" || name == previousKey || name == "strategy":
+		case o.Op == "remove":
+			changes = append(changes, "remove "+name)
+		case w.Kind == kube.HorizontalPodAutoscaler && name == "spec":
+			spec := o.Value.(map[string]any)
+			changes = append(changes, fmt.Sprintf("keeps %v to %v", spec["minReplicas"], spec["maxReplicas"]))
 		default:
 			value, err := json.Marshal(o.Value)
 			if err != nil {
 				panic(err)
 			}
-			changes = append(changes, strings.TrimSpace(o.Op+" "+name+" "+string(value)))
+			changes = append(changes, name+" "+strings.ReplaceAll(string(value), `"`, ""))
 		}
 	}
 	return fmt.Sprintf("patch %s %v %s%s", w, guards, strings.Join(changes, ", "), say)
