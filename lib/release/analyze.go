@@ -195,7 +195,7 @@ func (r *Release) await(ctx context.Context, w *watch) (judgement, error) {
 		}
 		if w.said != err.Error() && time.Since(w.saidAt) > sayInterval { // some have another number in them each time
 			w.said, w.saidAt = err.Error(), time.Now()
-			r.Report.Say("%s; asking again, this is no failed check", w.said)
+			r.Report.Say("%s; retrying; not counted as a failed check", w.said)
 		}
 		if time.Now().After(w.judge.Deadline) {
 			reason := analysis.QueryFails
@@ -229,7 +229,7 @@ func (r *Release) look(ctx context.Context, w *watch) (judged analysis.Result, o
 	return judged, ok, nil
 }
 
-// own evaluates people's own queries, each as soon as its whole range lies after the shift.
+// own evaluates custom queries, each as soon as its whole range lies after the shift.
 func (w *watch) own(ctx context.Context) ([]analysis.Measured, error) {
 	var all []analysis.Measured
 	for _, m := range w.record.Config.Metrics {

@@ -56,7 +56,7 @@ func TestNoAnswer(t *testing.T) {
 				!w.judge.Deadline.Before(time.Now()) {
 				t.Errorf("%s, %q: %v", got.Verdict, got.Reason, err)
 			}
-			if said := strings.Count(log.String(), "asking again, this is no failed check"); said != 1 {
+			if said := strings.Count(log.String(), "retrying; not counted as a failed check"); said != 1 {
 				t.Errorf("it is said %d times:\n%s", said, log.String())
 			}
 		})

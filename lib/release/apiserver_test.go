@@ -176,7 +176,7 @@ func available(o map[string]any) int {
 	return n
 }
 
-// having tells whether an object has the labels of a selector.
+// having reports whether an object has the labels of a selector.
 func having(selector string, o map[string]any) bool {
 	s, err := labels.Parse(selector)
 	of := &unstructured.Unstructured{Object: o}

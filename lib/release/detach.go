@@ -134,12 +134,12 @@ func (r Request) targetPods(s *snapshot) plan {
 	return plan{}
 }
 
-// ours tells whether a release of the target made an object.
+// ours reports whether a release of the target made an object.
 func (s *snapshot) ours(o *kube.Object) bool {
 	return o != nil && o.GetLabels()[workload.TargetLabel] == s.layout.Target
 }
 
-// ownRoute tells whether a release of the target made the VirtualService, and no other target's
+// ownRoute reports whether a release of the target made the VirtualService, and no other target's
 // releases write it.
 func (s *snapshot) ownRoute() bool {
 	return s.ours(s.virtualService) && !workload.Shared(s.virtualService, s.layout.Target)

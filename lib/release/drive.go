@@ -156,7 +156,7 @@ func (d *driver) round(ctx context.Context) (done bool, err error) {
 	}
 	p := d.next(s)
 	if !p.decided() {
-		return false, errors.New("internal error, please report it with the log above: no plan for what was observed")
+		return false, errors.New("internal error; please report it with the log above: no plan for what was observed")
 	}
 	if p.wait != nil {
 		if left := d.wait(s.now, p.wait); left > 0 {
@@ -266,7 +266,7 @@ type outage struct {
 	since, said time.Time
 }
 
-// tolerated waits and tells whether to try again.
+// tolerated waits and reports whether to try again.
 func (o *outage) tolerated(ctx context.Context, rep *report.Reporter, err error) bool {
 	now := time.Now()
 	if o.since.IsZero() {

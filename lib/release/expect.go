@@ -47,7 +47,7 @@ func (r *Release) awaitExpected(ctx context.Context) error {
 	}
 }
 
-// isVersion tells whether an image or a chart is what is expected: wholly, or its version.
+// isVersion reports whether an image or a chart is what is expected: wholly, or its version.
 func isVersion(what, expect string) bool {
 	if what == "" || what == expect {
 		return what != ""

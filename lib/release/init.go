@@ -280,7 +280,7 @@ func (r Request) begin(s *snapshot) *Record {
 	return next
 }
 
-// scaledBy notes the autoscalers, for the steps that may not list them. It tells whether that is
+// scaledBy notes the autoscalers, for the steps that may not list them. It reports whether that is
 // news.
 func (record *Record) scaledBy(s *snapshot) bool {
 	target, stable := "", ""
@@ -325,12 +325,12 @@ func (s *snapshot) stable() Version {
 		Template: workload.TemplateOf(s.primary.object), Replicas: workload.Replicas(s.primary.Deployment)}
 }
 
-// fresh tells whether stable runs what the target has.
+// fresh reports whether stable runs what the target has.
 func (s *snapshot) fresh() bool {
 	return s.primary != nil && workload.RevisionOf(s.primary.Deployment) == s.revision
 }
 
-// known tells whether the record is free and says what stable runs, as the target has it: then a
+// known reports whether the record is free and says what stable runs, as the target has it: then a
 // run that finds nothing to release has nothing to write.
 func (s *snapshot) known() bool {
 	if s.record == nil || !s.record.Phase.ended() || s.target == nil {
@@ -340,14 +340,14 @@ func (s *snapshot) known() bool {
 	return was.Revision == is.Revision && was.Chart == is.Chart
 }
 
-// unchanged tells whether canary-init has left the record alone because there is nothing to release
-// for a run. Who held it and was superseded is another one.
+// unchanged reports whether canary-init has left the record alone because there is nothing to
+// release for a run. Who held it and was superseded is another one.
 func (s *snapshot) unchanged(uid string) bool {
 	return !s.mine(uid) && s.known() && s.fresh() && s.split != nil && s.split.Candidate == 0 &&
 		!slices.Contains(s.record.Before, uid)
 }
 
-// settled tells whether the layout is as it is between releases, and stable has all the traffic.
+// settled reports whether the layout is as it is between releases, and stable has all the traffic.
 func (s *snapshot) settled() bool {
 	return len(s.ofCanary) == 0 && s.service != nil &&
 		workload.Selects(s.service, s.primary.Spec.Selector.MatchLabels) && s.primaryService != nil &&
@@ -373,8 +373,8 @@ func (d *deployment) fence(epoch int64, layout workload.Layout, route string) ku
 	return kube.Write{Kind: kube.Deployment, Name: d.Name, Patch: patch}
 }
 
-// serving tells whether the mesh or the Service leads to stable, and it answers.
-// halfMade tells whether stable is what a first release left that did not get as far as giving it
+// serving reports whether the mesh or the Service leads to stable, and it answers.
+// halfMade reports whether stable is what a first release left that did not get as far as giving it
 // traffic.
 // serves are the labels by which Services select stable's pods: the selector of a Deployment cannot
 // be changed, and one of Flagger's has a label alone.

@@ -301,8 +301,8 @@ func (o *observation) readEndpoints(ctx context.Context) {
 	o.s.endpoints = &ready
 }
 
-// hasEnded tells whether the PipelineRun that holds the target runs no more. Who may not look takes
-// it for running.
+// hasEnded reports whether the PipelineRun that holds the target runs no more. Who may not look
+// takes it for running.
 func (r *Release) hasEnded(ctx context.Context, record *Record) (bool, error) {
 	var run struct {
 		Metadata struct{ UID string }

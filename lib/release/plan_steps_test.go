@@ -229,7 +229,7 @@ func TestPlanRollback(t *testing.T) {
 			[]string{"patch ConfigMap/shop-canary-release [resourceVersion 7] RollingBack aborted of B by run-2, " +
 				"epoch 3, stable A, promoted A, weight 20: Rolling back shop.web aborted"}},
 		{"no record", func(s *snapshot, _ *Request) { s.record, s.primary = nil, nil },
-			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: there is no release record"}},
+			[]string{"end as done: outcome=refused shop.web: nothing to roll back: there is no release record"}},
 		{"the record was deleted", func(s *snapshot, _ *Request) { s.record = nil },
 			[]string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
 				"weight 0: Routing all traffic to primary: shop.web"}},
@@ -240,7 +240,7 @@ func TestPlanRollback(t *testing.T) {
 			"mid-release: somebody deleted it. stable runs revision A and has all the traffic; shop still has pods. " +
 			"Run canary-init again, or scale it to 0"}},
 		{"another run holds it", func(_ *snapshot, r *Request) { r.Step.RunID = "run-9" },
-			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: run run-2 was the last to " +
+			[]string{"end as done: outcome=refused shop.web: nothing to roll back: run run-2 was the last to " +
 				"hold the target"}},
 		{"another run took it over, and has not fenced the route", func(s *snapshot, r *Request) {
 			r.Step.RunID, s.record.Phase = "run-1", Initializing
@@ -248,10 +248,10 @@ func TestPlanRollback(t *testing.T) {
 		}, []string{"patch VirtualService/shop [resourceVersion 8 host shop-primary host shop-canary] weight 100, " +
 			"weight 0: Routing all traffic to primary: shop.web"}},
 		{"another run took it over", func(_ *snapshot, r *Request) { r.Step.RunID = "run-1" },
-			[]string{"end as done: outcome=superseded shop.web: nothing of this run to undo: run run-2 was the last " +
+			[]string{"end as done: outcome=superseded shop.web: nothing to roll back: run run-2 was the last " +
 				"to hold the target"}},
 		{"it was promoted", func(s *snapshot, _ *Request) { s.record.Phase, s.record.Outcome = Succeeded, Promoted },
-			[]string{"end as done: outcome=refused shop.web: nothing of this run to undo: the release ended as " +
+			[]string{"end as done: outcome=refused shop.web: nothing to roll back: the release ended as " +
 				"promoted"}},
 		{"it was promoted, and somebody wants it back", by(func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Promoted
@@ -259,7 +259,7 @@ func TestPlanRollback(t *testing.T) {
 			"epoch 3, stable A, promoted , weight 20: Rolling back shop.web aborted"}},
 		{"there was nothing to release, and somebody wants it back", by(func(s *snapshot, _ *Request) {
 			s.record.Phase, s.record.Outcome = Succeeded, Unchanged
-		}), []string{"end as done: outcome=refused shop.web: nothing of this run to undo: the release ended as " +
+		}), []string{"end as done: outcome=refused shop.web: nothing to roll back: the release ended as " +
 			"unchanged"}},
 		{"it was rolled back", func(s *snapshot, r *Request) {
 			alone(s, r)

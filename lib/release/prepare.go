@@ -15,10 +15,10 @@ import (
 // The target stays up. Until the next apply the chart still has the Service, and whoever applies it
 // once more leads it back to the target's pods.
 
-// preparing tells whether canary-init is in mode prepare.
+// preparing reports whether canary-init is in mode prepare.
 func (r Request) preparing() bool { return r.Config != nil && r.Config.Mode == config.Prepare }
 
-// unprotected tells whether mode prepare has something left to do with the Service: those that
+// unprotected reports whether mode prepare has something left to do with the Service: those that
 // releases made are nobody else's to delete.
 func (r Request) unprotected(s *snapshot) bool {
 	if !r.preparing() || s.service == nil || s.ours(s.service) {

@@ -805,12 +805,12 @@ func TestOnFailure(t *testing.T) {
 			[]string{"it failed (exit code 3, undecided)"}},
 		{"somebody else holds the target", shifted, "canary-init", "run-3", "rollback", begins, report.Busy,
 			state{"80/20", "shop:1 x2", "shop:2 x2", "shop-primary", Progressing, ""},
-			[]string{"nothing of this run to undo: run run-2 was the last to hold the target", "(exit code 4, busy)"}},
+			[]string{"nothing to roll back: run run-2 was the last to hold the target", "(exit code 4, busy)"}},
 		{"the configuration is wrong",
 			func(a *apiserver) { a.apply(shop("2")); a.denied["patch virtualservices"] = true }, "canary-init", "run-2",
 			"rollback", begins, report.Misconfig,
 			state{"100/0", "shop:1 x2", "shop:2 x2", "shop-primary", Succeeded, Initialized},
-			[]string{"nothing of this run to undo", "(exit code 2, configuration)"}},
+			[]string{"nothing to roll back", "(exit code 2, configuration)"}},
 		{"the candidate does not come up",
 			func(a *apiserver) { a.stuck["deployments/shop"] = true; a.apply(shop("2")) }, "canary-init", "run-2",
 			"rollback", begins, report.Rejected,
@@ -1103,7 +1103,7 @@ func TestTheNextRunPutsRight(t *testing.T) {
 	}
 }
 
-// A step that is told to end takes the candidate's traffic away and leaves the lock to whoever
+// A step that is terminated takes the candidate's traffic away and leaves the lock to whoever
 // comes next.
 func TestToldToEnd(t *testing.T) {
 	t.Parallel()

@@ -16,7 +16,7 @@ import (
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
 
-// graceful is how long a step that was told to end has to take the candidate's traffic away: less
+// graceful is how long a step that was terminated has to take the candidate's traffic away: less
 // than the grace period of a pod.
 const graceful = 20 * time.Second
 
@@ -94,7 +94,7 @@ func (r Request) nothingToUndo(s *snapshot, why string) plan {
 		outcome = Superseded
 	}
 	return plan{done: &result{
-		text:    fmt.Sprintf("%s: nothing of this run to undo: %s", s.id(), why),
+		text:    fmt.Sprintf("%s: nothing to roll back: %s", s.id(), why),
 		results: map[string]string{"outcome": string(outcome)}}}
 }
 

@@ -70,7 +70,7 @@ func attempt(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			fmt.Fprintf(os.Stderr, "%s", debug.Stack())
-			err = fmt.Errorf("a mistake in canary-tasks itself, please report it with the lines before: %v", p)
+			err = fmt.Errorf("internal error; please report it with the log above: %v", p)
 		}
 	}()
 	return do()
@@ -150,7 +150,7 @@ func (r *Release) specification(ctx context.Context, lookup envconfig.Lookuper) 
 	if len(given) > 1 {
 		return lookup, config.Problems{
 			{Parameter: given[1], Value: value(given[1]),
-				Remedy: fmt.Sprintf("give one of %s: a specification has one place", strings.Join(given, ", "))}}
+				Remedy: fmt.Sprintf("set only one of %s", strings.Join(given, ", "))}}
 	}
 	text, err := read[from](value(from))
 	if err != nil {

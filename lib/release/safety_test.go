@@ -339,7 +339,7 @@ func TestRecordIsGone(t *testing.T) {
 	}
 	a := newAPIServer(t, settings, shopService, shop("1")) // nothing was ever released
 	code, last := a.run(a.step("rollback", "run-1"), (*Release).Rollback)
-	if code != report.Done || !strings.Contains(last, "nothing of this run to undo") {
+	if code != report.Done || !strings.Contains(last, "nothing to roll back") {
 		t.Errorf("code %d: %s", code, last)
 	}
 }

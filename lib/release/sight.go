@@ -241,7 +241,7 @@ func sideOf(reporter string) string {
 	return "callers"
 }
 
-// render fills in, parses and asks people's own queries: before anything is changed, they are known
+// render fills in, parses and asks custom queries: before anything is changed, they are known
 // to be PromQL that gives one number, if any.
 func (r *Release) render(ctx context.Context) config.Problems {
 	var problems config.Problems

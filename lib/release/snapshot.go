@@ -100,7 +100,7 @@ func (s *snapshot) edited() string {
 		s.layout.Primary(), kube.LastManager(s.primary.object))
 }
 
-// flaggers tells whether stable is one that a Flagger made, and that its Canary still owns.
+// flaggers reports whether stable is one that a Flagger made, and that its Canary still owns.
 func (s *snapshot) flaggers() bool { return s.primary != nil && workload.OfCanary(s.primary.object) }
 
 // free reports whether no release is under way.
@@ -116,7 +116,7 @@ func (s *snapshot) selector() (workload.Selector, error) {
 	return selector, err
 }
 
-// mine tells whether the run of this step holds the target.
+// mine reports whether the run of this step holds the target.
 func (s *snapshot) mine(uid string) bool { return s.record != nil && s.record.Holder == uid }
 
 // scale plans the write of a Deployment's replicas.

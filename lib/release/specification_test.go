@@ -51,7 +51,7 @@ func TestSpecFile(t *testing.T) {
 		{"empty", source, map[string]string{"CANARY_SPEC_FILE": "empty.yaml"}, "the file is empty"},
 		{"too long", source, map[string]string{"CANARY_SPEC_FILE": "long.yaml"}, "longer than 262144 bytes"},
 		{"two places", source, map[string]string{"CANARY_SPEC_FILE": "values.yaml", "CANARY_SPEC": "a"},
-			`parameter specFile is "values.yaml": give one of spec, specFile`},
+			`parameter specFile is "values.yaml": set only one of spec, specFile`},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
 			t.Parallel()

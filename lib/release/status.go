@@ -106,7 +106,7 @@ func (s canaryStatus) onto(live map[string]any, now time.Time) map[string]any {
 	return next
 }
 
-// ownStatus tells whether a release wrote the status of a Canary, and no Flagger since.
+// ownStatus reports whether a release wrote the status of a Canary, and no Flagger since.
 func ownStatus(canary *kube.Object) bool {
 	applied, _, _ := unstructured.NestedString(canary.Object, "status", "lastAppliedSpec")
 	return strings.HasPrefix(applied, ownSpec)
@@ -163,7 +163,7 @@ func (r *Release) writeStatus(ctx context.Context, name string) error {
 	}
 }
 
-// shown tells whether a write is of what the status of a Canary is made of.
+// shown reports whether a write is of what the status of a Canary is made of.
 func (s *snapshot) shown(w kube.Write) bool {
 	return w.Kind == kube.VirtualService || w.Kind == kube.ConfigMap && w.Name == s.layout.Record()
 }

@@ -303,7 +303,7 @@ func TestNotItsFault(t *testing.T) {
 			if !strings.Contains(out, "promoted: stable runs") || strings.Contains(out, "Halt") {
 				t.Errorf("judged %+v", s.judged())
 			}
-			t.Logf("Prometheus' absence was said: %v", strings.Contains(out, "this is no failed check"))
+			t.Logf("Prometheus' absence was said: %v", strings.Contains(out, "not counted as a failed check"))
 			s.want(serves{"100/0", c.version + " x2", c.version + " x0", "promoted"})
 		})
 	}

@@ -341,7 +341,7 @@ func TestRelease(t *testing.T) {
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
 	if out, err := s.release(); err == nil || !strings.Contains(out, "was rejected at") ||
-		!strings.Contains(out, "nothing of this run to undo") {
+		!strings.Contains(out, "nothing to roll back") {
 		t.Fatalf("the same once more: %v", err)
 	}
 	s.want(serves{"100/0", "2.0.0 x2", "3.0.0 x0", "rejected"})
@@ -491,7 +491,7 @@ scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, metrics: [{
 	s.version(v2, "")
 	twice(0, "is up beside stable", "canary-init", "three")
 	twice(4, "is held by run three", "canary-init", "four")
-	twice(0, "nothing of this run to undo", "rollback", "four")
+	twice(0, "nothing to roll back", "rollback", "four")
 	twice(0, "has 40 %", "shift-weight", "three", "CANARY_WEIGHT=40")
 	twice(0, "is good at 40 %", "analyze", "three")
 	twice(0, "promoted", "promote", "three")
@@ -520,7 +520,7 @@ func TestANewerRevisionTakesOver(t *testing.T) {
 		t.Errorf("the newer run: %v", err)
 	}
 	if out, condition := s.ended(older); !condition.IsFalse() || !strings.Contains(out, "superseded") ||
-		!strings.Contains(out, "nothing of this run to undo") {
+		!strings.Contains(out, "nothing to roll back") {
 		t.Errorf("the older run ended as %+v", condition)
 	}
 	s.want(serves{"100/0", "3.0.0 x2", "3.0.0 x0", "promoted"})
@@ -749,7 +749,7 @@ func TestASecondRunLeavesTheFirst(t *testing.T) {
 	s.must(0, "has 40 %", "shift-weight", "two", "CANARY_WEIGHT=40")
 	before := s.settled()
 	s.must(4, "is held by run two", "canary-init", "refused")
-	s.must(0, "nothing of this run to undo", "rollback", "refused")
+	s.must(0, "nothing to roll back", "rollback", "refused")
 	waiting := make(chan string)
 	go func() {
 		code, out := s.step("canary-init", "waits", "CANARY_ON_BUSY=wait")

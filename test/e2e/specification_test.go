@@ -64,7 +64,7 @@ func TestSpecification(t *testing.T) {
 	serveCanaries(t)
 	run(t, canary, "kubectl", "apply", "-n", s.ns, "-f", "-")
 	s.must(2, "there is no such Canary", "canary-init", "second", "CANARY_CANARY=other")
-	s.must(2, "give one of spec, canary", "canary-init", "second", "CANARY_CANARY=web", "CANARY_SPEC=a")
+	s.must(2, "set only one of spec, canary", "canary-init", "second", "CANARY_CANARY=web", "CANARY_SPEC=a")
 
 	s.must(2, "/answers\": there is none: make it", "canary-init", "second", "CANARY_CANARY=web")
 	run(t, template, "kubectl", "apply", "-n", s.ns, "-f", "-")
