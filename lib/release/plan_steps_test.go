@@ -448,6 +448,24 @@ func TestPlanDetach(t *testing.T) {
 		{"the route is gone", left,
 			[]string{"wait for leftovers at most 3s, then", "  delete Service/shop-primary",
 				"  delete Service/shop-canary", "  delete Deployment/shop-primary"}},
+		{"the target's autoscaler has a floor", func(s *snapshot, r *Request) {
+			left(s, r)
+			floors(s, r)
+		}, []string{"wait for leftovers at most 3s, then",
+			"  patch HorizontalPodAutoscaler/scale [resourceVersion 9] remove floor, keeps 1 to 10",
+			"  delete Service/shop-primary", "  delete Service/shop-canary",
+			"  delete HorizontalPodAutoscaler/scale-primary", "  delete Deployment/shop-primary"}},
+		{"the route is of releases, and leads elsewhere", func(s *snapshot, r *Request) {
+			left(s, r)
+			routed(s, "other")
+			s.virtualService.SetLabels(map[string]string{workload.TargetLabel: "shop"})
+		}, []string{"wait for leftovers at most 3s, then", "  delete VirtualService/shop",
+			"  delete Service/shop-primary", "  delete Service/shop-canary", "  delete Deployment/shop-primary"}},
+		{"the route is the chart's, and leads elsewhere", func(s *snapshot, r *Request) {
+			left(s, r)
+			routed(s, "other")
+		}, []string{"wait for leftovers at most 3s, then", "  delete Service/shop-primary",
+			"  delete Service/shop-canary", "  delete Deployment/shop-primary"}},
 		{"nothing is left", func(s *snapshot, r *Request) {
 			left(s, r)
 			s.primary, s.primaryService, s.canaryService = nil, nil, nil
