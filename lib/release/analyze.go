@@ -351,7 +351,7 @@ func (r *Release) reject(ctx context.Context, w *watch, judged analysis.Result, 
 	answers := listed(ctx, "its answers", w.observer.Answers)
 	judged.Text, reason = judged.Text+answers, reason+answers
 	err := r.note(ctx, judged, w, func(record *Record) {
-		record.reject(reason)
+		record.reject(reason, time.Now())
 	})
 	if err != nil {
 		return err

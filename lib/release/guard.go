@@ -120,7 +120,7 @@ func fails(ctx context.Context, o *metrics.Observer, test *analysis.Sequential) 
 // stable back to its own version.
 func (r *Release) stableFailed(ctx context.Context, reason string) error {
 	err := r.update(ctx, func(record *Record) {
-		record.reject(reason)
+		record.reject(reason, time.Now())
 		record.StableFails = true
 	})
 	if err == nil {

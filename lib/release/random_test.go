@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
@@ -427,7 +428,7 @@ func (w *world) analyze(ctx context.Context, r *Release) error {
 			_ = r.toStable(ctx)
 			err := r.update(ctx, func(record *Record) {
 				if record.Outcome, record.Reason = Inconclusive, "no requests"; n == bad {
-					record.reject("it fails")
+					record.reject("it fails", time.Now())
 				}
 			})
 			if err != nil {

@@ -137,11 +137,11 @@ func (r *Record) former(taker string) []string {
 }
 
 // reject ends a release and remembers its revision.
-func (r *Record) reject(reason string) {
+func (r *Record) reject(reason string, at time.Time) {
 	r.Outcome, r.Reason = Rejected, reason
 	r.Rejected = append(
 		r.Rejected, Rejection{
-			Revision: r.Candidate.Revision, Reason: show.Cut(reason, maxReason), Run: r.Run, At: time.Now().UTC()})
+			Revision: r.Candidate.Revision, Reason: show.Cut(reason, maxReason), Run: r.Run, At: at.UTC()})
 	r.Rejected = r.Rejected[max(0, len(r.Rejected)-maxRejected):]
 }
 
