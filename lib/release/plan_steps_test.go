@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/canary-tasks/canary-tasks/lib/kube"
+	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
 )
@@ -146,7 +147,7 @@ func TestPlanPromote(t *testing.T) {
 			"Routing all traffic to primary: shop.web has revision C by now, which was not judged"}},
 		{"the target has another revision, and no pod of stable serves", func(s *snapshot, r *Request) {
 			promoting(s, r)
-			s.revision, s.primary = "C", pods("shop-primary", "A", 2, 0)
+			s.revision, s.target, s.primary = "C", pods("shop", "C", 2, 2), pods("shop-primary", "A", 2, 0)
 		}, []string{"patch Deployment/shop-primary [fence 2] images [shop:B], replicas 2: Copying shop.web template " +
 			"spec to shop-primary.web"}},
 		{"stable's pods start", func(s *snapshot, r *Request) {
@@ -472,5 +473,55 @@ func TestPlanDetach(t *testing.T) {
 		}, []string{"delete ConfigMap/shop-canary-release",
 			"end as done: outcome=detached shop.web: detached: it serves by itself, and nothing of its " +
 				"releases is left"}},
+	})
+}
+
+// The last line of a step says no more than what was read.
+func TestTraffic(t *testing.T) {
+	checkPlans(t, weight(0, 2), func(_ Request, s *snapshot) plan {
+		now := s.traffic()
+		return ended(report.Done, "%s; to stable %t, understood %t", now.text, now.stable, now.understood)
+	}, []planned{
+		{"stable has all", nil,
+			[]string{"end as done: stable runs revision A and has all the traffic; to stable true, understood true"}},
+		{"both have some", weight(20, 2),
+			[]string{"end as done: stable has 80 % of the traffic and shop 20 %; to stable false, understood true"}},
+		{"the candidate has all", weight(100, 2),
+			[]string{"end as done: shop has all the traffic; to stable false, understood true"}},
+		{"stable has no pod", func(s *snapshot, _ *Request) { s.primary = pods("shop-primary", "A", 2, 0) },
+			[]string{"end as done: VirtualService shop leads to shop-primary, and shop-primary has no pod that " +
+				"serves; to stable false, understood true"}},
+		{"stable is gone", func(s *snapshot, _ *Request) { s.primary = nil },
+			[]string{"end as done: VirtualService shop leads to shop-primary, and shop-primary has no pod that " +
+				"serves; to stable false, understood true"}},
+		{"stable's Service has no endpoint", func(s *snapshot, _ *Request) { s.endpoints = new(int) },
+			[]string{"end as done: VirtualService shop leads to shop-primary, which has no ready endpoint; to " +
+				"stable false, understood true"}},
+		{"the route is gone", func(s *snapshot, _ *Request) { s.virtualService, s.split = nil, nil },
+			[]string{"end as done: VirtualService shop is gone: callers in the mesh reach Service shop, which leads " +
+				"to shop-primary; to stable true, understood false"}},
+		{"the route is gone, and the Service leads to the target", func(s *snapshot, _ *Request) {
+			s.virtualService, s.split, s.service = nil, nil, service("shop", "shop")
+		}, []string{"end as done: VirtualService shop is gone: callers in the mesh reach Service shop, which leads " +
+			"to shop; to stable false, understood false"}},
+		{"the route is gone, and the Service leads elsewhere", func(s *snapshot, _ *Request) {
+			s.virtualService, s.split, s.service = nil, nil, service("shop", "other")
+		}, []string{"end as done: VirtualService shop is gone: callers in the mesh reach Service shop, which leads " +
+			"elsewhere; to stable false, understood false"}},
+		{"the route is not there yet", func(s *snapshot, _ *Request) {
+			s.virtualService, s.split, s.record.Stable = nil, nil, Version{}
+		}, []string{"end as done: VirtualService shop is not there yet: callers in the mesh reach Service shop, " +
+			"which leads to shop-primary; to stable true, understood false"}},
+		{"the route leads to the Service", func(s *snapshot, _ *Request) { routed(s, "shop") },
+			[]string{"end as done: VirtualService shop leads to Service shop, which leads to shop-primary; to " +
+				"stable true, understood true"}},
+		{"the route leads to the candidate", func(s *snapshot, _ *Request) { routed(s, "shop-canary") },
+			[]string{"end as done: shop has up to 100 % of the traffic: VirtualService shop is not as this release " +
+				"left it: no HTTP route leads to exactly the destinations shop-primary and shop-canary; it has " +
+				"http[0] \"\" -> shop-canary=100. somebody wrote it; to stable false, understood false"}},
+		{"the route leads elsewhere", func(s *snapshot, _ *Request) { routed(s, "other") },
+			[]string{"end as done: shop has no traffic; where the rest goes is not known: VirtualService shop is " +
+				"not as this release left it: no HTTP route leads to exactly the destinations shop-primary and " +
+				"shop-canary; it has http[0] \"\" -> other=100. somebody wrote it; to stable false, understood false"}},
 	})
 }
