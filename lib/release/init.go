@@ -248,17 +248,6 @@ func (r Request) take(s *snapshot, next *Record, say string) plan {
 	return plan{writes: []kube.Write{s.write(next, say)}}
 }
 
-// codeAfter is how a step ends that finds the release of its run ended.
-func codeAfter(outcome Outcome) report.Code {
-	switch outcome {
-	case Initialized, Unchanged, Promoted:
-		return report.Done
-	case Rejected:
-		return report.Rejected
-	}
-	return report.Undecided
-}
-
 // begin is the record of a release that takes the lock.
 func (r Request) begin(s *snapshot) *Record {
 	next := &Record{Holder: r.Config.RunID, Run: r.Config.RunName, RunNamespace: r.Config.RunNamespace,

@@ -29,22 +29,6 @@ const (
 
 func (p Phase) ended() bool { return p == Succeeded || p == Failed || p == "" }
 
-// Outcome is how a release ended: a closed list.
-type Outcome string
-
-// The outcomes of a release.
-const (
-	Initialized  Outcome = "initialized"  // stable was made; there was nothing to compare with
-	Unchanged    Outcome = "unchanged"    // stable runs this revision already
-	Promoted     Outcome = "promoted"     // stable runs what was judged
-	Rejected     Outcome = "rejected"     // judged, and not good enough
-	Inconclusive Outcome = "inconclusive" // it could not be judged in time
-	Superseded   Outcome = "superseded"   // a newer revision took its place
-	Refused      Outcome = "refused"      // it was not begun: configuration, or somebody else holds the target
-	Aborted      Outcome = "aborted"      // it was ended before a verdict
-	Detached     Outcome = "detached"     // the target serves by itself again
-)
-
 // Version is one revision of a workload: what stable was, or what is being released.
 type Version struct {
 	Revision string            `json:"revision,omitempty"`
