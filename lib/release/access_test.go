@@ -76,7 +76,7 @@ func TestAccountsOfOtherSteps(t *testing.T) {
 				t.Errorf("%v\nsays %s", err, c.not)
 			}
 			asked, want := map[string]bool{}, map[string]bool{}
-			for _, review := range a.reviews {
+			for _, review := range a.reviews() {
 				asked[review] = true
 			}
 			for _, account := range c.accounts {

@@ -126,7 +126,7 @@ func TestFirstReleaseAnew(t *testing.T) {
 		a := newAPIServer(t, settings, shopService, shop("1"))
 		var applied bool
 		a.onWrite = func(did string) {
-			if did == "post deployments/shop-primary" && !applied {
+			if did == "create deployments/shop-primary" && !applied {
 				applied = true
 				a.mu.Unlock()
 				a.apply(shop("2"))
@@ -353,7 +353,7 @@ func TestRollbackGivesUp(t *testing.T) {
 	r.Patience = time.Second
 	a.onWrite = func(did string) {
 		if did == "patch virtualservices/shop" {
-			a.budget = 1 // of the fence on stable; scaling down the candidate is refused from then on
+			a.Budget = 1 // of the fence on stable; scaling down the candidate is refused from then on
 		}
 	}
 	wantCode(t, r.Rollback(t.Context()), report.Undecided, "writing Deployment web/shop: Forbidden")

@@ -76,10 +76,10 @@ func TestPrepare(t *testing.T) {
 		if killed {
 			continue
 		}
-		before := len(a.writes)
+		before := len(a.Writes)
 		must(t, a.prepare("run-1"), a.prepare("run-2"), a.rollback("run-1")) // which is not what finally undoes
-		if len(a.writes) != before {
-			t.Errorf("prepared again it wrote %v", a.writes[before:])
+		if len(a.Writes) != before {
+			t.Errorf("prepared again it wrote %v", a.Writes[before:])
 		}
 
 		for _, version := range []string{"2", "3"} { // the same run may have prepared

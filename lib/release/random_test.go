@@ -294,7 +294,7 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if c.f == nil || r.Method == http.MethodGet || strings.HasSuffix(r.URL.Path, "events") ||
 		strings.HasSuffix(r.URL.Path, "reviews") {
-		return direct{c.w.api}.RoundTrip(r)
+		return c.w.api.RoundTrip(r)
 	}
 	n := c.writes
 	c.writes++
@@ -311,7 +311,7 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.nest()
 	}
 	before := c.w.share()
-	answer, err := direct{c.w.api}.RoundTrip(r)
+	answer, err := c.w.api.RoundTrip(r)
 	if now := c.w.share(); now > before && c.w.up() && c.w.api.holder() != c.run && c.w.api.record() != nil {
 		c.w.t.Errorf("%s gives the candidate %d %% while %s holds the target", c.run, now, c.w.api.holder())
 	}

@@ -215,7 +215,7 @@ func TestFirstVersion(t *testing.T) {
 	a := newAPIServer(t, settings, shopService, shop("1"))
 	a.onWrite = func(did string) {
 		// Whatever leads traffic to stable comes when stable serves, and the target goes last.
-		if did == "post services/shop-primary" && a.objects["deployments/shop-primary"] == nil {
+		if did == "create services/shop-primary" && a.objects["deployments/shop-primary"] == nil {
 			t.Error("a Service before its pods")
 		}
 		if did == "patch deployments/shop" &&
@@ -891,14 +891,14 @@ func TestNothingToDo(t *testing.T) {
 	a := afterInit(t)
 	all := func(run string) {
 		t.Helper()
-		before := len(a.writes)
+		before := len(a.Writes)
 		folder := t.TempDir()
 		r := a.step("canary-init", run)
 		r.Config, r.Results = testConfig(run), filepath.Join(folder, "outcome")
 		must(t, r.Init(t.Context(), nil), a.shift(run, 20), a.step("analyze", run).Analyze(t.Context()), a.promote(run),
 			a.rollback(run))
-		if len(a.writes) != before {
-			t.Errorf("%s wrote %v", run, a.writes[before:])
+		if len(a.Writes) != before {
+			t.Errorf("%s wrote %v", run, a.Writes[before:])
 		}
 		if got, err := os.ReadFile(r.Results); err != nil ||
 			string(got) != map[string]string{"run-1": "initialized"}[run]+
@@ -1215,7 +1215,7 @@ func TestInitRefuses(t *testing.T) {
 			}
 		}, nil, []string{"2 mistakes", "the claim data, which is [ReadWriteOnce]",
 			"the claim none, which is not there"}},
-		{"Istio's resources are not installed, and a port", func(a *apiserver) { a.unserved = "virtualservices" },
+		{"Istio's resources are not installed, and a port", func(a *apiserver) { a.Unserved["virtualservices"] = true },
 			func(c *config.Config) { c.Port = "8443" },
 			[]string{"2 mistakes", `virtualService is "shop"`,
 				"are its CustomResourceDefinitions installed? Install Istio first", `port is "8443"`}},
@@ -1230,7 +1230,7 @@ func TestInitRefuses(t *testing.T) {
 			if c.prepare != nil {
 				c.prepare(a)
 			}
-			before := len(a.writes)
+			before := len(a.Writes)
 			cfg := testConfig("run-1")
 			if c.change != nil {
 				c.change(cfg)
@@ -1239,8 +1239,8 @@ func TestInitRefuses(t *testing.T) {
 			for _, want := range c.want {
 				wantCode(t, err, report.Misconfig, want)
 			}
-			if len(a.writes) != before {
-				t.Errorf("it wrote %v", a.writes[before:])
+			if len(a.Writes) != before {
+				t.Errorf("it wrote %v", a.Writes[before:])
 			}
 		})
 	}
@@ -1346,10 +1346,10 @@ func TestTakesOverFromFlagger(t *testing.T) {
 			"map[app:shop-primary tier:front]" {
 			t.Errorf("selector and labels are %s", got)
 		}
-		before := len(a.writes)
+		before := len(a.Writes)
 		must(t, a.init("run-2"))
-		if len(a.writes) != before {
-			t.Errorf("unchanged wrote %v", a.writes[before:])
+		if len(a.Writes) != before {
+			t.Errorf("unchanged wrote %v", a.Writes[before:])
 		}
 		must(t, a.rollback("")) // to what Flagger had promoted
 		a.want(state{"100/0", "shop:1 x2", "shop:2 x0", "shop-primary", Failed, Aborted})

@@ -474,10 +474,10 @@ func TestDetachAfterAChange(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	a.apply(strings.Replace(settings, "blue", "green", 1))
-	before := len(a.writes)
+	before := len(a.Writes)
 	must(t, a.detach())
-	if n := len(a.writes) - before; n > 20 {
-		t.Errorf("%d writes: %v", n, a.writes[before:])
+	if n := len(a.Writes) - before; n > 20 {
+		t.Errorf("%d writes: %v", n, a.Writes[before:])
 	}
 	if diff := cmp.Diff(state{Candidate: "shop:1 x2", Selects: "shop"}, a.state()); diff != "" {
 		t.Errorf("(-want, +got)\n%s", diff)
@@ -491,12 +491,12 @@ func TestFight(t *testing.T) {
 	r := a.step("anyone", "run-1")
 	r.Client = a.client() // without a network, which a bubble can't have
 	synctest.Test(t, func(t *testing.T) {
-		before, begin := len(a.writes), time.Now()
+		before, begin := len(a.Writes), time.Now()
 		err := r.drive(t.Context(), scope{}, func(s *snapshot) plan {
 			return plan{writes: []kube.Write{s.target.scale(0, "")}}
 		})
 		wantCode(t, err, report.Undecided, "Deployment/shop was written")
-		if n, took := len(a.writes)-before, time.Since(begin); n > 60 || took > 2*maxFight {
+		if n, took := len(a.Writes)-before, time.Since(begin); n > 60 || took > 2*maxFight {
 			t.Errorf("%d writes in %s", n, took)
 		}
 	})

@@ -167,10 +167,10 @@ func TestCanaryShowsTheRelease(t *testing.T) {
 	}
 	must(t, a.begin("run-1"))
 	want("first", "Initializing 0 Unknown", "Initialized 0 True")
-	before := len(a.writes)
+	before := len(a.Writes)
 	must(t, a.begin("run-1b"))
-	if len(a.writes) != before {
-		t.Errorf("unchanged wrote %v", a.writes[before:])
+	if len(a.Writes) != before {
+		t.Errorf("unchanged wrote %v", a.Writes[before:])
 	}
 	a.apply(shop("2"))
 	must(t, a.begin("run-2"), a.shift("run-2", 20), a.judge("run-2"), a.shift("run-2", 40), a.judge("run-2"),
@@ -185,7 +185,7 @@ func TestCanaryShowsTheRelease(t *testing.T) {
 	}
 	must(t, a.rollback("run-3"))
 	want("rolled back", "Progressing 0 Unknown", "Progressing 20 Unknown", "Progressing 0 Unknown", "Failed 0 False")
-	if got := slices.Compact(slices.Sorted(slices.Values(a.about))); !slices.Equal(got, []string{"Canary/shop"}) {
+	if got := slices.Compact(slices.Sorted(slices.Values(a.about()))); !slices.Equal(got, []string{"Canary/shop"}) {
 		t.Errorf("events of %v", got)
 	}
 	if got := fmt.Sprint(
@@ -218,7 +218,7 @@ func TestStatusThatMayNotBeWritten(t *testing.T) {
 	a.denied["patch canaries/status"] = true
 	wantCode(t, a.begin("run-1"), report.Misconfig, "may not patch canaries/status.flagger.app")
 	must(t, a.init("run-1"))
-	a.denied = map[string]bool{}
+	clear(a.denied)
 	a.apply(shop("2"))
 	must(t, a.begin("run-2"))
 	a.denied["patch canaries/status"] = true // it was taken away since
