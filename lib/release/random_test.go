@@ -19,11 +19,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
 	"github.com/canary-tasks/canary-tasks/lib/config"
 	"github.com/canary-tasks/canary-tasks/lib/kube/client"
+	"github.com/canary-tasks/canary-tasks/lib/kube/kubetest"
 	"github.com/canary-tasks/canary-tasks/lib/report"
 	"github.com/canary-tasks/canary-tasks/lib/routing"
 	"github.com/canary-tasks/canary-tasks/lib/workload"
@@ -288,9 +290,12 @@ type wire struct {
 	nested bool
 }
 
+// refused is what a process that was killed gets for its writes, which does as well.
+var refused = &kubetest.Failure{Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden}
+
 func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	if c.dead {
-		return status(r, http.StatusForbidden, "Forbidden"), nil
+		return refused.RoundTrip(r)
 	}
 	if c.f == nil || r.Method == http.MethodGet || strings.HasSuffix(r.URL.Path, "events") ||
 		strings.HasSuffix(r.URL.Path, "reviews") {
@@ -298,11 +303,30 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	n := c.writes
 	c.writes++
+	if c.before(n); c.dead {
+		return refused.RoundTrip(r)
+	}
+	answer, err := c.write(r)
+	if n == c.f.nest && !c.f.stale {
+		c.nest()
+	}
+	if n == c.f.lose {
+		c.w.saw("lost")
+		if err == nil {
+			answer.Body.Close()
+		}
+		return (&kubetest.Failure{Code: http.StatusGatewayTimeout, Reason: metav1.StatusReasonTimeout}).RoundTrip(r)
+	}
+	return answer, err
+}
+
+// before is what happens before a write.
+func (c *wire) before(n int) {
 	switch n {
 	case c.f.kill:
 		c.dead = true
 		c.w.saw("kill")
-		return status(r, http.StatusForbidden, "Forbidden"), nil
+		return
 	case c.f.term:
 		c.w.saw("sigterm")
 		c.cancel()
@@ -310,22 +334,15 @@ func (c *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	if n == c.f.nest && c.f.stale {
 		c.nest()
 	}
+}
+
+// write sends a write, and looks whether the candidate gets traffic by one who does not hold the
+// target.
+func (c *wire) write(r *http.Request) (*http.Response, error) {
 	before := c.w.share()
 	answer, err := c.w.api.RoundTrip(r)
 	if now := c.w.share(); now > before && c.w.up() && c.w.api.holder() != c.run && c.w.api.record() != nil {
 		c.w.t.Errorf("%s gives the candidate %d %% while %s holds the target", c.run, now, c.w.api.holder())
-	}
-	switch n {
-	case c.f.lose:
-		c.w.saw("lost")
-		if err == nil {
-			answer.Body.Close()
-		}
-		return status(r, http.StatusGatewayTimeout, "Timeout"), nil
-	case c.f.nest:
-		if !c.f.stale {
-			c.nest()
-		}
 	}
 	return answer, err
 }
@@ -346,16 +363,6 @@ func (c *wire) nest() {
 	c.w.depth--
 }
 
-func status(r *http.Request, code int, reason string) *http.Response {
-	body := fmt.Sprintf(
-		`{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q, "message": %q}`, code,
-		reason, reason)
-	return &http.Response{
-		StatusCode: code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{"Content-Type": {"application/json"}},
-		Body:   io.NopCloser(strings.NewReader(body)), Request: r, ContentLength: int64(len(body))}
-}
-
 // step runs a step of a pipeline, and says whether it was killed or terminated.
 func (w *world) step(p *pipeline, name string, f *faults) (err error, cut bool) {
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -372,24 +379,7 @@ func (w *world) step(p *pipeline, name string, f *faults) (err error, cut bool) 
 		w.meanwhile = false
 	}
 	before := w.api.holder()
-	code := r.run(ctx, func(r *Release, ctx context.Context) error {
-		switch name {
-		case "canary-init":
-			r.Config = testConfig(p.id)
-			r.Config.RunNamespace = "web"
-			return r.Init(ctx, nil)
-		case "shift-weight":
-			n, _ := strconv.Atoi(argument)
-			r.Step.Weight = config.Percent(n)
-			return r.Shift(ctx)
-		case "analyze":
-			return w.analyze(ctx, r)
-		case "promote":
-			r.stableWatch = w.watchStable
-			return r.Promote(ctx)
-		}
-		return r.Rollback(ctx)
-	})
+	code := r.run(ctx, func(r *Release, ctx context.Context) error { return steps[name](w, ctx, r, argument) })
 	if c.dead && name == "rollback" && code == report.Done {
 		w.t.Errorf("%s %s was killed and is green: %s", p.id, name, r.verdict)
 	}
@@ -404,6 +394,26 @@ func (w *world) step(p *pipeline, name string, f *faults) (err error, cut bool) 
 		err = errors.New(r.verdict)
 	}
 	return err, c.dead || ctx.Err() != nil
+}
+
+// steps are what the steps of a pipeline do, by their name and with its argument.
+var steps = map[string]func(w *world, ctx context.Context, r *Release, argument string) error{
+	"canary-init": func(_ *world, ctx context.Context, r *Release, _ string) error {
+		r.Config = testConfig(r.Step.RunID)
+		r.Config.RunNamespace = "web"
+		return r.Init(ctx, nil)
+	},
+	"shift-weight": func(_ *world, ctx context.Context, r *Release, argument string) error {
+		n, _ := strconv.Atoi(argument)
+		r.Step.Weight = config.Percent(n)
+		return r.Shift(ctx)
+	},
+	"analyze": func(w *world, ctx context.Context, r *Release, _ string) error { return w.analyze(ctx, r) },
+	"promote": func(w *world, ctx context.Context, r *Release, _ string) error {
+		r.stableWatch = w.watchStable
+		return r.Promote(ctx)
+	},
+	"rollback": func(_ *world, ctx context.Context, r *Release, _ string) error { return r.Rollback(ctx) },
 }
 
 // analyze is the step analyze, but for what it measures.
@@ -500,57 +510,68 @@ func (w *world) hand() {
 	for _, p := range w.pipelines {
 		w.loose = w.loose || p.id == r.Holder && !p.finally
 	}
-	did := func(what string) {
-		w.saw("hand: " + what)
-		w.say("by hand: %s [%s]", what, w.now())
+	h := hands[w.rand.IntN(len(hands))]
+	if h.rare && w.rand.IntN(3) > 0 || h.ofRoute && !w.has("virtualservices/shop") {
+		return
 	}
-	has := func(key string) bool {
-		w.api.mu.Lock()
-		defer w.api.mu.Unlock()
-		return w.api.objects[key] != nil
-	}
-	switch n := w.rand.IntN(9); {
-	case n == 0 && has("virtualservices/shop"):
-		w.api.route(to("shop-primary", 30, "shop-canary", 70))
-		did("weights")
-	case n == 1 && has("virtualservices/shop"):
+	h.do(w)
+	w.saw("hand: " + h.name)
+	w.say("by hand: %s [%s]", h.name, w.now())
+}
+
+// has reports whether there is an object.
+func (w *world) has(key string) bool {
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	return w.api.objects[key] != nil
+}
+
+// hands are what somebody may do to what is being released.
+var hands = []struct {
+	name    string
+	ofRoute bool // only when there is a route
+	rare    bool // one time out of three
+	do      func(w *world)
+}{
+	{name: "weights", ofRoute: true, do: func(w *world) { w.api.route(to("shop-primary", 30, "shop-canary", 70)) }},
+	{name: "third destination", ofRoute: true, do: func(w *world) {
 		w.api.route(to("shop-primary", 50, "shop-canary", 40, "old", 10))
 		w.human = true
-		did("third destination")
-	case n == 2 && has("virtualservices/shop"):
+	}},
+	{name: "candidate alone", ofRoute: true, do: func(w *world) {
 		w.api.route(to("shop-canary", nil))
 		w.human = true
-		did("candidate alone")
-	case n == 3 && has("virtualservices/shop"):
+	}},
+	{name: "route deleted", ofRoute: true, do: func(w *world) {
 		w.api.mu.Lock()
+		defer w.api.mu.Unlock()
 		delete(w.api.objects, "virtualservices/shop")
-		w.api.mu.Unlock()
-		did("route deleted")
-	case n == 4 && has("virtualservices/shop"):
-		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
-			"{hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
-		did("chart's route")
-	case n == 5:
+	}},
+	{name: "chart's route", ofRoute: true, do: func(w *world) { w.api.apply(chartsRoute) }},
+	{name: "record deleted", do: func(w *world) {
 		w.api.mu.Lock()
+		defer w.api.mu.Unlock()
 		delete(w.api.objects, "configmaps/shop-canary-release")
 		w.exempt[imageOf(w.api.objects["deployments/shop-primary"])] = true
-		w.api.mu.Unlock()
-		did("record deleted")
-	case n == 6:
+	}},
+	{name: "target scaled", do: func(w *world) {
 		w.api.edit("deployments/shop",
 			func(o map[string]any) { o["spec"].(map[string]any)["replicas"] = w.rand.IntN(5) })
-		did("target scaled")
-	case n == 7:
+	}},
+	{name: "selector set back", do: func(w *world) {
 		w.api.edit("services/shop",
 			func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop"} })
 		w.human = true // canary-init names who did it
-		did("selector set back")
-	case n == 8 && w.rand.IntN(3) == 0:
+	}},
+	{name: "stable has no pods", rare: true, do: func(w *world) {
 		w.api.edit("deployments/shop-primary", func(o map[string]any) { o["spec"].(map[string]any)["replicas"] = 0 })
 		w.noPods = true
-		did("stable has no pods")
-	}
+	}},
 }
+
+// chartsRoute is a route as a chart has it.
+const chartsRoute = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
+	"{hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}"
 
 // now is what people see.
 func (w *world) now() string {
@@ -573,55 +594,100 @@ func (w *world) routeLocked() string {
 	return routing.Describe(&unstructured.Unstructured{Object: o})
 }
 
+// moment is what there is after a write.
+type moment struct {
+	stable string         // its image
+	record *Record        // nil: none
+	split  *routing.Split // nil: none that can be read
+}
+
+// invariants hold after every write. They are called with the lock held.
+var invariants = []func(*world, moment){
+	(*world).stableIsJudged, (*world).stableIsBack, (*world).weightsAddUp, (*world).failingStableGetsNoMore,
+	(*world).passedOnInPeace}
+
 // check looks at what holds after every write. The lock is held.
 func (w *world) check() {
-	stable := imageOf(w.api.objects["deployments/shop-primary"])
-	r := w.api.recordLocked()
-	switch w.nature(stable) {
-	case bad, notJudged:
-		w.t.Errorf("version %s is in stable", stable)
-	case badAsStable:
-		if r != nil && r.Phase.ended() && !w.exempt[stable] {
-			w.t.Errorf("version %s, which fails as stable, is there after its release", stable)
+	m := moment{stable: imageOf(w.api.objects["deployments/shop-primary"]), record: w.api.recordLocked()}
+	o := w.api.objects["virtualservices/shop"]
+	if o != nil {
+		split, err := routing.Find(
+			&unstructured.Unstructured{Object: o},
+			routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
+		if err == nil {
+			m.split = &split
 		}
 	}
-	if r != nil && r.Phase == Failed && r.Stable.Revision != "" && !w.exempt[stable] {
-		runs, _, _ := unstructured.NestedString(
-			w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations",
-			workload.RevisionAnnotation)
-		if runs != r.Stable.Revision {
-			w.t.Errorf("the release of %s was rolled back to %s, and stable runs %s", r.Holder, r.Stable.Revision, runs)
-		}
+	for _, holds := range invariants {
+		holds(w, m)
 	}
-	if r != nil {
+	switch {
+	case m.split != nil:
+		w.weight = m.split.Stable
+	case o != nil:
+		w.weight = 0
+	}
+	if r := m.record; r != nil {
+		w.epoch, w.holder = r.Epoch, r.Holder
 		if w.saw(string(r.Phase)); r.Outcome != "" {
 			w.saw(string(r.Outcome))
 		}
 	}
-	defer func() {
-		if r != nil {
-			w.epoch, w.holder = r.Epoch, r.Holder
+}
+
+// stableIsJudged: no version that fails is in stable, and one that fails as stable only is not
+// there once its release has ended.
+func (w *world) stableIsJudged(m moment) {
+	switch w.nature(m.stable) {
+	case bad, notJudged:
+		w.t.Errorf("version %s is in stable", m.stable)
+	case badAsStable:
+		if m.record != nil && m.record.Phase.ended() && !w.exempt[m.stable] {
+			w.t.Errorf("version %s, which fails as stable, is there after its release", m.stable)
 		}
-	}()
-	if o := w.api.objects["virtualservices/shop"]; o != nil {
-		split, err := routing.Find(
-			&unstructured.Unstructured{Object: o},
-			routing.Route{Target: "shop", Stable: "shop-primary", Candidate: "shop-canary"})
-		if err == nil && split.Stable+split.Candidate != 100 {
-			w.t.Errorf("the weights are %d and %d", split.Stable, split.Candidate)
-		}
-		fails := w.nature(stable) == badAsStable && r != nil && r.StableFails &&
-			imageOf(w.api.objects["deployments/shop"]) == stable && available(w.api.objects["deployments/shop"]) > 0
-		if err == nil && fails && split.Stable > w.weight {
-			w.t.Errorf("version %s is shown to fail as stable, and gets %d %% after %d %%", stable, split.Stable,
-				w.weight)
-		}
-		w.weight = split.Stable
-		passes := r != nil && r.Epoch > w.epoch && r.Holder != w.holder && w.holder != "" // from one run to another
-		if err == nil && passes && !w.meanwhile && split.Candidate > 0 && split.Stable > 0 &&
-			available(w.api.objects["deployments/shop-primary"]) > 0 {
-			w.t.Errorf("%s takes the target from %s, and the candidate has %d %%", r.Holder, w.holder, split.Candidate)
-		}
+	}
+}
+
+// stableIsBack: after a rollback stable runs what it ran before.
+func (w *world) stableIsBack(m moment) {
+	r := m.record
+	if r == nil || r.Phase != Failed || r.Stable.Revision == "" || w.exempt[m.stable] {
+		return
+	}
+	runs, _, _ := unstructured.NestedString(
+		w.api.objects["deployments/shop-primary"], "spec", "template", "metadata", "annotations",
+		workload.RevisionAnnotation)
+	if runs != r.Stable.Revision {
+		w.t.Errorf("the release of %s was rolled back to %s, and stable runs %s", r.Holder, r.Stable.Revision, runs)
+	}
+}
+
+// weightsAddUp: the weights of the route add up to 100.
+func (w *world) weightsAddUp(m moment) {
+	if s := m.split; s != nil && s.Stable+s.Candidate != 100 {
+		w.t.Errorf("the weights are %d and %d", s.Stable, s.Candidate)
+	}
+}
+
+// failingStableGetsNoMore: a stable that is noted to fail gets no more traffic while the candidate
+// it was made of is up.
+func (w *world) failingStableGetsNoMore(m moment) {
+	target := w.api.objects["deployments/shop"]
+	fails := w.nature(m.stable) == badAsStable && m.record != nil && m.record.StableFails &&
+		imageOf(target) == m.stable && available(target) > 0
+	if fails && m.split != nil && m.split.Stable > w.weight {
+		w.t.Errorf(
+			"version %s is shown to fail as stable, and gets %d %% after %d %%", m.stable, m.split.Stable, w.weight)
+	}
+}
+
+// passedOnInPeace: the target passes from one run to another only when stable has all the traffic.
+func (w *world) passedOnInPeace(m moment) {
+	r, s := m.record, m.split
+	passes := r != nil && r.Epoch > w.epoch && r.Holder != w.holder && w.holder != "" // from one run to another
+	if s != nil && passes && !w.meanwhile && s.Candidate > 0 && s.Stable > 0 &&
+		available(w.api.objects["deployments/shop-primary"]) > 0 {
+		w.t.Errorf("%s takes the target from %s, and the candidate has %d %%", r.Holder, w.holder, s.Candidate)
 	}
 }
 
@@ -748,8 +814,7 @@ func (w *world) repair() {
 		})
 	}
 	if w.human {
-		w.api.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: " +
-			"{hosts: [shop], http: [{route: [{destination: {host: shop}}]}]}}")
+		w.api.apply(chartsRoute)
 		w.api.edit("services/shop",
 			func(o map[string]any) { o["spec"].(map[string]any)["selector"] = map[string]any{"app": "shop-primary"} })
 	}
