@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,6 +18,10 @@ import (
 // has no patience is told how to do it by hand.
 func TestRollbackKeepsTrying(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, rollbackKeepsTrying)
+}
+
+func rollbackKeepsTrying(t *testing.T) {
 	a := afterInit(t)
 	a.release("run-2")
 	refuse := func(n int) {
@@ -62,8 +67,7 @@ func TestWaitsForIstiod(t *testing.T) {
 			[]string{"trying again for 1m0s; until then the proxies keep the weights that they have"}},
 		{7, 0, report.Undecided, "100/0", nil},
 	} {
-		t.Run(fmt.Sprint(c.answers), func(t *testing.T) {
-			t.Parallel()
+		synced(t, fmt.Sprint(c.answers), func(t *testing.T) {
 			a := newAPIServer(t, settings, shopService, shop("1"))
 			must(t, a.init("run-1"))
 			a.apply(shop("2"))
@@ -347,6 +351,10 @@ func TestStableIsNotMadeAnew(t *testing.T) {
 // What is refused for good ends also where it comes after a wait.
 func TestRollbackGivesUp(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, rollbackGivesUp)
+}
+
+func rollbackGivesUp(t *testing.T) {
 	a := afterInit(t)
 	a.release("run-2")
 	r := a.step("rollback", "run-2")
@@ -382,4 +390,13 @@ func TestAutoscalerOfSomebodyElse(t *testing.T) {
 	if got := fmt.Sprint(a.objects["horizontalpodautoscalers/shop-primary"]["spec"]); got != theirs {
 		t.Errorf("after a release it is %s, was %s", got, theirs)
 	}
+}
+
+// synced runs a case in virtual time.
+func synced(t *testing.T, desc string, do func(*testing.T)) {
+	t.Helper()
+	t.Run(desc, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, do)
+	})
 }

@@ -489,7 +489,6 @@ func TestFight(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	r := a.step("anyone", "run-1")
-	r.Client = a.client() // without a network, which a bubble can't have
 	synctest.Test(t, func(t *testing.T) {
 		before, begin := len(a.Writes), time.Now()
 		err := r.drive(t.Context(), scope{}, func(s *snapshot) plan {
@@ -658,7 +657,6 @@ func TestConflictsAreForgotten(t *testing.T) {
 	t.Parallel()
 	a := afterInit(t)
 	r := a.step("anyone", "run-1")
-	r.Client = a.client() // without a network, which a bubble can't have
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
 		must(t, r.drive(t.Context(), scope{}, func(s *snapshot) plan {
