@@ -41,8 +41,8 @@ type account struct {
 	r   *Release
 }
 
-// RoundTrip answers a request that the step may send. An answer is lost where the step's context has
-// ended by then.
+// RoundTrip answers a request that the step may send. An answer is lost where the step's context
+// has ended by then.
 func (a account) RoundTrip(request *http.Request) (*http.Response, error) {
 	ctx := request.Context()
 	if ctx.Err() != nil {

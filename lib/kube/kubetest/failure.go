@@ -24,7 +24,7 @@ type Failure struct {
 	Done bool
 }
 
-// The failures that most tests need.
+// The server's own answers to what it cannot do.
 var (
 	notFound      = &Failure{Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound}
 	alreadyExists = &Failure{Code: http.StatusConflict, Reason: metav1.StatusReasonAlreadyExists}
@@ -80,13 +80,11 @@ func inMemory(
 	if !handler(recorder, r) {
 		return nil, io.EOF
 	}
-	answer := recorder.Result()
-	answer.Request = r
-	return answer, nil
+	return recorder.Result(), nil
 }
 
 // encode is a value as JSON.
-func encode(v any) []byte {
+func encode(v any) json.RawMessage {
 	text, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // what was decoded can be encoded
@@ -95,8 +93,8 @@ func encode(v any) []byte {
 }
 
 // write sends an answer.
-func write(w http.ResponseWriter, code int, body []byte) {
+func write(w http.ResponseWriter, code int, body json.RawMessage) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_, _ = w.Write(body)
+	_ = json.NewEncoder(w).Encode(body)
 }

@@ -65,7 +65,7 @@ var verbs = map[string]func(*Server, Request) (any, *Failure){
 	"delete": (*Server).delete}
 
 // carryOut does what a request asks for.
-func (s *Server) carryOut(r Request) ([]byte, *Failure) {
+func (s *Server) carryOut(r Request) (json.RawMessage, *Failure) {
 	if s.Denied[r.right()] {
 		return nil, forbidden
 	}
@@ -100,7 +100,8 @@ func (s *Server) carryOut(r Request) ([]byte, *Failure) {
 	return body, nil
 }
 
-// named gives the request to create an object the object's name, which the server may have to make.
+// named gives a request to create an object the name of the object, which the server may have to
+// make.
 func (s *Server) named(r Request) (Request, *Failure) {
 	var o unstructured.Unstructured
 	if err := json.Unmarshal(r.Body, &o.Object); err != nil {
