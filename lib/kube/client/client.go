@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,7 @@ func New(config *rest.Config, namespace string) (*Client, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = 100, 200 // a step sends at most some hundred requests in all
 	config.UserAgent = kube.FieldManager
+	config.Wrap(func(transport http.RoundTripper) http.RoundTripper { return once{transport} })
 	api, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the cluster: %w", err)

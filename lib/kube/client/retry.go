@@ -23,7 +23,8 @@ func Refused(err error) bool {
 	return errors.As(err, &status)
 }
 
-// again are the waits before a request is sent once more: about 12 s in all. A Cap would end them.
+// again are the waits before a request is sent once more: about 12 s in all, or 10 s each where the
+// API server asks for them. A Cap would end them.
 var again = wait.Backoff{Steps: 7, Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.2}
 
 // retry sends a request again while the API server, or a webhook it asks, cannot answer; a read
@@ -61,9 +62,8 @@ func transient(err error) bool {
 // unclear reports whether a write may or may not have happened: the answer was lost.
 func unclear(err error) bool {
 	var netErr net.Error
-	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || utilnet.IsConnectionReset(err) ||
-		utilnet.IsHTTP2ConnectionLost(err) ||
-		utilnet.IsProbableEOF(err) || errors.As(err, &netErr) && netErr.Timeout()
+	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || errors.Is(err, errEnded) ||
+		errors.As(err, &netErr) && netErr.Timeout()
 }
 
 // failedTest reports whether a test of a JSON Patch failed, which is a 422 without causes.

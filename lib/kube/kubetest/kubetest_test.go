@@ -298,11 +298,13 @@ func TestUnavailable(t *testing.T) {
 		failure  Failure
 		times    int
 		requests int
-		calls    int           // of lib/kube/client: the other requests are client-go's
+		calls    int           // of lib/kube/client, which are all: client-go repeats none
 		takes    time.Duration // at least
 		done     bool
 	}{
-		{Failure{Code: 429, Reason: metav1.StatusReasonTooManyRequests, RetryAfter: 3}, 2, 3, 1, 6 * time.Second, true},
+		{Failure{Code: 429, Reason: metav1.StatusReasonTooManyRequests, RetryAfter: 3}, 2, 3, 3, 6 * time.Second, true},
+		{Failure{Code: 503, Reason: metav1.StatusReasonServiceUnavailable, RetryAfter: 60}, 100, 7, 7, time.Minute,
+			false},
 		{Failure{Code: 429, Reason: metav1.StatusReasonTooManyRequests}, 2, 3, 3, 400 * time.Millisecond, true},
 		{Failure{Code: 500, Reason: metav1.StatusReasonInternalError}, 2, 3, 3, 400 * time.Millisecond, true},
 		{Failure{Code: 503, Reason: metav1.StatusReasonServiceUnavailable}, 2, 3, 3, 400 * time.Millisecond, true},
@@ -320,7 +322,7 @@ func TestUnavailable(t *testing.T) {
 					t.Errorf("the error is %v", err)
 				}
 				took := time.Since(begin)
-				if *requests != f.requests || c.Calls() != f.calls || took < f.takes {
+				if *requests != f.requests || c.Calls() != f.calls || took < f.takes || took > 2*time.Minute {
 					t.Errorf("%d requests by %d calls in %s, want %d by %d in %s",
 						*requests, c.Calls(), took, f.requests, f.calls, f.takes)
 				}
@@ -336,8 +338,9 @@ func TestUnavailable(t *testing.T) {
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []Failure{
-		{Done: true}, {Code: http.StatusGatewayTimeout, Reason: metav1.StatusReasonTimeout, Done: true}} {
-		t.Run(fmt.Sprint(lost.Code), func(t *testing.T) {
+		{Done: true}, {Code: http.StatusGatewayTimeout, Reason: metav1.StatusReasonTimeout, Done: true},
+		{Code: http.StatusGatewayTimeout, Reason: metav1.StatusReasonTimeout, RetryAfter: 1, Done: true}} {
+		t.Run(fmt.Sprint(lost.Code, " ", lost.RetryAfter), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := New(t, "web", shop)
