@@ -70,8 +70,7 @@ var Parameters = []Parameter{
 	{
 		Name: "expect", Unit: "version, chart or image", Steps: initOnly,
 		Description: "what the target has to have before the release begins, waited for up to " +
-			"progressDeadlineSeconds: 1.2.3, " +
-			"shop-1.2.3 (the chart's label), or an image; default: whatever it has"},
+			"progressDeadlineSeconds: 1.2.3, shop-1.2.3 (the chart's label), or an image; default: whatever it has"},
 	{
 		Name: "spec", Unit: "YAML", Steps: initOnly,
 		Description: "a Flagger Canary, or the values of a Jenkins X chart with a canary block; parameters that are " +
@@ -90,8 +89,8 @@ var Parameters = []Parameter{
 		Description: "a port of the Service; where there is no Service yet, the number it gets (80)"},
 	{
 		Name: "hosts", Unit: "names, by comma", Steps: initOnly,
-		Description: "hosts of the VirtualService that is made where there is none; the Service's name is added where " +
-			"mesh is among the gateways"},
+		Description: "hosts of the VirtualService that is made where there is none; the Service's name is added " +
+			"where mesh is among the gateways"},
 	{
 		Name: "gateways", Unit: "names, by comma", Steps: initOnly,
 		Description: "gateways of the VirtualService that is made where there is none; default: mesh"},
@@ -153,8 +152,7 @@ var Parameters = []Parameter{
 	{
 		Name: "prometheusSecret", Unit: "name", Default: "canary-tasks-prometheus", Steps: asksPrometheus,
 		Description: "a Secret whose file http.yaml says how to get in to Prometheus: basic_auth, " +
-			"authorization, tls_config, " +
-			"http_headers, as in Prometheus' own configuration; it need not exist"},
+			"authorization, tls_config, http_headers, as in Prometheus' own configuration; it need not exist"},
 	{
 		Name: "allow", Unit: "kind=value, by comma", Steps: asksPrometheus,
 		Description: "what a specification may claim: host=*.shop.example.com, " +
@@ -167,8 +165,7 @@ var Parameters = []Parameter{
 	{
 		Name: "deadline", Unit: "duration", Default: "50m", Steps: initOnly,
 		Description: "the longest that the release may take until it is promoted: it is refused " +
-			"if it could take longer, " +
-			"promotion or rollback included, and goes back when this is over"},
+			"if it could take longer, promotion or rollback included, and goes back when this is over"},
 	{
 		Name: "onBusy", Unit: "wait or fail", Default: "wait", Steps: initOnly,
 		Description: "what to do while another run releases the target"},
@@ -184,8 +181,7 @@ var Parameters = []Parameter{
 	{
 		Name: "stepAccounts", Unit: "step=account, by comma", Steps: initOnly,
 		Description: "the ServiceAccounts of the other steps, where they have their own, so that their " +
-			"permissions are checked " +
-			"as well: promote=canary-promote; default: all steps have this one's"},
+			"permissions are checked as well: promote=canary-promote; default: all steps have this one's"},
 	{
 		Name: "git", Unit: "off, commit or pull-request", Default: "pull-request", Steps: git,
 		Description: "how the environment repository is put back to the version that serves, after a rollback"},
@@ -203,21 +199,18 @@ var Parameters = []Parameter{
 	{
 		Name: "gitPath", Unit: "keys, by space", Steps: git,
 		Description: "where the version stands in gitFile: spec releases [name=shop] version, in the " +
-			"document that is called as " +
-			"the application if several have it; default: as Jenkins X has it"},
+			"document that is called as the application if several have it; default: as Jenkins X has it"},
 	{
 		Name: "gitApp", Unit: "name", Steps: git,
 		Description: "the name of the application's dependency or release in the file; required where its " +
-			"chart has another name " +
-			"than the target; default: the target's"},
+			"chart has another name than the target; default: the target's"},
 	{
 		Name: "gitEnvironment", Unit: "name", Default: "production", Steps: git,
 		Description: "the environment's name in the jx promote command that the log says"},
 	{
 		Name: "gitProvider", Unit: "name", Steps: git,
 		Description: "whose server it is, for pull requests: github, gitlab, gitea, " +
-			"bitbucketcloud or bitbucketserver; " +
-			"default: by the address"},
+			"bitbucketcloud or bitbucketserver; default: by the address"},
 	{
 		Name: "gitSecret", Unit: "name", Default: "canary-tasks-git", Steps: []string{Rollback},
 		Description: "a Secret with username and password (a token), or ssh-privatekey and " +
@@ -229,8 +222,7 @@ var Parameters = []Parameter{
 	{
 		Name: "mode", Unit: "prepare, or nothing", Steps: initOnly, Hidden: true,
 		Description: "prepare makes stable and the route and keeps the Service, before the apply that " +
-			"turns the canary on for an " +
-			"application that serves: its chart has no Service from then on"},
+			"turns the canary on for an application that serves: its chart has no Service from then on"},
 	{
 		Name: "mode", Unit: "rollback or detach", Default: "rollback", Steps: []string{Rollback}, Hidden: true,
 		Description: "detach takes all that releases made away, and the target serves by itself again"},

@@ -151,32 +151,43 @@ func describedWrite(w kube.Write) string {
 	}
 	var guards, changes []string
 	for _, o := range w.Patch {
-		name := o.Path[strings.LastIndex(o.Path, "/")+1:]
-		if _, after, found := strings.Cut(name, "~1"); found {
-			name = after
+		guard, change := describedOperation(w.Kind, o)
+		if guard != "" {
+			guards = append(guards, guard)
 		}
-		switch {
-		case o.Op == "test":
-			guards = append(guards, fmt.Sprintf("%s %v", name, o.Value))
-		case name == recordKey:
-			changes = append(changes, describedRecord(o.Value.(string)))
-		case name == "template":
-			changes = append(changes, fmt.Sprint("images ", workload.Template(template(o.Value)).Images()))
-		case name == "annotations" || name == previousKey || name == "strategy":
-		case o.Op == "remove":
-			changes = append(changes, "remove "+name)
-		case w.Kind == kube.HorizontalPodAutoscaler && name == "spec":
-			spec := o.Value.(map[string]any)
-			changes = append(changes, fmt.Sprintf("keeps %v to %v", spec["minReplicas"], spec["maxReplicas"]))
-		default:
-			value, err := json.Marshal(o.Value)
-			if err != nil {
-				panic(err)
-			}
-			changes = append(changes, name+" "+strings.ReplaceAll(string(value), `"`, ""))
+		if change != "" {
+			changes = append(changes, change)
 		}
 	}
 	return fmt.Sprintf("patch %s %v %s%s", w, guards, strings.Join(changes, ", "), say)
+}
+
+// describedOperation is what an operation tests, or what it changes.
+func describedOperation(kind kube.Kind, o kube.Operation) (guard, change string) {
+	name := o.Path[strings.LastIndex(o.Path, "/")+1:]
+	if _, after, found := strings.Cut(name, "~1"); found {
+		name = after
+	}
+	switch {
+	case o.Op == "test":
+		return fmt.Sprintf("%s %v", name, o.Value), ""
+	case o.Op == "remove":
+		return "", "remove " + name
+	case name == recordKey:
+		return "", describedRecord(o.Value.(string))
+	case name == "template":
+		return "", fmt.Sprint("images ", workload.Template(template(o.Value)).Images())
+	case name == "annotations", name == previousKey, name == "strategy":
+		return "", ""
+	case kind == kube.HorizontalPodAutoscaler && name == "spec":
+		spec := o.Value.(map[string]any)
+		return "", fmt.Sprintf("keeps %v to %v", spec["minReplicas"], spec["maxReplicas"])
+	}
+	value, err := json.Marshal(o.Value)
+	if err != nil {
+		panic(err)
+	}
+	return "", name + " " + strings.ReplaceAll(string(value), `"`, "")
 }
 
 func template(value any) (t map[string]any) {
