@@ -45,6 +45,7 @@ func FuzzTemplate(f *testing.F) {
 		`"containers":{"a":1},"initContainers":[[]]}}}}`)
 	f.Add(`{"spec":{"selector":{"matchLabels":{"name":"a"}},` +
 		`"strategy":{"type":"Recreate","rollingUpdate":{"maxSurge":"0%"}},"template":{}}}`)
+	f.Add(`{"sPec":{"selector":{"matchLabels":{"name":"a"}},"template":{}}}`) // Go's JSON takes it for spec
 	f.Add(`{"metadata":1,"spec":[]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		o := parsed(text)

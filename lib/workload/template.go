@@ -257,6 +257,9 @@ func list(from map[string]any, field string) []map[string]any {
 func NewPrimary(target *unstructured.Unstructured, s Selector, revision string, copied Contents, replicas int32,
 	notes map[string]string) map[string]any {
 	spec := runtime.DeepCopyJSON(object(target.Object, "spec"))
+	if spec == nil {
+		spec = map[string]any{}
+	}
 	spec["replicas"] = int64(replicas)
 	spec["selector"] = map[string]any{"matchLabels": strings2any(s.Stable)}
 	spec["template"] = map[string]any(TemplateOf(target).ForStable(s, revision, copied))

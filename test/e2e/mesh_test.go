@@ -156,7 +156,7 @@ func TestTrafficPolicies(t *testing.T) {
 			outcome: "promoted", says: "promoted",
 			policy: "{loadBalancer: {consistentHash: {httpHeaderName: x-user}}}",
 			then: func(t *testing.T, samples []load.Sample) {
-				// Until the first check: after it stable's pods come and go, as the version is promoted.
+				// Until the first check: after it stable's pods come and go, in the promotion.
 				at, pods := s.splits.During("80/20", samples), map[string]map[string]int{}
 				for i, one := range at {
 					if one.Sent.Sub(at[0].Sent) > 10*time.Second {
