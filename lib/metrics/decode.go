@@ -357,7 +357,7 @@ func values(it *jsoniter.Iterator) []model.SamplePair {
 		for i := 0; it.ReadArray(); i++ {
 			switch i {
 			case 0:
-				pair.Timestamp = model.TimeFromUnixNano(int64(it.ReadFloat64()*1000+0.5) * 1e6)
+				pair.Timestamp = model.Time(int64(it.ReadFloat64()*1000 + 0.5))
 			case 1:
 				value, err := strconv.ParseFloat(string(it.ReadStringAsSlice()), 64)
 				if err != nil && it.Error == nil {
